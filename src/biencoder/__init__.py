@@ -1,0 +1,36 @@
+"""biencoder: fine-tune text-embedding models on your own data, and know whether they got better.
+
+``import biencoder`` is instant: PyTorch and transformers are imported when one of the names below is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from biencoder.config import TrainConfig
+from biencoder.errors import UserError
+
+if TYPE_CHECKING:
+    from biencoder.model.bi_encoder import BiEncoderModel
+    from biencoder.model.encoder import Encoder
+    from biencoder.retrieval.evaluate import evaluate
+    from biencoder.training.run import train
+
+__version__ = "0.1.0"
+__all__ = ["BiEncoderModel", "Encoder", "TrainConfig", "UserError", "evaluate", "train"]
+
+_LAZY = {
+    "BiEncoderModel": "biencoder.model.bi_encoder",
+    "Encoder": "biencoder.model.encoder",
+    "evaluate": "biencoder.retrieval.evaluate",
+    "train": "biencoder.training.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'biencoder' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

@@ -1,0 +1,231 @@
+"""Words typed -> a configuration -> the command's function. No logic, and nothing heavy is imported before it runs."""
+
+import argparse
+import dataclasses
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from biencoder import __version__
+from biencoder.config import (
+    CheckConfig,
+    DemoConfig,
+    EncodeConfig,
+    EvaluateConfig,
+    ExportConfig,
+    SearchConfig,
+    TrainConfig,
+)
+from biencoder.errors import TrainingError, UserError
+from biencoder.options import Config, build, details, flag_name, help_text, nearest, needed, read_yaml, shape
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Command:
+    """One word after ``biencoder``: what it says about itself, and the module whose ``run`` gets its configuration."""
+
+    config: type[Config]
+    module: str
+    summary: str
+    example: str
+
+
+COMMANDS = {
+    "demo": Command(
+        DemoConfig,
+        "biencoder.demo.run",
+        "fine-tune a small model on the Python code installed here, and search with it",
+        "biencoder demo",
+    ),
+    "train": Command(
+        TrainConfig,
+        "biencoder.training.run",
+        "fine-tune an embedding model",
+        "biencoder train --model BAAI/bge-small-en-v1.5 --train-data pairs.jsonl --output-dir my-model",
+    ),
+    "evaluate": Command(
+        EvaluateConfig,
+        "biencoder.retrieval.evaluate",
+        "measure nDCG@10, MRR@10, recall and MAP on a BEIR folder",
+        "biencoder evaluate --model my-model --data beir/scifact --split test",
+    ),
+    "encode": Command(
+        EncodeConfig,
+        "biencoder.retrieval.encode",
+        "turn texts into a float32 matrix",
+        "biencoder encode --model my-model --input passages.txt --output passages.npy",
+    ),
+    "search": Command(
+        SearchConfig,
+        "biencoder.retrieval.search_command",
+        "find the passages most similar to a query, exactly",
+        'biencoder search --model my-model --corpus passages.txt --query "how do I start?"',
+    ),
+    "check": Command(
+        CheckConfig,
+        "biencoder.data.check",
+        "say what is wrong with training data, before training",
+        "biencoder check --train-data pairs.jsonl --eval-data beir/scifact",
+    ),
+    "export": Command(
+        ExportConfig,
+        "biencoder.model.export",
+        "write a model for other libraries",
+        "biencoder export --model my-checkpoint --output-dir my-export",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code: 0, 1 for numbers gone wrong, 2 for bad input, 130 when interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 must not stop a run
+    try:
+        return _run(arguments)
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":  # under torchrun every rank meets the same mistake
+            print(f"biencoder: error: {error}", file=sys.stderr)
+        return 2
+    except TrainingError as error:
+        print(f"biencoder: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("biencoder: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `biencoder search … | head`; the interpreter must not flush the pipe again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        if error.errno not in _ENVIRONMENT:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"biencoder: error: {where}{error.strerror}", file=sys.stderr)
+        return 2
+
+
+# What the person must mend outside of the program; any other failure of the system is shown whole.
+_ENVIRONMENT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR)
+
+
+def _run(arguments: list[str]) -> int:
+    parser = _parser()
+    if not arguments:
+        parser.print_help(sys.stderr)
+        return 2
+    word = arguments[0]
+    if word not in COMMANDS and word not in ("-h", "--help", "--version"):
+        what = "flag" if word.startswith("-") else "command"
+        raise UserError(f"unknown {what} {word}{nearest(word, list(COMMANDS)) or '; see biencoder --help'}")
+    parsed, unknown = parser.parse_known_args(arguments)
+    values: dict[str, Any] = vars(parsed)
+    name = values.pop("command")
+    command = COMMANDS[name]
+    if unknown:
+        raise UserError(_unknown_argument(name, command.config, unknown))
+    if "config" in values:
+        values = read_yaml(command.config, Path(values.pop("config"))) | values
+    config = build(command.config, values)
+    _start_logging()
+    importlib.import_module(command.module).run(config)
+    sys.stdout.flush()  # a closed pipe shows here, not when the interpreter exits
+    return 0
+
+
+def _unknown_argument(name: str, config: type[Config], unknown: list[str]) -> str:
+    flag = next((word.partition("=")[0] for word in unknown if word.startswith("-")), None)
+    see = f"see biencoder {name} --help"
+    if flag is None:
+        return f"biencoder {name} takes no argument {unknown[0]!r} without a flag; {see}"
+    known = [word for field in dataclasses.fields(config) for word in _flags(field)]
+    known += ["--config"] if config is TrainConfig else []
+    return f"unknown flag {flag}{nearest(flag, known) or '; ' + see}"
+
+
+def _flags(field: "dataclasses.Field[Any]") -> list[str]:
+    flag = flag_name(field.name)
+    return [flag, "--no-" + flag[2:]] if shape(field)[0] is bool else [flag]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises `UserError` where argparse would print its usage and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message.removeprefix("argument "))
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="biencoder",
+        description="Fine-tune text-embedding models on your own data, and know whether they got better.",
+        epilog="'biencoder COMMAND --help' explains a command.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"biencoder {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", required=True)
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(
+            name,
+            help=command.summary,
+            description=command.summary[0].upper() + command.summary[1:] + ".",
+            epilog=f"example: {command.example}",
+            usage=_usage(name, command.config),
+            allow_abbrev=False,
+        )
+        _add_flags(sub, command.config)
+    return parser
+
+
+def _add_flags(parser: argparse.ArgumentParser, config: type[Config]) -> None:
+    """A flag a field; values stay as typed, for the configuration converts and checks them, from YAML as well."""
+    groups: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        declared = details(field)
+        if declared.group not in groups:
+            groups[declared.group] = parser.add_argument_group(declared.group)
+        base, _, many = shape(field)
+        if base is bool:
+            words: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
+        else:
+            words = {"metavar": _metavar(field)} | ({"nargs": "+", "action": "extend"} if many else {})
+        action = groups[declared.group].add_argument(flag_name(field.name), default=argparse.SUPPRESS, **words)
+        action.help = help_text(field).replace("%", "%%")  # set late: BooleanOptionalAction adds a default of its own
+    if config is TrainConfig:
+        parser.add_argument(
+            "--config",
+            metavar="FILE.yaml",
+            default=argparse.SUPPRESS,
+            help="read options from a YAML file whose keys are these flags without the dashes; flags win over it",
+        )
+
+
+def _usage(name: str, config: type[Config]) -> str:
+    """The needed flags alone; the headings below it list the rest."""
+    words = []
+    for field in needed(config):
+        many = " ..." if shape(field)[2] else ""
+        words.append(f"{flag_name(field.name)} {_metavar(field)}{many}")
+    return " ".join(["biencoder", name, *words, "[options]"])
+
+
+def _metavar(field: "dataclasses.Field[Any]") -> str:
+    declared = details(field)
+    if declared.choices:
+        return "{" + ",".join(declared.choices) + "}"
+    return declared.metavar or {int: "N", float: "X"}.get(shape(field)[0], "TEXT")
+
+
+def _start_logging() -> None:
+    import logging
+
+    from biencoder.terminal import LogHandler
+
+    logger = logging.getLogger("biencoder")
+    logger.handlers = [LogHandler()]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

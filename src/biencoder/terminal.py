@@ -1,0 +1,202 @@
+"""What people see: text, tables and a progress line; quiet on all ranks but the first.
+
+Results go to standard output; progress and log lines go to standard error, so that ``> file`` holds only results.
+Everything is printed as it is: no markup is interpreted, and control characters that came with somebody's data are
+shown, not obeyed.
+"""
+
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import IO
+
+SECONDS_BETWEEN_LINES = 10.0  # of progress in a log file
+LINES_A_RUN = 20
+SECONDS_OF_SILENCE = 300.0
+SECONDS_BETWEEN_REWRITES = 0.1
+
+# Controls but for tab and newline, line and paragraph separators, direction overrides, lone surrogates.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_NUMBER = re.compile(r"[-+]?[\d.,]+%?|-?")
+
+_rewriting: "Progress | None" = None  # the progress line that stands on the terminal now
+
+
+def escape(text: str) -> str:
+    r"""``text`` with control characters written out (``\x1b``), which could otherwise drive the terminal."""
+    return _CONTROLS.sub(lambda match: repr(match.group())[1:-1], text)
+
+
+def say(text: str = "") -> None:
+    """Print one or more lines on standard output."""
+    _print(sys.stdout, escape(text))
+
+
+def table(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> None:
+    """Print an aligned table on standard output; columns of numbers stand on the right.
+
+    Args:
+        rows: the cells, as many in each row as there are columns; line breaks in them are shown escaped.
+        columns: the headings.
+    """
+    if not _first_rank():
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    terminal = _is_terminal(sys.stdout)
+    style = box.SIMPLE_HEAD if terminal else None
+    drawn = Table(box=style, pad_edge=False, show_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for index, heading in enumerate(columns):
+        numeric = bool(rows) and all(_NUMBER.fullmatch(row[index]) for row in rows)
+        drawn.add_column(Text(_cell(heading)), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(_cell(cell)) for cell in row))
+    console = Console(file=sys.stdout, width=None if terminal else 10_000, highlight=False)
+    with console.capture() as capture:
+        console.print(drawn)
+    lines = capture.get().splitlines()
+    _print(sys.stdout, "\n".join(line.rstrip() for line in lines))
+
+
+def _cell(text: str) -> str:
+    return escape(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def duration(seconds: float) -> str:
+    """``8 s``, ``2 min 05 s``, ``3 h 20 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class Progress:
+    """How far a long task is, on standard error: one line rewritten on a terminal, few lines in a log file.
+
+    The line ends by itself at ``total``; `close`, or a ``with`` block, ends it early when the task does.
+
+    Args:
+        total: how many units there are.
+        label: what is going on, such as ``train`` or ``encode passages``.
+        done: units that an earlier run has done, which this one resumes; they do not count for the time left.
+        clock: seconds, never running back.
+    """
+
+    def __init__(
+        self, total: int, label: str = "", *, done: int = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.total = total
+        self._label = label
+        self._clock = clock
+        self._start, self._started = done, clock()
+        self._shown, self._shown_at = done, self._started
+        self._line = ""
+        self._quiet = not _first_rank()
+        self._terminal = _is_terminal(sys.stderr)
+
+    def update(self, done: int, **fields: float | str) -> None:
+        """Say that ``done`` of the units are done.
+
+        Args:
+            done: units done so far, those of an earlier run included.
+            fields: what else to show, name and value, such as ``loss=0.31`` or ``**{"pairs/s": 120.5}``.
+        """
+        now = self._clock()
+        if self._quiet or not (done >= self.total or self._is_time(done, now)):
+            return
+        self._shown, self._shown_at = done, now
+        self._line = self._text(done, now, fields)
+        if self._terminal:
+            global _rewriting
+            _rewriting = self
+            self._draw()
+            if done >= self.total:
+                self.close()
+        else:
+            _print(sys.stderr, self._line)
+
+    def _is_time(self, done: int, now: float) -> bool:
+        waited = now - self._shown_at
+        if self._terminal:
+            return waited >= SECONDS_BETWEEN_REWRITES
+        enough = (done - self._shown) * LINES_A_RUN >= self.total
+        return waited >= SECONDS_OF_SILENCE or (waited >= SECONDS_BETWEEN_LINES and enough)
+
+    def _text(self, done: int, now: float, fields: dict[str, float | str]) -> str:
+        share = done / self.total if self.total else 1.0
+        parts = [f"{self._label} {done:,}/{self.total:,}".strip(), f"{share:.0%}"]
+        parts += [
+            f"{name} {value if isinstance(value, str) else format(value, '.4g')}" for name, value in fields.items()
+        ]
+        spent = now - self._started
+        if done >= self.total:
+            parts.append(f"took {duration(spent)}")
+        elif done > self._start:
+            parts.append(f"{duration(spent / (done - self._start) * (self.total - done))} left")
+        return escape("  ".join(parts)).replace("\n", " ")
+
+    def _draw(self) -> None:
+        width = _terminal_width()
+        sys.stderr.write("\r\x1b[2K" + self._line[: width - 1])
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        """End the line, so that what is printed next starts on its own."""
+        global _rewriting
+        if _rewriting is self:
+            _rewriting = None
+            sys.stderr.write("\n")
+            sys.stderr.flush()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class LogHandler(logging.Handler):
+    """Log records as lines on standard error: ``info: …``, ``warning: …``; on ranks but the first only warnings."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        if _first_rank() or record.levelno >= logging.WARNING:
+            _print(sys.stderr, escape(f"{record.levelname.lower()}: {self.format(record)}"), every_rank=True)
+
+
+def _print(stream: IO[str], text: str, *, every_rank: bool = False) -> None:
+    """Print whole lines, above the progress line when one stands on the terminal."""
+    if not (every_rank or _first_rank()):
+        return
+    if _rewriting:
+        sys.stderr.write("\r\x1b[2K")
+        sys.stderr.flush()
+    print(text, file=stream, flush=True)
+    if _rewriting:
+        _rewriting._draw()
+
+
+def _first_rank() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _is_terminal(stream: IO[str]) -> bool:
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _terminal_width() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except OSError:
+        return 80

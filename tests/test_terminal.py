@@ -1,0 +1,175 @@
+import io
+import logging
+from types import SimpleNamespace
+
+import pytest
+
+from biencoder import terminal
+from biencoder.terminal import LogHandler, Progress, duration, escape, say, table
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """A terminal that both standard streams are connected to."""
+    stream = Terminal()
+    monkeypatch.setattr(
+        terminal, "sys", SimpleNamespace(stdout=stream, stderr=stream)
+    )  # pytest swaps sys.stderr itself
+    monkeypatch.delenv("TERM", raising=False)
+    return stream
+
+
+def test_escape_shows_controls_and_keeps_text() -> None:
+    assert escape("a\x1b[31mred\x07\r\x9b") == r"a\x1b[31mred\x07\r\x9b"
+    assert escape("safe \u202egnp.exe") == r"safe \u202egnp.exe"
+    assert escape("line\nline\tünï 漢字 🙂") == "line\nline\tünï 漢字 🙂"
+    assert escape("\ud800") == r"\ud800"
+
+
+def test_say_interprets_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    say("[bold]x[/bold] :smile: \x1b[2J")
+    assert capsys.readouterr().out == "[bold]x[/bold] :smile: \\x1b[2J\n"
+
+
+def test_a_table_is_aligned_and_numbers_stand_on_the_right(capsys: pytest.CaptureFixture[str]) -> None:
+    table([["nDCG@10", "0.679", "+0.165"], ["[red]", "10.1", "-"]], ["measure", "before", "change"])
+    assert capsys.readouterr().out.splitlines() == [
+        "measure  before  change",
+        "nDCG@10   0.679  +0.165",
+        "[red]      10.1       -",
+    ]
+
+
+def test_a_table_keeps_long_and_hostile_cells_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    table([["x" * 500, "a\nb\tc\x1b[0m"]], ["text", "[b]heading[/b]"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert lines[0].endswith("[b]heading[/b]")
+    assert lines[1] == "x" * 500 + r"  a\nb\tc\x1b[0m"
+
+
+def test_a_table_on_a_terminal_obeys_no_cell(screen: Terminal) -> None:
+    table([["[bold]x", "\x1b[2J"], ["y", "1"]], ["a", "b"])
+    shown = screen.getvalue()
+    assert "[bold]x" in shown
+    assert r"\x1b[2J" in shown
+    assert "\x1b[2J" not in shown
+
+
+def test_an_empty_table_has_its_headings(capsys: pytest.CaptureFixture[str]) -> None:
+    table([], ["a", "b"])
+    assert capsys.readouterr().out == "a  b\n"
+
+
+def test_other_ranks_are_quiet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    say("x")
+    table([["1"]], ["a"])
+    Progress(1).update(1)
+    handler = LogHandler()
+    handler.emit(logging.makeLogRecord({"msg": "usual", "levelno": logging.INFO, "levelname": "INFO"}))
+    assert capsys.readouterr() == ("", "")
+    handler.emit(logging.makeLogRecord({"msg": "odd", "levelno": logging.WARNING, "levelname": "WARNING"}))
+    assert capsys.readouterr().err == "warning: odd\n"
+
+
+def test_log_lines_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    LogHandler().emit(logging.makeLogRecord({"msg": "bf16\x1b", "levelno": logging.INFO, "levelname": "INFO"}))
+    assert capsys.readouterr().err == "info: bf16\\x1b\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (125, "2 min 05 s"),
+        (3600, "1 h 00 min"),
+        (90_000, "25 h 00 min"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_progress_in_a_log_file_is_a_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    progress = Progress(10_000, "train", clock=clock)
+    for step in range(1, 10_001):
+        clock.now += 0.1
+        progress.update(step, loss=0.123456, speed="12.5 pairs/s")
+    lines = capsys.readouterr().err.splitlines()
+    assert 15 <= len(lines) <= 20
+    assert lines[0] == "train 500/10,000  5%  loss 0.1235  speed 12.5 pairs/s  15 min 50 s left"
+    assert lines[-1] == "train 10,000/10,000  100%  loss 0.1235  speed 12.5 pairs/s  took 16 min 40 s"
+
+
+def test_progress_in_a_log_file_waits_ten_seconds_and_breaks_long_silence(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    progress = Progress(100, clock=clock)
+    clock.now = 9.0
+    progress.update(50)
+    assert capsys.readouterr().err == ""
+    clock.now = 301.0
+    progress.update(51)  # less than a twentieth would be enough by now
+    clock.now = 603.0
+    progress.update(52)
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_progress_of_a_resumed_run_counts_its_own_speed(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    progress = Progress(100, done=50, clock=clock)
+    clock.now = 20.0
+    progress.update(60)
+    assert capsys.readouterr().err == "60/100  60%  1 min 20 s left\n"
+
+
+def test_progress_on_a_terminal_is_one_line(screen: Terminal) -> None:
+    clock = Clock()
+    with Progress(4, "encode", clock=clock) as progress:
+        for done in (1, 2, 3):
+            clock.now += 1
+            progress.update(done)
+    text = screen.getvalue()
+    assert text.count("\n") == 1
+    assert text.count("\r\x1b[2K") == 3
+    assert text.endswith("encode 3/4  75%  1 s left\n")
+
+
+def test_the_line_ends_by_itself_at_the_total(screen: Terminal) -> None:
+    progress = Progress(2)
+    progress.update(2)
+    assert screen.getvalue().endswith("took 0 s\n")
+    progress.close()
+    assert screen.getvalue().count("\n") == 1
+    assert terminal._rewriting is None
+
+
+def test_what_is_said_meanwhile_stands_above_the_line(screen: Terminal) -> None:
+    clock = Clock()
+    with Progress(10, clock=clock) as progress:
+        clock.now = 1.0
+        progress.update(5)
+        say("saved a checkpoint")
+    shown = screen.getvalue().split("\r\x1b[2K")
+    assert shown == ["", "5/10  50%  1 s left", "saved a checkpoint\n", "5/10  50%  1 s left\n"]
+
+
+def test_nothing_to_do_is_done(capsys: pytest.CaptureFixture[str]) -> None:
+    Progress(0).update(0)
+    assert capsys.readouterr().err == "0/0  100%  took 0 s\n"

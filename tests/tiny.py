@@ -1,0 +1,168 @@
+"""Small random models and tokenizers, made on the spot: no test downloads anything."""
+
+import random
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedTokenizerFast
+
+WORDS = tuple(f"word{i}" for i in range(200))
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+VOCABULARY = len(SPECIAL) + len(WORDS)
+
+_SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.15,  # so large that attention is far from uniform
+    "pad_token_id": 0,
+}
+_ROBERTA = _SIZES | {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "type_vocab_size": 1}
+_DECODER = _SIZES | {"num_key_value_heads": 2, "head_dim": 8, "bos_token_id": 2, "eos_token_id": 3}
+
+# model_type -> (configuration class, arguments); a few kinds stand for a variant of one model_type.
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("BertConfig", _SIZES),
+    "electra": ("ElectraConfig", _SIZES | {"embedding_size": 16}),
+    "ernie": ("ErnieConfig", _SIZES),
+    "roberta": ("RobertaConfig", _ROBERTA),
+    "xlm-roberta": ("XLMRobertaConfig", _ROBERTA),
+    "camembert": ("CamembertConfig", _ROBERTA),
+    "mpnet": ("MPNetConfig", _ROBERTA),
+    "distilbert": (
+        "DistilBertConfig",
+        {k: v for k, v in _SIZES.items() if "size" not in k and not k.startswith("num")}
+        | {"vocab_size": VOCABULARY, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
+    ),
+    "modernbert": (
+        "ModernBertConfig",
+        _SIZES
+        | {
+            "num_hidden_layers": 4,  # layers 0 and 3 see everything, 1 and 2 a window of 5 tokens to either side
+            "local_attention": 10,
+            "global_attn_every_n_layers": 3,
+            "bos_token_id": 2,
+            "eos_token_id": 3,
+            "cls_token_id": 2,
+            "sep_token_id": 3,
+        },
+    ),
+    "nomic_bert": ("NomicBertConfig", _SIZES),
+    "gte": ("GteConfig", _SIZES | {"type_vocab_size": 1}),
+    "eurobert": ("EuroBertConfig", _DECODER),
+    "qwen2": ("Qwen2Config", _DECODER),
+    "qwen2-window": (
+        "Qwen2Config",
+        _DECODER | {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1},
+    ),
+    "qwen2-bidirectional": ("Qwen2Config", _DECODER | {"is_causal": False}),
+    "qwen3": ("Qwen3Config", _DECODER),
+    "llama": ("LlamaConfig", _DECODER),
+    "mistral": ("MistralConfig", _DECODER | {"sliding_window": 6}),
+    "gemma": ("GemmaConfig", _DECODER),
+    "deberta-v2": (
+        "DebertaV2Config",
+        _SIZES
+        | {
+            "relative_attention": True,
+            "position_buckets": 8,
+            "pos_att_type": ["p2c", "c2p"],
+            "position_biased_input": False,
+        },
+    ),
+}
+_DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "embedding_dropout")
+NO_DROPOUT = dict.fromkeys(_DROPOUTS, 0.0)
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word of :data:`WORDS`, in ``[CLS]`` and ``[SEP]``."""
+    vocabulary = {token: i for i, token in enumerate((*SPECIAL, *WORDS))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=96,
+    )
+
+
+def tiny_model(folder: Path, kind: str = "bert", *, dropout: bool = False, **changes: Any) -> Path:
+    """Save a random model of ``kind`` (a key of :data:`CONFIGS`) and its tokenizer into ``folder``."""
+    name, arguments = CONFIGS[kind]
+    chosen = arguments | ({} if dropout else NO_DROPOUT) | changes
+    torch.manual_seed(0)
+    model = AutoModel.from_config(getattr(transformers, name)(**chosen))
+    with torch.no_grad():
+        for parameter in model.parameters():  # biases and gains too, which start as zeros and ones
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def random_texts(count: int, *, longest: int = 20, seed: int = 0) -> list[str]:
+    """Texts of 1 to ``longest`` known words."""
+    draw = random.Random(seed)
+    return [" ".join(draw.choices(WORDS, k=draw.randint(1, longest))) for _ in range(count)]
+
+
+def padded(lengths: Iterable[int], *, side: str = "right", padding: int = 0, seed: int = 0) -> dict[str, Tensor]:
+    """Random token ids as a tokenizer would pad them: ``input_ids`` and ``attention_mask`` ``[N, L]``."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = list(lengths)
+    ids = torch.full((len(lengths), max(lengths)), padding)
+    mask = torch.zeros_like(ids)
+    for row, length in enumerate(lengths):
+        part = slice(0, length) if side == "right" else slice(max(lengths) - length, None)
+        ids[row, part] = torch.randint(len(SPECIAL), VOCABULARY, (length,), generator=generator)
+        mask[row, part] = 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def pool(hidden_NLD: Tensor, mask_NL: Tensor, pooling: str) -> Tensor:
+    """Pooling by its definition, one text after the other: ``[N, D]``."""
+    rows = [hidden[mask.bool()] for hidden, mask in zip(hidden_NLD, mask_NL, strict=True)]
+    return torch.stack([{"cls": row[0], "last": row[-1], "mean": row.mean(0)}[pooling] for row in rows])
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the parameters' gradients by name, those that are trained."""
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad and p.grad is not None}
+
+
+def relative_error(got: Tensor, want: Tensor) -> float:
+    """Norm of the difference over the norm of what is wanted."""
+    return float((got.detach().double() - want.detach().double()).norm() / want.detach().double().norm())
+
+
+def gradient_errors(got: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> tuple[float, float]:
+    """The largest relative error of any one parameter's gradient, and that of all of them as one vector.
+
+    Some gradients are zero but for rounding (a key's bias shifts all scores of a query alike, which softmax does not
+    see): the error of one that is a millionth of the largest counts against the largest.
+    """
+    assert got.keys() == want.keys()
+    norms = {name: float(gradient.double().norm()) for name, gradient in want.items()}
+    differences = {name: float((got[name].double() - want[name].double()).norm()) for name in want}
+    largest = max(norms.values())
+    assert largest > 0
+    worst = max(differences[name] / (norms[name] if norms[name] > largest / 1e6 else largest) for name in want)
+    overall = sum(d**2 for d in differences.values()) ** 0.5 / sum(n**2 for n in norms.values()) ** 0.5
+    return worst, overall
