@@ -1,0 +1,230 @@
+"""What is wrong with the data, before any training."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from biencoder.data.beir import Collection
+from biencoder.data.sampling import scramble
+from biencoder.data.table import ExampleTable, Ragged, text_hash
+
+SAMPLED_TEXTS = 1000
+TOLERATED_DUPLICATES = 0.01  # share of rows above which the audit warns
+TOLERATED_TRUNCATION = 0.10  # share of texts, likewise
+
+WARN = "warn"
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """Training data that stands in the evaluation as well, text for text.
+
+    Attributes:
+        queries: rows whose query is one of the evaluation's.
+        passages: rows with a positive that answers a query of the evaluation.
+        evaluation: the evaluation's description.
+    """
+
+    queries: int
+    passages: int
+    evaluation: str
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """How many texts are longer than the model will see, estimated on a sample.
+
+    Attributes:
+        queries: share (0 to 1) of the queries longer than ``query_max_len`` tokens.
+        passages: share of the positives longer than ``passage_max_len`` tokens.
+        query_max_len: tokens.
+        passage_max_len: tokens.
+        sample: how many queries, and as many positives, were measured.
+    """
+
+    queries: float
+    passages: float
+    query_max_len: int
+    passage_max_len: int
+    sample: int
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """What was found in the training data.
+
+    Attributes:
+        examples: usable rows.
+        files: files they are from.
+        skipped: kinds of bad rows that were left out, and how many of each.
+        bad_rows: what was wrong with the first of them.
+        distinct_queries: different query texts.
+        duplicates: rows that repeat a pair of query and positive of an earlier row.
+        contradictions: rows with a positive that is one of their own negatives.
+        negative_counts: int64, how many rows have 0, 1, 2, … hard negatives.
+        leaks: None without an evaluation.
+        truncation: None without a tokenizer.
+    """
+
+    examples: int
+    files: int
+    skipped: Mapping[str, int]
+    bad_rows: tuple[str, ...]
+    distinct_queries: int
+    duplicates: int
+    contradictions: int
+    negative_counts: NDArray[np.int64]
+    leaks: Leaks | None
+    truncation: Truncation | None
+
+    def short_groups(self, group_size: int) -> float:
+        """Share (0 to 1) of the rows with fewer hard negatives than a group of that size has room for."""
+        return float(self.negative_counts[: group_size - 1].sum() / self.examples)
+
+    def rows(self, group_size: int) -> list[tuple[str, str, str]]:
+        """The findings for people: what, how many, and ``warn`` where it deserves a look."""
+        found = [
+            ("rows", f"{self.examples:,} in {self.files:,} file{'s' * (self.files > 1)}", ""),
+            ("distinct queries", f"{self.distinct_queries:,}", ""),
+            self._skipped_row(),
+            (
+                "duplicate rows (query and positive)",
+                self._count(self.duplicates),
+                WARN * (self.duplicates > TOLERATED_DUPLICATES * self.examples),
+            ),
+            ("positive is also a negative", self._count(self.contradictions), WARN * (self.contradictions > 0)),
+            self._group_row(group_size),
+        ]
+        if self.truncation is not None:
+            found += _truncation_rows(self.truncation)
+        if self.leaks is not None:
+            found += [
+                ("query also in the evaluation", self._count(self.leaks.queries), WARN * (self.leaks.queries > 0)),
+                (
+                    "positive also answers an evaluation query",
+                    self._count(self.leaks.passages),
+                    WARN * (self.leaks.passages > 0),
+                ),
+            ]
+        return found
+
+    def _skipped_row(self) -> tuple[str, str, str]:
+        total = sum(self.skipped.values())
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.skipped.items(), key=lambda kv: -kv[1]))
+        return "bad rows left out", f"{total:,} ({kinds})" if total else "0", WARN * (total > 0)
+
+    def _group_row(self, group_size: int) -> tuple[str, str, str]:
+        label = f"fewer than {group_size - 1} hard negatives"
+        most = len(self.negative_counts) - 1
+        if group_size == 1:
+            return "hard negatives", "not used (group size 1)", ""
+        if most == 0:
+            return "hard negatives", "none: the other passages of a batch serve", ""
+        short = self.short_groups(group_size)
+        if short == 0:
+            return label, "0 rows", ""
+        return label, f"{short:.1%} of rows, the most is {most:,}: their groups are smaller", WARN * (short > 0.5)
+
+    def _count(self, rows: int) -> str:
+        return f"{rows:,} rows ({rows / self.examples:.1%})" if rows else "0"
+
+
+def _truncation_rows(cut: Truncation) -> list[tuple[str, str, str]]:
+    sides = (("queries", cut.queries, cut.query_max_len), ("passages", cut.passages, cut.passage_max_len))
+    return [
+        (
+            f"{side} cut at {limit} tokens",
+            f"{share:.1%} (of {cut.sample:,} sampled)",
+            WARN * (share > TOLERATED_TRUNCATION),
+        )
+        for side, share, limit in sides
+    ]
+
+
+def audit(
+    table: ExampleTable,
+    collection: Collection | None = None,
+    lengths: Callable[[list[str]], NDArray[np.int64]] | None = None,
+    query_max_len: int = 64,
+    passage_max_len: int = 256,
+) -> Audit:
+    """Count what is wrong with the training data.
+
+    Texts are compared exactly, by hash.
+
+    Args:
+        table: the training data.
+        collection: an evaluation to look for leaks into.
+        lengths: the number of tokens of each text, special tokens included and *not* truncated.
+        query_max_len: tokens a query is cut to.
+        passage_max_len: tokens a passage is cut to.
+    """
+    return Audit(
+        examples=len(table),
+        files=len(table.files),
+        skipped=table.skipped,
+        bad_rows=table.bad_rows,
+        distinct_queries=len(np.unique(table.query_hashes)),
+        duplicates=_duplicates(table),
+        contradictions=_contradictions(table),
+        negative_counts=np.bincount(table.negative_hashes.lengths).astype(np.int64),
+        leaks=None if collection is None else _leaks(table, collection),
+        truncation=None if lengths is None else _truncation(table, lengths, query_max_len, passage_max_len),
+    )
+
+
+def _duplicates(table: ExampleTable) -> int:
+    owners = table.positive_hashes.owners()
+    pairs = scramble(table.query_hashes[owners]) ^ table.positive_hashes.values
+    _, first, pair = np.unique(pairs, return_index=True, return_inverse=True)
+    return len(np.unique(owners[owners[first][pair] < owners]))
+
+
+def _contradictions(table: ExampleTable) -> int:
+    positives, negatives = (
+        scramble(ragged.owners().astype(np.uint64)) ^ ragged.values
+        for ragged in (table.positive_hashes, table.negative_hashes)
+    )
+    return _rows_with(table.positive_hashes, np.isin(positives, negatives))
+
+
+def _leaks(table: ExampleTable, collection: Collection) -> Leaks:
+    queries = _hashes(collection.query_texts)
+    relevant = {document for grades in collection.qrels.values() for document, grade in grades.items() if grade > 0}
+    pairs = zip(collection.corpus_ids, collection.corpus_texts, strict=True)
+    answers = _hashes([text for document, text in pairs if document in relevant])
+    return Leaks(
+        queries=int(np.isin(table.query_hashes, queries).sum()),
+        passages=_rows_with(table.positive_hashes, np.isin(table.positive_hashes.values, answers)),
+        evaluation=collection.description,
+    )
+
+
+def _rows_with(ragged: Ragged, marked: NDArray[np.bool_]) -> int:
+    """How many lists hold a marked value."""
+    return len(np.unique(ragged.owners()[marked]))
+
+
+def _hashes(texts: list[str]) -> NDArray[np.uint64]:
+    return np.fromiter(map(text_hash, texts), dtype=np.uint64, count=len(texts))
+
+
+def _truncation(
+    table: ExampleTable,
+    lengths: Callable[[list[str]], NDArray[np.int64]],
+    query_max_len: int,
+    passage_max_len: int,
+) -> Truncation:
+    rows = np.argsort(scramble(np.arange(len(table), dtype=np.uint64)), kind="stable")[:SAMPLED_TEXTS]
+    examples = [table[int(row)] for row in rows]
+    queries = lengths([example.query for example in examples])
+    passages = lengths([example.positives[0] for example in examples])
+    return Truncation(
+        queries=float((queries > query_max_len).mean()),
+        passages=float((passages > passage_max_len).mean()),
+        query_max_len=query_max_len,
+        passage_max_len=passage_max_len,
+        sample=len(examples),
+    )

@@ -1,0 +1,57 @@
+"""``biencoder check``: the data audit alone."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from biencoder.data.audit import WARN, audit
+from biencoder.data.beir import load_collection
+from biencoder.data.table import ExampleTable
+from biencoder.errors import UserError
+
+if TYPE_CHECKING:
+    from biencoder.config import CheckConfig
+
+
+def run(config: "CheckConfig") -> None:
+    """The command: read the data, print what is wrong with it."""
+    from biencoder.terminal import say, table
+
+    lengths = None if config.model is None else token_counter(config.model)
+    collection = None if config.eval_data is None else load_collection(config.eval_data, config.eval_split)
+    examples = ExampleTable.from_files(config.train_data, on_bad_row=config.on_bad_row)
+    found = audit(examples, collection, lengths, config.query_max_len, config.passage_max_len)
+    rows = found.rows(config.group_size)
+    if collection is not None:
+        say(f"evaluation: {collection.description}")
+    table(rows, ["data", "found", ""])
+    if found.bad_rows:
+        total = sum(found.skipped.values())
+        say(f"\nrows left out, the first {len(found.bad_rows)} of {total:,}:")
+        for message in found.bad_rows:
+            say(f"  {message}")
+    warnings = sum(verdict == WARN for _, _, verdict in rows)
+    say(f"\n{warnings} thing{'s' * (warnings != 1)} to look at" if warnings else "\nnothing wrong was found")
+
+
+def token_counter(model: str) -> Callable[[list[str]], NDArray[np.int64]]:
+    """How many tokens a model's tokenizer makes of each text, special tokens included, nothing cut off.
+
+    Raises:
+        UserError: no tokenizer can be loaded from there.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError, KeyError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(f"--model {model}: its tokenizer cannot be loaded ({reason})") from error
+
+    def count(texts: list[str]) -> NDArray[np.int64]:
+        ids = tokenizer(texts, truncation=False, return_attention_mask=False, verbose=False)["input_ids"]
+        return np.array([len(text) for text in ids], dtype=np.int64)
+
+    return count

@@ -1,0 +1,62 @@
+"""Which columns of a training file hold what."""
+
+import functools
+import re
+from typing import NamedTuple
+
+QUERY_COLUMNS = ("query", "anchor", "question")
+POSITIVE_COLUMNS = ("pos", "positive", "answer")
+NEGATIVE_COLUMNS = ("neg", "negative")
+SCORE_COLUMNS = ("pos_scores", "neg_scores")
+KNOWN = "query/anchor/question, pos/positive/answer, neg/negative/negative_1…, pos_scores, neg_scores, prompt"
+
+_NUMBERED_NEGATIVE = re.compile(r"negative_(\d+)")
+
+
+class RowError(ValueError):
+    """What is wrong with one row: ``kind`` groups such rows in counts, the message is for the person."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+class Columns(NamedTuple):
+    """The names under which the parts of an example are found in a file."""
+
+    query: str
+    positive: str
+    negatives: tuple[str, ...]
+    positive_scores: str | None
+    negative_scores: str | None
+    prompt: str | None
+
+
+@functools.lru_cache(maxsize=256)
+def find_columns(names: tuple[str, ...]) -> Columns:
+    """Recognise FlagEmbedding's and sentence-transformers' column names; the first of the known names wins.
+
+    Raises:
+        RowError: no column holds the query, or none the positive; says what was found and what is known.
+    """
+    query = next((name for name in QUERY_COLUMNS if name in names), None)
+    positive = next((name for name in POSITIVE_COLUMNS if name in names), None)
+    if query is None or positive is None:
+        lacking = " and no ".join(part for part, name in (("query", query), ("positive", positive)) if name is None)
+        found = ", ".join(name if len(name) <= 40 else name[:39] + "…" for name in names[:20]) or "none"
+        raise RowError("missing column", f"no {lacking} column. Found: {found}. Known: {KNOWN}")
+    return Columns(
+        query,
+        positive,
+        _negative_columns(names),
+        "pos_scores" if "pos_scores" in names else None,
+        "neg_scores" if "neg_scores" in names else None,
+        "prompt" if "prompt" in names else None,
+    )
+
+
+def _negative_columns(names: tuple[str, ...]) -> tuple[str, ...]:
+    if "neg" in names:
+        return ("neg",)
+    numbered = sorted((int(match[1]), name) for name in names if (match := _NUMBERED_NEGATIVE.fullmatch(name)))
+    return tuple(name for name in ("negative",) if name in names) + tuple(name for _, name in numbered)

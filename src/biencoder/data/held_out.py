@@ -1,0 +1,117 @@
+"""A part of the training data that is kept from training, to evaluate on when there is no evaluation folder."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from biencoder.data.beir import Collection
+from biencoder.data.sampling import scramble
+from biencoder.data.table import ExampleTable
+from biencoder.errors import UserError
+
+LEAST_QUERIES = 20  # distinct ones in the data; of fewer, none can be spared
+LARGEST_SHARE = 0.1  # of the distinct queries that are held out, and of the rows given up because they share a positive
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Training data in two parts.
+
+    Attributes:
+        train: the rows to train on.
+        collection: the queries held out, with all their positives and other passages of the data.
+    """
+
+    train: ExampleTable
+    collection: Collection
+
+
+def hold_out(table: ExampleTable, *, seed: int, queries: int, passages: int) -> HeldOut:
+    """Take queries out of the training data, with every row that has one of their texts or one of their positives.
+
+    Where queries share their positives so much that more than a tenth of the rows would go that way, rows that merely
+    share a positive stay in training, and the description says so. What is picked depends on the texts and the seed,
+    not on the order of the rows.
+
+    Args:
+        table: all training data.
+        seed: picks the queries and the other passages.
+        queries: how many distinct queries to hold out; at most a tenth of the data's are.
+        passages: size of the collection's corpus. All positives of the queries are in it, also where they are more.
+
+    Raises:
+        UserError: the data has fewer than 20 distinct queries, or nothing would be left to train on.
+    """
+    distinct, first, query = np.unique(table.query_hashes, return_index=True, return_inverse=True)
+    if len(distinct) < LEAST_QUERIES:
+        raise UserError(
+            f"the training data has {len(distinct)} distinct queries, too few to hold some out for evaluation "
+            f"(at least {LEAST_QUERIES}); pass a BEIR folder with --eval-data"
+        )
+    picked = _pick(distinct, min(queries, int(len(distinct) * LARGEST_SHARE)), seed)
+    is_held = np.zeros(len(distinct), dtype=np.bool_)
+    is_held[picked] = True
+    held_rows = is_held[query]
+    kept_rows, note = _rows_to_train_on(table, held_rows)
+    if not kept_rows.any():
+        raise UserError("holding queries out would leave no training data; pass a BEIR folder with --eval-data")
+
+    corpus, corpus_note = _corpus(table, held_rows, passages, seed)
+    ids = [f"q{value:016x}" for value in distinct[picked]]
+    qrels: dict[str, dict[str, int]] = {query_id: {} for query_id in ids}
+    for row in np.flatnonzero(held_rows):
+        start, stop = table.positive_hashes.offsets[row : row + 2]
+        judged = {_passage_id(value): 1 for value in table.positive_hashes.values[start:stop]}
+        qrels[f"q{table.query_hashes[row]:016x}"] |= judged
+    description = f"held-out: {len(ids):,} queries, {corpus_note}{note}"
+    texts = [table[int(row)].query for row in first[picked]]
+    collection = Collection(list(corpus), list(corpus.values()), ids, texts, qrels, description)
+    return HeldOut(table.select(np.flatnonzero(kept_rows)), collection)
+
+
+def _pick(hashes: NDArray[np.uint64], count: int, seed: int) -> NDArray[np.int64]:
+    """Indices of ``count`` of the hashes, in the order in which a seeded shuffle of the texts has them."""
+    key = scramble(np.array([seed], dtype=np.uint64))
+    return np.argsort(scramble(hashes ^ key), kind="stable")[:count]
+
+
+def _rows_to_train_on(table: ExampleTable, held_rows: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], str]:
+    """Which rows stay for training, bool ``[n]``, and what the reader must know about it."""
+    owners = table.positive_hashes.owners()
+    held_positives = table.positive_hashes.values[held_rows[owners]]
+    shares = np.zeros(len(table), dtype=np.bool_)
+    shares[owners[np.isin(table.positive_hashes.values, held_positives)]] = True
+    shares &= ~held_rows
+    if shares.sum() > LARGEST_SHARE * len(table):
+        return ~held_rows, f"; {shares.sum():,} training rows share a positive with them"
+    return ~held_rows & ~shares, ""
+
+
+def _corpus(table: ExampleTable, held_rows: NDArray[np.bool_], size: int, seed: int) -> tuple[dict[str, str], str]:
+    """The held-out rows' positives and other passages up to ``size``: id -> text, and how many of how many they are."""
+    hashes = np.concatenate([table.positive_hashes.values, table.negative_hashes.values])
+    distinct, place = np.unique(hashes, return_index=True)
+    is_needed = np.isin(distinct, table.positive_hashes.take(np.flatnonzero(held_rows)).values)
+    others = np.flatnonzero(~is_needed)
+    wanted = max(0, min(size - int(is_needed.sum()), len(others)))
+    chosen = np.concatenate([np.flatnonzero(is_needed), others[_pick(distinct[others], wanted, seed)]])
+    corpus = {_passage_id(distinct[i]): _text(table, int(place[i])) for i in np.sort(chosen)}
+    if len(corpus) == len(distinct):
+        return corpus, f"{len(corpus):,} passages"
+    return corpus, f"{len(corpus):,} of {len(distinct):,} passages sampled, all positives kept"
+
+
+def _text(table: ExampleTable, place: int) -> str:
+    """The passage at a place in the table's positives followed by its negatives."""
+    positives = len(table.positive_hashes.values)
+    ragged = table.positive_hashes if place < positives else table.negative_hashes
+    place -= 0 if place < positives else positives
+    row = int(np.searchsorted(ragged.offsets, place, side="right")) - 1
+    example = table[row]
+    texts = example.positives if ragged is table.positive_hashes else example.negatives
+    return texts[place - int(ragged.offsets[row])]
+
+
+def _passage_id(value: np.uint64) -> str:
+    return f"p{value:016x}"

@@ -1,0 +1,251 @@
+"""All training examples as memory-mapped Arrow columns: a million rows are neither Python objects nor resident.
+
+What sampling, masking and the audit need of the texts is whether two are the same: 64-bit hashes (xxh3) stand for them.
+Two of a million different texts share one with a chance of 3e-8.
+"""
+
+import functools
+import mmap
+import tempfile
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from biencoder.data.records import BadRows, Example, find_files, read_examples
+from biencoder.errors import UserError
+
+_BLOCK_ROWS = 1 << 13  # rows a record batch: every one but the last, so that a row's place is a division
+_COLUMNS = ("query", "positives", "negatives", "positive_scores", "negative_scores", "prompt")
+
+
+@dataclass(frozen=True, eq=False)
+class Ragged:
+    """Lists of unequal length, end to end.
+
+    Attributes:
+        values: uint64 ``[total]``.
+        offsets: int64 ``[n + 1]``; list i is ``values[offsets[i]:offsets[i + 1]]``.
+    """
+
+    values: NDArray[np.uint64]
+    offsets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """The length of each list, int64 ``[n]``."""
+        return np.diff(self.offsets)
+
+    def lengths_of(self, lists: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The length of each of the given lists."""
+        return self.offsets[lists + 1] - self.offsets[lists]
+
+    def owners(self) -> NDArray[np.int64]:
+        """The list that each value belongs to, int64 ``[total]``."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+    def positions(self, lists: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where the values of ``lists`` stand: indices into ``values`` end to end, and offsets as above."""
+        starts, lengths = self.offsets[lists], self.lengths_of(lists)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths), offsets
+
+    def take(self, lists: NDArray[np.int64]) -> "Ragged":
+        """The given lists, in the given order."""
+        positions, offsets = self.positions(lists)
+        return Ragged(self.values[positions], offsets)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ExampleTable:
+    """Training examples by number, in the order of the files; make one with ``from_files``.
+
+    Attributes:
+        query_hashes: uint64 ``[n]``, the xxh3 of each query's exact text.
+        positive_hashes: the same of each row's positives.
+        negative_hashes: the same of each row's hard negatives.
+        files: the files that were read.
+        skipped: what kinds of bad rows were left out, and how many of each.
+        bad_rows: what was wrong with the first 20 of them.
+    """
+
+    query_hashes: NDArray[np.uint64]
+    positive_hashes: Ragged
+    negative_hashes: Ragged
+    files: tuple[str, ...]
+    skipped: Mapping[str, int]
+    bad_rows: tuple[str, ...]
+    _other_hashes: NDArray[np.uint64]  # scores and prompt of each row; 0 where there are none
+    _blocks: tuple[Any, ...]  # pyarrow record batches in the memory map
+    _rows: NDArray[np.int64]  # the place of each row in the blocks
+
+    @classmethod
+    def from_files(cls, paths: Sequence[Path], on_bad_row: str = "stop") -> "ExampleTable":
+        """Read files and folders into a table whose texts lie in an unnamed file in the temporary folder (``TMPDIR``).
+
+        Raises:
+            UserError: a file cannot be read, a row is bad and ``on_bad_row`` is ``"stop"``, or no row is left.
+        """
+        files = find_files(paths)
+        bad = BadRows()
+        hashes = _Hashes()
+        try:
+            with tempfile.TemporaryFile(prefix="biencoder-") as file:
+                rows = _write(files, on_bad_row, bad, hashes, file)
+                blocks = _map(file) if rows else ()
+        except OSError as error:
+            raise UserError(
+                f"cannot keep the training data in {tempfile.gettempdir()}: {error.strerror or error}; "
+                "set TMPDIR to a folder with more room"
+            ) from error
+        if not rows:
+            first = f"; the first: {bad.messages[0]}" if bad.messages else ""
+            raise UserError(f"no usable row in {', '.join(map(str, paths))}{first}")
+        names = tuple(str(path) for path in files)
+        return cls(*hashes.arrays(), names, dict(bad.kinds), tuple(bad.messages), hashes.others(), blocks,
+                   np.arange(rows))  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, i: int) -> Example:
+        block, row = divmod(int(self._rows[i]), _BLOCK_ROWS)
+        columns = self._blocks[block]
+        query, positives, negatives, positive_scores, negative_scores, prompt = (
+            columns[name][row].as_py() for name in _COLUMNS
+        )
+        return Example(
+            query,
+            tuple(positives),
+            tuple(negatives),
+            None if positive_scores is None else tuple(positive_scores),
+            None if negative_scores is None else tuple(negative_scores),
+            prompt,
+        )
+
+    def location(self, i: int) -> str:
+        """Where row ``i`` stands: ``path:line`` (Parquet: the row's number)."""
+        block, row = divmod(int(self._rows[i]), _BLOCK_ROWS)
+        columns = self._blocks[block]
+        return f"{self.files[columns['file'][row].as_py()]}:{columns['line'][row].as_py()}"
+
+    def select(self, rows: NDArray[np.int64]) -> "ExampleTable":
+        """The given rows in the given order, as a table on the same texts."""
+        return ExampleTable(
+            self.query_hashes[rows],
+            self.positive_hashes.take(rows),
+            self.negative_hashes.take(rows),
+            self.files,
+            self.skipped,
+            self.bad_rows,
+            self._other_hashes[rows],
+            self._blocks,
+            self._rows[rows],
+        )
+
+    @functools.cached_property
+    def max_negatives(self) -> int:
+        """The most hard negatives that a row has."""
+        return int(self.negative_hashes.lengths.max(initial=0))
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """32 hex digits over the content in order; file names, formats and compression do not matter."""
+        digest = xxhash.xxh3_128()
+        for part in (
+            self.query_hashes,
+            self.positive_hashes.values,
+            self.positive_hashes.offsets,
+            self.negative_hashes.values,
+            self.negative_hashes.offsets,
+            self._other_hashes,
+        ):
+            digest.update(np.ascontiguousarray(part).data)
+        return digest.hexdigest()
+
+
+def text_hash(text: str) -> int:
+    """The 64 bits that stand for a text."""
+    return xxhash.xxh3_64_intdigest(text.encode())
+
+
+class _Hashes:
+    """The hashes of the texts as they are read."""
+
+    def __init__(self) -> None:
+        self.query, self.positive, self.negative, self.other = array("Q"), array("Q"), array("Q"), array("Q")
+        self.positive_ends, self.negative_ends = array("q", [0]), array("q", [0])
+
+    def add(self, example: Example) -> None:
+        digest = text_hash
+        self.query.append(digest(example.query))
+        self.positive.extend(map(digest, example.positives))
+        self.positive_ends.append(len(self.positive))
+        self.negative.extend(map(digest, example.negatives))
+        self.negative_ends.append(len(self.negative))
+        other = (example.positive_scores, example.negative_scores, example.prompt)
+        self.other.append(0 if other == (None, None, None) else digest(repr(other)))
+
+    def arrays(self) -> tuple[NDArray[np.uint64], Ragged, Ragged]:
+        return (
+            _numpy(self.query, np.uint64),
+            Ragged(_numpy(self.positive, np.uint64), _numpy(self.positive_ends, np.int64)),
+            Ragged(_numpy(self.negative, np.uint64), _numpy(self.negative_ends, np.int64)),
+        )
+
+    def others(self) -> NDArray[np.uint64]:
+        return _numpy(self.other, np.uint64)
+
+
+def _numpy(values: "array[int]", dtype: type) -> NDArray[Any]:
+    return np.frombuffer(values, dtype=dtype) if values else np.empty(0, dtype=dtype)
+
+
+def _write(files: Sequence[Path], on_bad_row: str, bad: BadRows, hashes: _Hashes, file: IO[bytes]) -> int:
+    """Write the examples of ``files`` to ``file`` as an Arrow IPC file; return how many there are."""
+    import pyarrow as pa
+
+    # 64-bit offsets: 8,192 rows with hundreds of long negatives outgrow 2 GiB.
+    texts, scores = pa.large_list(pa.large_string()), pa.list_(pa.float64())
+    types = (pa.large_string(), texts, texts, scores, scores, pa.large_string(), pa.int32(), pa.int64())
+    schema = pa.schema(list(zip((*_COLUMNS, "file", "line"), types, strict=True)))
+    rows: list[tuple[Any, ...]] = []
+    total = 0
+    with pa.ipc.new_file(file, schema) as writer:
+
+        def flush() -> None:
+            columns = zip(*rows, strict=True)
+            arrays = [pa.array(column, type) for column, type in zip(columns, types, strict=True)]
+            writer.write_batch(pa.record_batch(arrays, schema=schema))
+            rows.clear()
+
+        for number, path in enumerate(files):
+            for line, e in read_examples(path, on_bad_row, bad):
+                hashes.add(e)
+                rows.append(
+                    (e.query, e.positives, e.negatives, e.positive_scores, e.negative_scores, e.prompt, number, line)
+                )
+                total += 1
+                if len(rows) == _BLOCK_ROWS:
+                    flush()
+        if rows:
+            flush()
+    return total
+
+
+def _map(file: IO[bytes]) -> tuple[Any, ...]:
+    """The record batches of an Arrow IPC file, in a memory map that outlives the file's name and handle."""
+    import pyarrow as pa
+
+    file.flush()
+    view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(view)))
+    return tuple(reader.get_batch(i) for i in range(reader.num_record_batches))
