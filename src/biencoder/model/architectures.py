@@ -1,0 +1,131 @@
+"""Which architectures run packed, and where their positions start.
+
+Packed equals padded for each of these, tested in ``tests/model/test_architectures.py``. An architecture that is not in
+the table (DeBERTa's disentangled attention, say) runs in padded chunks sorted by length: slower, and as exact.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from biencoder.model.attention import IMPLEMENTATION, Packing, active_packing, attend
+
+logger = logging.getLogger(__name__)
+
+
+class Config(Protocol):
+    """What is read of a ``transformers`` configuration."""
+
+    model_type: str
+    pad_token_id: int | None
+
+
+def _from_zero(config: Config) -> int:
+    return 0
+
+
+def _after_padding(config: Config) -> int:
+    """RoBERTa and its kin number the positions from ``padding_idx + 1``."""
+    if config.pad_token_id is None:
+        raise ValueError(f"{config.model_type}: no pad_token_id, from which its positions are counted")
+    return config.pad_token_id + 1
+
+
+FIRST_POSITION: dict[str, Callable[[Config], int]] = {
+    "bert": _from_zero,
+    "distilbert": _from_zero,
+    "electra": _from_zero,
+    "ernie": _from_zero,
+    "roberta": _after_padding,
+    "xlm-roberta": _after_padding,
+    "camembert": _after_padding,
+    "mpnet": lambda config: 2,  # its padding_idx is 1 whatever the configuration says
+    "modernbert": _from_zero,
+    "nomic_bert": _from_zero,
+    "gte": _from_zero,
+    "eurobert": _from_zero,
+    "qwen2": _from_zero,
+    "qwen3": _from_zero,
+    "llama": _from_zero,
+    "mistral": _from_zero,
+    "gemma": _from_zero,
+}
+
+
+def enable_packing(backbone: nn.Module) -> int | None:
+    """Let ``backbone`` take packed rows.
+
+    Returns:
+        The position of a text's first token, or None where the architecture does not pack exactly.
+    """
+    config: Any = backbone.config
+    first = FIRST_POSITION.get(config.model_type)
+    if first is None:
+        kind = config.model_type
+        logger.warning("%s: packing is not exact for this architecture; texts are padded in chunks by length", kind)
+        return None
+    config._attn_implementation = IMPLEMENTATION
+    if config.model_type == "mpnet":
+        _pack_mpnet(backbone)
+    return first(config)
+
+
+def longest_text(config: Config, first_position: int | None) -> int | None:
+    """Tokens that the position table has room for; None for models without one."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None:
+        return None
+    offset = FIRST_POSITION.get(config.model_type, _from_zero)(config) if first_position is None else first_position
+    return int(positions) - offset
+
+
+def _pack_mpnet(backbone: Any) -> None:
+    """MPNet computes its attention itself and adds a bias by distance; both are asked for the longest text only."""
+    encoder = backbone.encoder
+    padded_bias = encoder.compute_position_bias
+
+    def position_bias(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        packing = active_packing()
+        if packing is None:
+            return padded_bias(hidden, *args, **kwargs)
+        return padded_bias(hidden[:, : max(packing.lengths)], *args, **kwargs)
+
+    encoder.compute_position_bias = position_bias
+    for layer in encoder.layer:
+        layer.attention.attn.forward = _mpnet_attention(layer.attention.attn)
+
+
+def _mpnet_attention(module: Any) -> Callable[..., tuple[Tensor, ...]]:
+    padded_forward = module.forward
+
+    def forward(
+        hidden: Tensor, attention_mask: Any = None, position_bias: Tensor | None = None, **kwargs: Any
+    ) -> tuple[Tensor, ...]:
+        if not isinstance(attention_mask, Packing):
+            if attention_mask is not None and attention_mask.dtype == torch.bool:
+                attention_mask = _additive(attention_mask, hidden)
+            return padded_forward(hidden, attention_mask, position_bias, **kwargs)
+        heads = (module.num_attention_heads, module.attention_head_size)
+        query, key, value = (project(hidden[0]).unflatten(-1, heads) for project in (module.q, module.k, module.v))
+        assert position_bias is not None
+        attended = attend(
+            query,
+            key,
+            value,
+            attention_mask,
+            scale=1 / math.sqrt(module.attention_head_size),
+            dropout=module.dropout.p if module.training else 0.0,
+            bias_HLL=position_bias[0],
+        )
+        return (module.o(attended.flatten(1)).unsqueeze(0),)
+
+    return forward
+
+
+def _additive(mask: Tensor, like: Tensor) -> Tensor:
+    """MPNet adds its mask to the scores; ours is a table of what may be seen."""
+    return like.new_zeros(mask.shape).masked_fill(~mask, float("-inf"))

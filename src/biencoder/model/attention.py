@@ -1,0 +1,207 @@
+"""Attention over packed sequences: one row of tokens, the lengths of the texts in it, and no padding.
+
+transformers hands every layer two things that a model's author does not have to know about: the attention function and
+the mask, both looked up by name. We register one name for both. During a packed forward pass the "mask" that the model
+passes from layer to layer *is* the :class:`Packing`, so the unmodified model carries it to the attention function, also
+through gradient checkpointing. Outside of a packed pass the name behaves as transformers' own ``sdpa``.
+
+Shapes: T tokens in the row, N texts, L length of a text, H heads, K key/value heads, E size of a head.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+IMPLEMENTATION = "biencoder_packed"
+
+
+@dataclass(frozen=True)
+class Run:
+    """``count`` neighbouring texts of one ``length``, from token ``start`` of the row."""
+
+    start: int
+    count: int
+    length: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.count * self.length
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where the texts lie in a packed row.
+
+    Attention costs least when texts of equal length are neighbours: each such run is one batched product.
+    """
+
+    lengths: tuple[int, ...]
+    device: torch.device
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """The row cut into neighbouring texts of equal length."""
+        runs, start = [], 0
+        for length, texts in groupby(self.lengths):
+            runs.append(Run(start, sum(1 for _ in texts), length))
+            start = runs[-1].stop
+        return runs
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """Where each text begins, and the end of the row: ``[N + 1]`` int32 (``cu_seqlens`` of flash attention)."""
+        lengths = torch.tensor((0, *self.lengths), dtype=torch.int32)
+        return lengths.cumsum(0, dtype=torch.int32).to(self.device)
+
+
+_active: ContextVar[Packing | None] = ContextVar("packing", default=None)
+
+
+@contextlib.contextmanager
+def packed(packing: Packing) -> Iterator[None]:
+    """Forward passes inside of this block read their inputs as one packed row."""
+    token = _active.set(packing)
+    try:
+        yield
+    finally:
+        _active.reset(token)
+
+
+def active_packing() -> Packing | None:
+    """The packing of the forward pass under way, if it is a packed one."""
+    return _active.get()
+
+
+def _mask(*args: Any, **kwargs: Any) -> Packing | Tensor | None:
+    return _active.get() or sdpa_mask(*args, **kwargs)
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Packing | Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention signature: query ``[1, H, T, E]``, key and value ``[1, K, T, E]`` -> ``[1, T, H, E]``."""
+    if not isinstance(attention_mask, Packing):
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout, scaling, is_causal=is_causal, **kwargs
+        )
+    causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
+    attended = attend(
+        query[0].transpose(0, 1),
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        attention_mask,
+        scale=scaling,
+        causal=bool(causal),
+        window=sliding_window,
+        dropout=dropout,
+    )
+    return attended.unsqueeze(0), None
+
+
+def attend(
+    query_THE: Tensor,
+    key_TKE: Tensor,
+    value_TKE: Tensor,
+    packing: Packing,
+    *,
+    scale: float | None = None,
+    causal: bool = False,
+    window: int | None = None,
+    dropout: float = 0.0,
+    bias_HLL: Tensor | None = None,
+) -> Tensor:
+    """Scaled dot-product attention (Vaswani et al. 2017, eq. 1) within each text of a packed row.
+
+    Args:
+        query_THE: ``[T, H, E]``.
+        key_TKE: ``[T, K, E]``; K divides H (grouped-query attention).
+        value_TKE: ``[T, K, E]``.
+        packing: where the texts lie.
+        scale: factor on the scores; ``E ** -0.5`` when left out.
+        causal: a token sees itself and what precedes it.
+        window: a token sees others at a distance below ``window`` only.
+        dropout: probability with which an attention weight is dropped.
+        bias_HLL: added to the scores, for texts of up to L tokens (relative positions).
+
+    Returns:
+        ``[T, H, E]``, contiguous.
+    """
+    repeats = query_THE.shape[1] // key_TKE.shape[1]
+    if repeats > 1:
+        key_TKE, value_TKE = (x.repeat_interleave(repeats, dim=1) for x in (key_TKE, value_TKE))
+    if query_THE.is_cuda and value_TKE.dtype in (torch.bfloat16, torch.float16) and not dropout and bias_HLL is None:
+        return _attend_flash(query_THE, key_TKE, value_TKE, packing, scale, causal, window)
+    attended = []
+    for run in packing.runs:
+        query, key, value = (
+            x[run.start : run.stop].unflatten(0, (run.count, run.length)).transpose(1, 2)
+            for x in (query_THE, key_TKE, value_TKE)
+        )
+        mask = _run_mask(run.length, query, causal, window, bias_HLL)
+        out = scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal and mask is None, scale=scale
+        )
+        attended.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(attended)
+
+
+def _run_mask(length: int, like: Tensor, causal: bool, window: int | None, bias_HLL: Tensor | None) -> Tensor | None:
+    """What ``is_causal`` cannot say: ``[L, L]`` bool for a window that is shorter than the texts, or the bias."""
+    if bias_HLL is not None:
+        return bias_HLL[:, :length, :length].to(like.dtype)
+    if window is None or length <= window:
+        return None
+    position = torch.arange(length, device=like.device)
+    distance = position[:, None] - position[None, :]
+    return (distance >= 0) & (distance < window) if causal else distance.abs() < window
+
+
+def _attend_flash(
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float | None, causal: bool, window: int | None
+) -> Tensor:
+    """The whole row in one call of PyTorch's variable-length flash attention (Dao 2023); CUDA, half precision.
+
+    It has no dropout: with attention dropout the runs go one by one through ``scaled_dot_product_attention``.
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    reach = -1 if window is None else window - 1
+    longest = max(packing.lengths)
+    query, key = query.to(value.dtype), key.to(value.dtype)  # rotary embeddings may have widened them
+    attended = varlen_attn(
+        query.contiguous(),
+        key.contiguous(),
+        value.contiguous(),
+        packing.starts,
+        packing.starts,
+        longest,
+        longest,
+        scale=scale,
+        window_size=(reach, 0 if causal else reach),
+    )
+    assert isinstance(attended, Tensor)  # a tuple only when auxiliary outputs are asked for
+    return attended
+
+
+AttentionInterface.register(IMPLEMENTATION, _attention)
+AttentionMaskInterface.register(IMPLEMENTATION, _mask)

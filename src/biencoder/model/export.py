@@ -1,0 +1,36 @@
+"""``biencoder export``: a model in the format of another tool, checked to give the same vectors."""
+
+from pathlib import Path
+
+import numpy as np
+
+from biencoder.config import ExportConfig
+from biencoder.errors import UserError
+from biencoder.model.encoder import Encoder
+from biencoder.terminal import say
+
+LARGEST_DIFFERENCE = 1e-5  # between components of vectors of length 1, in float32
+PROBES = ("", "a word", "A longer sentence, with some punctuation: does it come out the same?", "naïve café 東京 " * 40)
+
+
+def run(config: ExportConfig) -> None:
+    """The command: write the folder, load it again, compare, and say where it is.
+
+    Raises:
+        UserError: the folder holds something already, the model does not load, or the copy gives other vectors.
+    """
+    folder: Path = config.output_dir
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--output-dir {folder}: exists and is not empty; name a new folder")
+    encoder = Encoder.load(config.model, pooling=config.pooling, normalize=config.normalize, device="cpu")
+    encoder.save(folder)
+    difference = parity(encoder, Encoder.load(folder, device="cpu"))
+    if difference > LARGEST_DIFFERENCE:
+        raise UserError(f"{folder}: the copy's vectors differ from the model's by {difference:.1e}; do not use it")
+    say(f"{folder}: {config.format} format; vectors equal to the model's within {difference:.0e}")
+
+
+def parity(one: Encoder, other: Encoder) -> float:
+    """The largest difference between the two models' components over a few texts of all lengths."""
+    pairs = ((one.encode_queries, other.encode_queries), (one.encode_passages, other.encode_passages))
+    return float(max(np.abs(first(PROBES) - second(PROBES)).max() for first, second in pairs))

@@ -1,0 +1,169 @@
+"""What a model folder says about itself beside the weights: the files that sentence-transformers reads and writes.
+
+``modules.json`` names the steps after the transformer; a step that we do not run is an error, never a different vector.
+"""
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from biencoder.errors import UserError
+from biencoder.files import atomic_write
+
+POOLING_KEYS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "last",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+}
+QUERY_PROMPTS = ("query", "search_query", "retrieval.query")
+PASSAGE_PROMPTS = ("document", "passage", "corpus", "search_document", "retrieval.passage")
+SUPPORTED_POOLING = ("cls", "mean", "last")
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """How a model turns hidden states into vectors.
+
+    Attributes:
+        pooling: ``cls``, ``mean`` or ``last``; None where the folder does not say.
+        normalize: vectors have length 1; None where the folder does not say.
+        max_length: tokens a text is cut to, special tokens included; None where the folder does not say.
+        lowercase: texts are put in lower case before the tokenizer.
+        prompts: by name, as sentence-transformers keeps them.
+        default_prompt: name of the prompt that ``encode`` applies on its own.
+        similarity: ``cosine``, ``dot``, …; None where the folder does not say.
+    """
+
+    pooling: str | None = None
+    normalize: bool | None = None
+    max_length: int | None = None
+    lowercase: bool = False
+    prompts: dict[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+    similarity: str | None = None
+
+    @property
+    def query_prompt(self) -> str:
+        """What is put before a query."""
+        return self._prompt(QUERY_PROMPTS)
+
+    @property
+    def passage_prompt(self) -> str:
+        """What is put before a passage."""
+        return self._prompt(PASSAGE_PROMPTS)
+
+    def _prompt(self, names: tuple[str, ...]) -> str:
+        return next((self.prompts[name] for name in names if self.prompts.get(name)), "")
+
+    def with_prompts(self, query: str | None, passage: str | None) -> "ModelSettings":
+        """These settings with other prompts; None keeps the present one."""
+        prompts = {name: text for name, text in self.prompts.items() if name not in QUERY_PROMPTS + PASSAGE_PROMPTS}
+        prompts["query"] = self.query_prompt if query is None else query
+        prompts["document"] = self.passage_prompt if passage is None else passage
+        # sentence-transformers' plain `encode(texts)` is what people index their passages with.
+        default = "document" if prompts["document"] else None
+        return replace(self, prompts=prompts, default_prompt=default)
+
+
+def read_settings(folder: Path) -> ModelSettings:
+    """The settings that a model folder holds; all of them None for a plain transformers folder.
+
+    Raises:
+        UserError: a module or a pooling that biencoder does not run.
+    """
+    modules = _read_json(folder / "modules.json")
+    if modules is None:
+        return ModelSettings()
+    pooling = "mean"
+    normalize = False
+    for module in modules:
+        kind = str(module.get("type", "")).rsplit(".", 1)[-1]
+        if kind == "Pooling":
+            pooling = _read_pooling(folder / str(module.get("path", "")) / "config.json")
+        elif kind == "Normalize":
+            normalize = True
+        elif kind != "Transformer":
+            raise UserError(
+                f"{folder / 'modules.json'}: the model has a {kind} module, which biencoder does not run; "
+                "it handles Transformer, Pooling and Normalize"
+            )
+    transformer = _read_json(folder / "sentence_bert_config.json") or {}
+    sentence = _read_json(folder / "config_sentence_transformers.json") or {}
+    return ModelSettings(
+        pooling=pooling,
+        normalize=normalize,
+        max_length=transformer.get("max_seq_length"),
+        lowercase=bool(transformer.get("do_lower_case", False)),
+        prompts={name: text or "" for name, text in (sentence.get("prompts") or {}).items()},
+        default_prompt=sentence.get("default_prompt_name"),
+        similarity=sentence.get("similarity_fn_name"),
+    )
+
+
+def _read_pooling(path: Path) -> str:
+    config = _read_json(path)
+    if config is None:
+        raise UserError(f"{path}: missing, though modules.json names it; the model's pooling is not known")
+    if config.get("include_prompt", True) is False:
+        raise UserError(f"{path}: include_prompt is false (the prompt is left out of the mean): not supported")
+    mode = config.get("pooling_mode")
+    modes = [name for key, name in POOLING_KEYS.items() if config.get(key)] if mode is None else mode
+    names = [modes] if isinstance(modes, str) else list(modes) or ["mean"]
+    pooling = {"lasttoken": "last"}.get(names[0], names[0])
+    if len(names) > 1 or pooling not in SUPPORTED_POOLING:
+        raise UserError(f"{path}: pooling {' + '.join(names)} is not supported; known: {', '.join(SUPPORTED_POOLING)}")
+    return pooling
+
+
+def write_settings(folder: Path, settings: ModelSettings, dim: int) -> None:
+    """Write the files from which sentence-transformers (every version since 2) rebuilds the same model."""
+    assert settings.pooling is not None
+    steps = [("", "Transformer"), ("1_Pooling", "Pooling"), *([("2_Normalize", "Normalize")] * bool(settings.normalize))]
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(steps)
+    ]
+    pooling = {"word_embedding_dimension": dim} | {
+        key: name == settings.pooling for key, name in POOLING_KEYS.items()
+    }
+    sentence = {
+        "__version__": _versions(),
+        "model_type": "SentenceTransformer",
+        "prompts": {"query": "", "document": ""} | settings.prompts,
+        "default_prompt_name": settings.default_prompt,
+        "similarity_fn_name": "cosine" if settings.normalize else settings.similarity or "dot",
+    }
+    transformer = {"max_seq_length": settings.max_length, "do_lower_case": settings.lowercase}
+    _write_json(folder / "1_Pooling" / "config.json", pooling)
+    if settings.normalize:
+        _write_json(folder / "2_Normalize" / "config.json", {})
+    _write_json(folder / "sentence_bert_config.json", transformer)
+    _write_json(folder / "config_sentence_transformers.json", sentence)
+    _write_json(folder / "modules.json", modules)
+
+
+def _versions() -> dict[str, str]:
+    """Of the libraries that wrote the model; sentence-transformers' is the format that is followed."""
+    import torch
+    import transformers
+
+    return {"sentence_transformers": "5.0.0", "transformers": transformers.__version__, "pytorch": torch.__version__}
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from error
+
+
+def _write_json(path: Path, content: Any) -> None:
+    with atomic_write(path) as file:
+        json.dump(content, file, indent=2, ensure_ascii=False)
+        file.write("\n")

@@ -1,0 +1,32 @@
+"""From the hidden states of a packed row to one vector a text: pure functions, named in :data:`POOLINGS`.
+
+Shapes: T tokens in the row, N texts, D hidden size; ``starts`` ``[N + 1]`` is where each text begins, and the row's end.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def cls_token(hidden_TD: Tensor, starts: Tensor) -> Tensor:
+    """The first token of each text: ``[N, D]``."""
+    return hidden_TD[starts[:-1]]
+
+
+def last_token(hidden_TD: Tensor, starts: Tensor) -> Tensor:
+    """The last token of each text, which is the only one that has seen them all in a causal model: ``[N, D]``."""
+    return hidden_TD[starts[1:] - 1]
+
+
+def mean_tokens(hidden_TD: Tensor, starts: Tensor) -> Tensor:
+    """The mean over each text's tokens, summed in float32: ``[N, D]`` (Reimers and Gurevych 2019, section 3)."""
+    lengths = starts.diff().long()
+    return torch.segment_reduce(hidden_TD.float(), "mean", lengths=lengths, axis=0)
+
+
+POOLINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cls": cls_token,
+    "mean": mean_tokens,
+    "last": last_token,
+}
