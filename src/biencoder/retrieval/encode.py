@@ -1,0 +1,254 @@
+"""``biencoder encode``: a file of texts to a matrix of vectors, in bounded memory, resumable after a kill.
+
+While it is made, ``EMB.npy.partial`` holds the rows done so far and ``EMB.npy.partial.json`` says how many there are
+and of what. When whole, the matrix is renamed to ``EMB.npy``, with ``EMB.npy.json`` beside it to say what it was made
+from.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from biencoder.errors import UserError
+from biencoder.files import atomic_write, sync_folder
+from biencoder.retrieval.texts import in_batches, read_texts, summarize
+
+if TYPE_CHECKING:
+    from biencoder.config import EncodeConfig, EvaluateConfig, SearchConfig
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 2048  # texts between two records of progress: what a kill can cost
+Progress = Callable[[int], None]  # is called with the number of texts done
+StartProgress = Callable[[int, int], Progress]  # is called once with the number of texts, and of those done before
+
+
+class TextEncoder(Protocol):
+    """What retrieval needs of :class:`biencoder.model.encoder.Encoder`: texts to float32 vectors ``[N, D]``."""
+
+    @property
+    def dim(self) -> int:
+        """Dimensions D of a vector."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal fingerprints give equal vectors."""
+
+    def encode(self, texts: Sequence[str], prompt: str = "", progress: Progress | None = None) -> np.ndarray:
+        """Vectors of texts under the prompt given; ``progress`` hears how many are done."""
+
+    def encode_queries(self, texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:
+        """Vectors of queries under the model's query prompt."""
+
+    def encode_passages(self, texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:
+        """Vectors of passages under the model's passage prompt."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What :func:`encode_file` made.
+
+    Attributes:
+        output: the ``.npy`` file, ``[rows, dim]`` float32.
+        rows: number of texts.
+        dim: dimensions of a vector.
+        reused: rows that an earlier run had already encoded (all of them when the file was whole).
+    """
+
+    output: Path
+    rows: int
+    dim: int
+    reused: int
+
+
+def run(config: "EncodeConfig") -> None:
+    """The command: encode the file and say where the vectors are."""
+    from biencoder.terminal import say
+
+    next(read_texts(config.input), None)  # a missing file is said before the model is loaded
+    encoder = load_encoder(config)
+    with progress_line() as progress:
+        made = encode_file(encoder, config.input, config.output, kind=config.kind, progress=progress)
+    say(f"{made.output}: {made.rows:,} vectors of {made.dim} dimensions, float32")
+
+
+def load_encoder(config: "EncodeConfig | EvaluateConfig | SearchConfig") -> TextEncoder:
+    """The encoder that a command's configuration describes."""
+    from biencoder.model.encoder import Encoder
+
+    return Encoder.load(
+        config.model,
+        pooling=config.pooling,
+        normalize=config.normalize,
+        precision=config.precision,
+        device=config.device,
+        max_length=config.max_length,
+    )
+
+
+@contextlib.contextmanager
+def progress_line() -> Iterator[StartProgress]:
+    """A progress line in the terminal that appears when it is started, and ends with the block."""
+    from biencoder.terminal import Progress as ProgressLine
+
+    with contextlib.ExitStack() as stack:
+        yield lambda total, done: stack.enter_context(ProgressLine(total, "encode", done=done)).update
+
+
+def encode_file(
+    encoder: TextEncoder,
+    input: Path,
+    output: Path,
+    *,
+    kind: str = "passage",
+    progress: StartProgress | None = None,
+) -> Encoded:
+    """Encode a file of texts into a ``.npy`` file, row i for text i.
+
+    Neither texts nor vectors are ever all in memory. A run that was killed goes on from its last record when texts,
+    model and settings are the same, and ends in the same file as one never killed; otherwise it starts over and says
+    so.
+
+    Args:
+        encoder: makes the vectors.
+        input: texts, see :func:`~biencoder.retrieval.texts.read_texts`.
+        output: the ``.npy`` file; it appears when it is whole.
+        kind: ``query`` or ``passage`` (under the model's prompt for it), or ``plain`` (no prompt).
+        progress: called once with the number of texts, and of those an earlier run has done; what it returns is called
+            with the number done so far.
+
+    Raises:
+        UserError: bad input or output path, too little disk space, or a model whose vectors are not finite.
+    """
+    if output.suffix != ".npy" or output.is_dir():
+        raise UserError(f"--output {output}: must be a file that ends in .npy (a numpy matrix)")
+    summary = summarize(input)
+    rows, dim = summary.rows, encoder.dim
+    source = {"rows": rows, "dim": dim, "kind": kind, "texts": summary.fingerprint, "model": encoder.fingerprint}
+    if output.is_file() and description(output) == source:
+        logger.info("%s is already whole for these texts, model and settings: nothing to do", output)
+        return Encoded(output, rows, dim, reused=rows)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial, record = _beside(output, ".partial"), _beside(output, ".partial.json")
+    header = _header(rows, dim)
+    reused = _rows_done(partial, record, source, len(header))
+    if reused == 0:
+        record.unlink(missing_ok=True)  # before its matrix: a record must never describe another run's rows
+        partial.unlink(missing_ok=True)
+    _check_space(output, 4 * dim * (rows - reused))
+    advance = None if progress is None else progress(rows, reused)
+    with partial.open("r+b" if reused else "wb") as file:
+        file.write(header)
+        file.truncate(len(header) + 4 * dim * reused)
+        file.seek(0, os.SEEK_END)
+        done = 0
+        for batch in in_batches(read_texts(input), CHUNK):
+            if done >= reused:
+                vectors = _encode_batch(encoder, [row.text for row in batch], kind, shifted(advance, done))
+                file.write(finite(vectors, f"{input}, text", done).astype("<f4").tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+                _write_json(record, {"rows_done": done + len(batch), "source": source})
+            done += len(batch)
+    if done != rows:
+        raise UserError(f"{input}: the file changed while it was read; start again")
+    _publish(output, partial, record, source)
+    return Encoded(output, rows, dim, reused)
+
+
+def description(output: Path) -> dict[str, Any] | None:
+    """What a matrix was made from (``rows``, ``dim``, ``kind``, digests ``texts`` and ``model``); None if unknown."""
+    return _read_json(_beside(output, ".json"))
+
+
+def finite(vectors: np.ndarray, what: str, first: int = 0) -> np.ndarray:
+    """The vectors, unchanged.
+
+    Raises:
+        UserError: one has values that are not finite; it is named by ``what`` and its number, from ``first + 1``.
+    """
+    good = np.isfinite(vectors).all(axis=1)
+    if not good.all():
+        number = first + int(good.argmin()) + 1
+        raise UserError(f"{what} {number}: the model gives values that are not finite; it is damaged or has diverged")
+    return vectors
+
+
+def shifted(progress: Progress | None, by: int) -> Progress | None:
+    """Progress of a part that starts after ``by`` texts."""
+    return None if progress is None else lambda done: progress(by + done)
+
+
+def _encode_batch(encoder: TextEncoder, texts: list[str], kind: str, progress: Progress | None) -> np.ndarray:
+    if kind == "query":
+        return encoder.encode_queries(texts, progress)
+    if kind == "passage":
+        return encoder.encode_passages(texts, progress)
+    return encoder.encode(texts, progress=progress)
+
+
+def _header(rows: int, dim: int) -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)})
+    return file.getvalue()
+
+
+def _rows_done(partial: Path, record: Path, source: dict[str, Any], header: int) -> int:
+    """How many rows of ``partial`` can be kept."""
+    earlier = _read_json(record)
+    if earlier is None or not partial.is_file():
+        return 0
+    if earlier.get("source") != source:
+        names = {"texts": "the texts", "model": "the model or its settings", "kind": "the kind of text"}
+        was = earlier.get("source") or {}
+        changed = [name for key, name in names.items() if was.get(key) != source[key]]
+        logger.warning("%s is of another run (%s differ): starting over", partial, " and ".join(changed))
+        return 0
+    rows = int(earlier["rows_done"])
+    if partial.stat().st_size < header + 4 * source["dim"] * rows:
+        logger.warning("%s is shorter than its record says: starting over", partial)
+        return 0
+    logger.info("going on after %s of %s texts, which %s holds", f"{rows:,}", f"{source['rows']:,}", partial)
+    return rows
+
+
+def _check_space(output: Path, needed: int) -> None:
+    free = shutil.disk_usage(output.parent).free
+    if needed > free:
+        raise UserError(f"--output {output}: needs {needed / 1e9:.1f} GB of disk space, {free / 1e9:.1f} GB are free")
+
+
+def _publish(output: Path, partial: Path, record: Path, source: dict[str, Any]) -> None:
+    # The old description goes first: at no moment does a description stand beside a matrix of something else.
+    _beside(output, ".json").unlink(missing_ok=True)
+    partial.replace(output)
+    sync_folder(output.parent)
+    _write_json(_beside(output, ".json"), source)
+    record.unlink(missing_ok=True)
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with atomic_write(path) as file:
+        json.dump(content, file, indent=2)
+        file.write("\n")
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None

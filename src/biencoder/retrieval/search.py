@@ -1,0 +1,116 @@
+"""Exact search by inner product over any number of vectors, in bounded memory.
+
+Shapes: Q queries, N documents, D dimensions, B documents in a block, K results a query.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+BLOCK_BYTES = 64 << 20  # of document vectors searched at a time: large enough for full speed
+TIE_BYTES = 64 << 20  # of scores held when ties at the last place are settled
+
+
+def search(
+    queries: np.ndarray, corpus: np.ndarray, k: int, block_rows: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ``k`` documents with the largest inner product for each query, exactly.
+
+    Results come by score, largest first; equal scores by index, smallest first, the last place included. A score is
+    a float32 sum, so its last bits depend on the order in which the machine adds.
+
+    Args:
+        queries: ``[Q, D]`` float32.
+        corpus: ``[N, D]`` float32, in memory or memory-mapped: it is read once, block by block.
+        k: results a query.
+        block_rows: documents in a block; None for about 64 MB of them.
+
+    Returns:
+        Scores ``[Q, min(k, N)]`` float32 and indices ``[Q, min(k, N)]`` int64.
+
+    Raises:
+        ValueError: shapes that do not fit, k below 1, or vectors with values that are not finite.
+    """
+    if queries.ndim != 2 or corpus.ndim != 2 or queries.shape[1] != corpus.shape[1]:
+        raise ValueError(f"queries {queries.shape} and corpus {corpus.shape} are not matrices of equal width")
+    best = nothing(len(queries))
+    for start, stop in blocks(len(corpus), corpus.shape[1], block_rows):
+        best = extend(best, queries, corpus[start:stop], start, k)
+    return best
+
+
+def nothing(queries: int) -> tuple[np.ndarray, np.ndarray]:
+    """The results before any block is seen: scores ``[Q, 0]`` and indices ``[Q, 0]``."""
+    return np.empty((queries, 0), np.float32), np.empty((queries, 0), np.int64)
+
+
+def blocks(rows: int, dim: int, block_rows: int | None = None) -> Iterator[tuple[int, int]]:
+    """Start and stop of each block of a matrix with ``rows`` rows of ``dim`` float32 values."""
+    step = block_rows or max(1, BLOCK_BYTES // (4 * dim))
+    for start in range(0, rows, step):
+        yield start, min(start + step, rows)
+
+
+def extend(
+    best: tuple[np.ndarray, np.ndarray], queries: np.ndarray, block: np.ndarray, offset: int, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The best ``k`` of earlier results and of one more block.
+
+    Args:
+        best: scores and indices so far, from :func:`nothing` or from here.
+        queries: ``[Q, D]``.
+        block: ``[B, D]``, the documents ``offset``, ``offset + 1``, and so on; blocks come in ascending order.
+        offset: index of the block's first document.
+        k: results a query.
+
+    Raises:
+        ValueError: k below 1, or vectors with values that are not finite.
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}: at least 1 result a query")
+    queries, block = _float32(queries, "query"), _float32(block, "document")
+    scores, indices = _search_block(queries, block, k)
+    scores = np.concatenate([best[0], scores], axis=1)
+    indices = np.concatenate([best[1], indices + offset], axis=1)
+    # Earlier documents stand first and a block's results are in order, so a stable sort keeps ties by index.
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(indices, order, axis=1)
+
+
+def _float32(vectors: np.ndarray, what: str) -> np.ndarray:
+    """Contiguous float32, as faiss needs it (a block of a memory map is copied), and finite."""
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    sums = vectors @ np.ones(vectors.shape[1], np.float32)  # one pass at the speed of memory
+    if not np.isfinite(sums).all():
+        row = int((~np.isfinite(sums)).argmax())
+        raise ValueError(f"the vector of {what} {row} (counted in its block) has values that are not finite")
+    return vectors
+
+
+def _search_block(queries: np.ndarray, block: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    import faiss
+
+    # One result more than asked: when it ties with the last, more may tie, and faiss kept arbitrary ones of them.
+    found = min(k + 1, len(block))
+    scores, indices = faiss.knn(queries, block, found, metric=faiss.METRIC_INNER_PRODUCT)
+    order = np.lexsort((indices, -scores), axis=1)
+    scores, indices = np.take_along_axis(scores, order, axis=1), np.take_along_axis(indices, order, axis=1)
+    if found > k:
+        tied = np.flatnonzero(scores[:, k - 1] == scores[:, k])
+        scores, indices = scores[:, :k].copy(), indices[:, :k].copy()
+        step = max(1, TIE_BYTES // (4 * len(block)))
+        for start in range(0, len(tied), step):
+            rows = tied[start : start + step]
+            scores[rows], indices[rows] = _settle(queries[rows] @ block.T, k)
+    return scores, indices
+
+
+def _settle(scores_QB: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first k by score and then index, for rows in which several documents tie for the last place."""
+    last_Q = np.partition(scores_QB, -k, axis=1)[:, -k]
+    chosen = np.empty((len(scores_QB), k), np.int64)
+    for row, (scores, last) in enumerate(zip(scores_QB, last_Q, strict=True)):
+        above = np.flatnonzero(scores > last)
+        above = above[np.argsort(-scores[above], kind="stable")]
+        chosen[row] = np.concatenate([above, np.flatnonzero(scores == last)[: k - len(above)]])
+    return np.take_along_axis(scores_QB, chosen, axis=1), chosen

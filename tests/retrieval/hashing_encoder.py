@@ -1,0 +1,52 @@
+"""A small deterministic encoder for tests: hashed bags of words, no torch."""
+
+import re
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass
+class HashingEncoder:
+    """Each word adds 1 or -1 to a dimension that its checksum picks; vectors have length 1 (0 for an empty text).
+
+    Without ``normalize`` they hold small whole numbers, whose products are exact however they are added up.
+    """
+
+    dim: int = 64
+    query_prompt: str = ""
+    passage_prompt: str = ""
+    normalize: bool = True
+    seconds_per_text: float = 0.0
+    texts_seen: int = 0
+
+    @property
+    def fingerprint(self) -> str:
+        return f"hashing {self.dim} {self.query_prompt!r} {self.passage_prompt!r}"
+
+    def encode(
+        self, texts: Sequence[str], prompt: str = "", progress: Callable[[int], None] | None = None
+    ) -> np.ndarray:
+        vectors = np.zeros((len(texts), self.dim), np.float32)
+        for row, text in enumerate(texts):
+            for word in re.findall(r"\w+", (prompt + text).lower()):
+                code = zlib.crc32(word.encode())
+                vectors[row, code % self.dim] += 1.0 if code & 0x10000 else -1.0
+            if self.seconds_per_text:
+                time.sleep(self.seconds_per_text)
+            if progress is not None:
+                progress(row + 1)
+        self.texts_seen += len(texts)
+        if not self.normalize:
+            return vectors
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+        return vectors
+
+    def encode_queries(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> np.ndarray:
+        return self.encode(texts, self.query_prompt, progress)
+
+    def encode_passages(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> np.ndarray:
+        return self.encode(texts, self.passage_prompt, progress)

@@ -1,0 +1,224 @@
+import json
+import logging
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hashing_encoder import HashingEncoder
+
+from biencoder.errors import UserError
+from biencoder.retrieval import encode
+from biencoder.retrieval.encode import Encoded, Progress, description, encode_file
+
+TEXTS = [f"text number {i} of {i % 7} kinds" for i in range(50)]
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(TEXTS) + "\n")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encode, "CHUNK", 8)
+    monkeypatch.setattr(logging.getLogger("biencoder"), "propagate", True)  # the command line turns it off
+
+
+class StoppedError(Exception):
+    """Stands for a kill."""
+
+
+class StoppingEncoder(HashingEncoder):
+    """Stops in the chunk that would go beyond 30 texts."""
+
+    def encode(self, texts: Sequence[str], prompt: str = "", progress: Progress | None = None) -> np.ndarray:
+        if self.texts_seen + len(texts) > 30:
+            raise StoppedError
+        return super().encode(texts, prompt, progress)
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} - {"texts.txt"}
+
+
+def interrupt(texts: Path, output: Path) -> None:
+    with pytest.raises(StoppedError):
+        encode_file(StoppingEncoder(), texts, output)
+    assert files(output.parent) == {"out.npy.partial", "out.npy.partial.json"}
+
+
+@pytest.mark.parametrize("kind", ["query", "passage", "plain"])
+def test_rows_come_in_order_under_the_prompt_of_their_kind(texts: Path, tmp_path: Path, kind: str) -> None:
+    encoder = HashingEncoder(query_prompt="question ", passage_prompt="document ")
+    made = encode_file(encoder, texts, tmp_path / "new" / "out.npy", kind=kind)
+    assert made == Encoded(tmp_path / "new" / "out.npy", rows=50, dim=64, reused=0)
+    expected = encoder.encode(TEXTS, {"query": "question ", "passage": "document ", "plain": ""}[kind])
+    matrix = np.load(made.output, mmap_mode="r")
+    assert matrix.dtype == np.float32
+    np.testing.assert_array_equal(matrix, expected)
+    assert files(tmp_path / "new") == {"out.npy", "out.npy.json"}
+
+
+def test_empty_lines_keep_their_rows(tmp_path: Path) -> None:
+    path = tmp_path / "in.txt"
+    path.write_text("\none\n\n")
+    encode_file(HashingEncoder(), path, tmp_path / "out.npy")
+    matrix = np.load(tmp_path / "out.npy")
+    np.testing.assert_array_equal(matrix, HashingEncoder().encode(["", "one", ""]))
+
+
+def test_an_interrupted_run_goes_on(texts: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    encode_file(HashingEncoder(), texts, tmp_path / "whole.npy")
+    folder = tmp_path / "folder"
+    interrupt(texts, folder / "out.npy")
+    encoder = HashingEncoder()
+    started: list[tuple[int, int]] = []
+    seen: list[int] = []
+
+    def progress(total: int, done: int) -> Progress:
+        started.append((total, done))
+        return seen.append
+
+    with caplog.at_level(logging.INFO):
+        made = encode_file(encoder, texts, folder / "out.npy", progress=progress)
+    assert made.reused == 24
+    assert encoder.texts_seen == 26
+    assert started == [(50, 24)]
+    assert seen == list(range(25, 51))
+    assert "going on after 24 of 50 texts" in caplog.text
+    assert (folder / "out.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+    assert files(folder) == {"out.npy", "out.npy.json"}
+
+
+@pytest.mark.parametrize("change", ["texts", "model", "kind"])
+def test_a_run_of_something_else_starts_over_and_says_so(
+    texts: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, change: str
+) -> None:
+    output = tmp_path / "folder" / "out.npy"
+    interrupt(texts, output)
+    if change == "texts":
+        texts.write_text("\n".join(reversed(TEXTS)) + "\n")
+    encoder = HashingEncoder(passage_prompt="new " if change == "model" else "")
+    made = encode_file(encoder, texts, output, kind="plain" if change == "kind" else "passage")
+    assert made.reused == 0
+    assert encoder.texts_seen == 50
+    assert "starting over" in caplog.text
+    assert {"texts": "the texts", "model": "the model", "kind": "the kind"}[change] in caplog.text
+    expected = encoder.encode(TEXTS[::-1] if change == "texts" else TEXTS, "new " if change == "model" else "")
+    np.testing.assert_array_equal(np.load(output), expected)
+
+
+def test_rows_that_the_record_claims_but_the_file_lacks_are_not_trusted(texts: Path, tmp_path: Path) -> None:
+    output = tmp_path / "folder" / "out.npy"
+    interrupt(texts, output)
+    partial = output.with_name("out.npy.partial")
+    partial.write_bytes(partial.read_bytes()[:-1])
+    assert encode_file(HashingEncoder(), texts, output).reused == 0
+    np.testing.assert_array_equal(np.load(output), HashingEncoder().encode(TEXTS))
+
+
+def test_rows_written_after_the_last_record_are_written_again(texts: Path, tmp_path: Path) -> None:
+    output = tmp_path / "folder" / "out.npy"
+    interrupt(texts, output)
+    with output.with_name("out.npy.partial").open("ab") as file:
+        file.write(b"half a row")
+    assert encode_file(HashingEncoder(), texts, output).reused == 24
+    np.testing.assert_array_equal(np.load(output), HashingEncoder().encode(TEXTS))
+
+
+def test_a_whole_file_is_not_made_again_unless_something_changed(texts: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.npy"
+    encode_file(HashingEncoder(), texts, output)
+    again = HashingEncoder()
+    assert encode_file(again, texts, output).reused == 50
+    assert again.texts_seen == 0
+    other = HashingEncoder(dim=32)
+    assert encode_file(other, texts, output).reused == 0
+    assert np.load(output).shape == (50, 32)
+    made_from = description(output)
+    assert made_from is not None
+    assert made_from["model"] == other.fingerprint
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encode, "CHUNK", 128)
+    path = tmp_path / "many.txt"
+    path.write_text("\n".join(f"number {i}" for i in range(8_000)))
+    encoder = HashingEncoder(dim=512)  # the whole matrix is 16 MB
+    tracemalloc.start()
+    encode_file(encoder, path, tmp_path / "out.npy")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.load(tmp_path / "out.npy", mmap_mode="r").shape == (8_000, 512)
+    assert peak < 2_000_000
+
+
+def test_bad_outputs_and_inputs_are_refused_before_anything_is_written(texts: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"must be a file that ends in \.npy"):
+        encode_file(HashingEncoder(), texts, texts)
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"text": "fine"}\n{"txt": "not"}\n')
+    with pytest.raises(UserError, match=r"bad\.jsonl:2: needs `text`"):
+        encode_file(HashingEncoder(), bad, tmp_path / "folder" / "out.npy")
+    assert not (tmp_path / "folder").exists()
+    assert texts.read_text().startswith(TEXTS[0])
+
+
+def test_vectors_that_are_not_finite_are_refused(texts: Path, tmp_path: Path) -> None:
+    class Diverged(HashingEncoder):
+        def encode(self, texts: Sequence[str], prompt: str = "", progress: Progress | None = None) -> np.ndarray:
+            vectors = super().encode(texts, prompt, progress)
+            vectors[[text.startswith("text number 20 ") for text in texts], 3] = np.nan
+            return vectors
+
+    with pytest.raises(UserError, match=r"text 21: .* not finite"):
+        encode_file(Diverged(), texts, tmp_path / "out.npy")
+    assert not (tmp_path / "out.npy").exists()
+
+
+def test_too_little_disk_space_is_said_first(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    with pytest.raises(UserError, match="disk space"):
+        encode_file(HashingEncoder(), texts, tmp_path / "out.npy")
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from hashing_encoder import HashingEncoder
+from biencoder.retrieval import encode
+encode.CHUNK = 8
+encode.encode_file(HashingEncoder(seconds_per_text=0.005), Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def test_killed_anywhere_and_started_again_gives_the_same_bytes(tmp_path: Path) -> None:
+    texts, output = tmp_path / "in.txt", tmp_path / "out.npy"
+    texts.write_text("\n".join(f"line {i} of the file" for i in range(150)))
+    encode_file(HashingEncoder(), texts, tmp_path / "whole.npy")
+    record = tmp_path / "out.npy.partial.json"
+    kills, done = 0, []
+    while not output.exists():
+        command = [sys.executable, "-c", KILLED, str(texts), str(output)]
+        with subprocess.Popen(command, cwd=Path(__file__).parent) as process:
+            before = record.stat().st_mtime_ns if record.exists() else 0
+            while process.poll() is None and (not record.exists() or record.stat().st_mtime_ns == before):
+                time.sleep(0.002)
+            time.sleep(0.021 * (kills % 3))  # here and there within the chunks that follow
+            process.send_signal(signal.SIGKILL)
+        kills += process.returncode == -signal.SIGKILL
+        if record.exists():
+            done.append(json.loads(record.read_text())["rows_done"])
+        assert kills < 30
+    assert kills >= 3
+    assert done == sorted(done)
+    assert output.read_bytes() == (tmp_path / "whole.npy").read_bytes()
+    assert {path.name for path in tmp_path.glob("out*")} == {"out.npy", "out.npy.json"}
