@@ -1,0 +1,135 @@
+"""One rank's share of a global batch: texts tokenised and packed, and what is what among the passages.
+
+Every rank knows the whole plan of a step (sampling is a pure function of data, seed and step), so labels and masks over
+all ranks' passages need no communication; only the embeddings do.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from biencoder.data.batching import Chunk, chunks
+from biencoder.data.records import Example
+from biencoder.data.sampling import BatchPlan, KnownPositives, share
+from biencoder.data.table import ExampleTable
+from biencoder.training.objective import Labels
+
+Tokenize = Callable[[Sequence[str]], list[list[int]]]
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """What one rank trains on in one step.
+
+    Attributes:
+        chunks: this rank's texts; their ``index`` counts the queries first, then the passages.
+        queries: how many of the texts are queries.
+        passage_sizes: the number of passages on every rank that shares its passages; only this rank's if none does.
+        total_queries: queries of the global batch, over all ranks.
+        labels: of this rank's queries, over the shared passages.
+    """
+
+    chunks: list[Chunk]
+    queries: int
+    passage_sizes: list[int]
+    total_queries: int
+    labels: Labels
+
+    @property
+    def texts(self) -> int:
+        return sum(len(chunk.index) for chunk in self.chunks)
+
+    @property
+    def tokens(self) -> int:
+        return sum(chunk.tokens for chunk in self.chunks)
+
+
+@dataclass(frozen=True)
+class Batcher:
+    """From the plan of a step to this rank's batch.
+
+    Attributes:
+        table: the training data.
+        tokenize_queries: token ids of queries, whose prompt stands before them already.
+        tokenize_passages: token ids of passages, prompt included.
+        query_prompt: for rows that bring none of their own.
+        chunk_tokens: most tokens that go through the model at once.
+        known_positives: masks false negatives; None leaves them in.
+        rank: of this process.
+        world: number of ranks.
+        cross_device: passages of all ranks are negatives.
+    """
+
+    table: ExampleTable
+    tokenize_queries: Tokenize
+    tokenize_passages: Tokenize
+    query_prompt: str
+    chunk_tokens: int
+    known_positives: KnownPositives | None
+    rank: int = 0
+    world: int = 1
+    cross_device: bool = True
+
+    def __call__(self, plan: BatchPlan) -> TrainingBatch:
+        """This rank's part of ``plan``."""
+        mine = share(len(plan.rows), self.rank, self.world)
+        examples = [self.table[int(row)] for row in plan.rows[mine]]
+        first, last = (int(plan.group_starts[i]) for i in (mine.start, mine.stop))
+        queries = [(self.query_prompt if e.prompt is None else e.prompt) + e.query for e in examples]
+        passages = [_passage(plan, examples[int(plan.passage_row[p]) - mine.start], p) for p in range(first, last)]
+        sequences = self.tokenize_queries(queries) + self.tokenize_passages(passages)
+        return TrainingBatch(
+            chunks=list(chunks(sequences, self.chunk_tokens)),
+            queries=len(queries),
+            passage_sizes=self._passage_sizes(plan),
+            total_queries=len(plan.rows),
+            labels=self._labels(plan, mine, examples),
+        )
+
+    @property
+    def _shared(self) -> bool:
+        return self.cross_device and self.world > 1
+
+    def _passage_sizes(self, plan: BatchPlan) -> list[int]:
+        ranks = range(self.world) if self._shared else [self.rank]
+        parts = [share(len(plan.rows), rank, self.world) for rank in ranks]
+        return [int(plan.group_starts[part.stop] - plan.group_starts[part.start]) for part in parts]
+
+    def _labels(self, plan: BatchPlan, mine: slice, examples: list[Example]) -> Labels:
+        starts, stops = plan.group_starts[mine], plan.group_starts[mine.start + 1 : mine.stop + 1]
+        sizes = stops - starts
+        within = np.arange(max(sizes, default=1))
+        groups = np.where(within < sizes[:, None], starts[:, None] + within, -1)
+        known = None if self.known_positives is None else self.known_positives.mask(plan, mine)
+        teacher = _teacher(plan, mine, examples, groups)
+        if not self._shared:
+            first, last = (int(plan.group_starts[i]) for i in (mine.start, mine.stop))
+            groups = np.where(groups >= 0, groups - first, -1)
+            known = None if known is None else known[:, first:last]
+        return Labels(
+            groups=torch.from_numpy(groups),
+            known_positive=None if known is None or not known.any() else torch.from_numpy(known),
+            teacher=None if teacher is None else torch.from_numpy(teacher),
+        )
+
+
+def _passage(plan: BatchPlan, example: Example, passage: int) -> str:
+    texts = example.positives if plan.is_positive[passage] else example.negatives
+    return texts[int(plan.passage_index[passage])]
+
+
+def _teacher(plan: BatchPlan, mine: slice, examples: list[Example], groups: np.ndarray) -> np.ndarray | None:
+    """``[b, G]`` float32, NaN where a row has no score; None where no row has any."""
+    if all(e.positive_scores is None and e.negative_scores is None for e in examples):
+        return None
+    teacher = np.full(groups.shape, np.nan, dtype=np.float32)
+    for query, example in enumerate(examples):
+        for place, passage in enumerate(groups[query]):
+            if passage < 0:
+                continue
+            scores = example.positive_scores if plan.is_positive[passage] else example.negative_scores
+            if scores is not None:
+                teacher[query, place] = scores[int(plan.passage_index[passage])]
+    return teacher

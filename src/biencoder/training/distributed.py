@@ -1,0 +1,174 @@
+"""The only place that knows ranks: starting the process group, gathering embeddings, summing gradients.
+
+One global batch has one loss, L = (1/B) Σ ℓ_i over all its queries, whatever number of ranks W shares the work. Two ways
+lead to its gradient, and both end in the gradient of L itself, never in W or 1/W of it:
+
+- The trainer gives each rank the sum of *its* queries' ℓ_i over B, and *sums* parameter gradients over ranks.
+- Under ``DistributedDataParallel``, which *averages*, each rank computes the whole L on gathered embeddings.
+
+In both, the gradient that reaches a gathered embedding is the sum of what every rank's loss says about it.
+
+Shapes: n rows on this rank, N rows on all ranks in rank order, D dimensions.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+# Rank 0 evaluates while the others wait; a rank that dies breaks the connection at once, however long this is.
+TIMEOUT = timedelta(hours=12)
+
+
+def is_distributed() -> bool:
+    """Whether a process group exists."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def world_size() -> int:
+    """Number of ranks; 1 without a process group."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def rank() -> int:
+    """This process's number among them; 0 without a process group."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+@contextlib.contextmanager
+def process_group(device: str) -> Iterator[None]:
+    """Join the group that ``torchrun`` announces in the environment, if any, and leave it at the end."""
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or is_distributed():
+        yield
+        return
+    cuda = device != "cpu" and torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def first_to_fail() -> bool:
+    """Whether no other rank has said before that it failed, so that one error is printed and not one a rank.
+
+    The others fail too, in the collective where they wait for the one that is gone; theirs is no news.
+    """
+    if not is_distributed():
+        return True
+    store = dist.distributed_c10d._get_default_store()  # the rendezvous, which outlives any one rank
+    mine = str(rank())
+    return bool(store.compare_set("biencoder/failed", "", mine).decode() == mine)
+
+
+def broadcast_object(value: Any) -> Any:
+    """Rank 0's value, on every rank."""
+    if not is_distributed():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if is_distributed():
+        dist.barrier()
+
+
+def gather(rows: Tensor, sizes: list[int]) -> Tensor:
+    """Every rank's rows, in rank order, without gradient.
+
+    Args:
+        rows: ``[n, D]``; n may differ from rank to rank, and may be 0.
+        sizes: n of every rank.
+
+    Returns:
+        ``[N, D]``, N the sum of ``sizes``.
+    """
+    if not is_distributed():
+        return rows.detach()
+    longest = max(sizes)
+    padded = rows.new_zeros((longest, *rows.shape[1:]))
+    padded[: len(rows)] = rows.detach()
+    parts = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
+def scatter_sum(gradient: Tensor, sizes: list[int]) -> Tensor:
+    """The transpose of :func:`gather`: this rank's rows of the sum over ranks of ``gradient``.
+
+    Args:
+        gradient: ``[N, D]``, of this rank's loss with respect to the gathered rows.
+        sizes: n of every rank.
+
+    Returns:
+        ``[n, D]``.
+    """
+    if not is_distributed():
+        return gradient
+    total = gradient.contiguous().clone()
+    dist.all_reduce(total)
+    start = sum(sizes[: rank()])
+    return total[start : start + sizes[rank()]]
+
+
+def sizes_of_ranks(size: int, device: torch.device) -> list[int]:
+    """Each rank's number, on all ranks."""
+    if not is_distributed():
+        return [size]
+    mine = torch.tensor([size], device=device)
+    all_sizes = [torch.empty_like(mine) for _ in range(world_size())]
+    dist.all_gather(all_sizes, mine)
+    return [int(n) for n in all_sizes]
+
+
+class _Gather(torch.autograd.Function):
+    """:func:`gather` with :func:`scatter_sum` as its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, sizes: list[int]) -> Tensor:
+        ctx.sizes = sizes
+        return gather(rows, sizes)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return scatter_sum(gradients[0], ctx.sizes), None
+
+
+def gather_with_gradient(rows: Tensor) -> Tensor:
+    """Every rank's rows, in rank order: ``[n, D]`` -> ``[N, D]``.
+
+    The gradient of a row is the sum of the gradients that all ranks' losses have for it.
+    """
+    if not is_distributed():
+        return rows
+    gathered: Tensor = _Gather.apply(rows, sizes_of_ranks(len(rows), rows.device))
+    return gathered
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its sum over ranks, in one collective; a rank without one (no queries) adds zero."""
+    if not is_distributed():
+        return
+    trained = [p for p in parameters if p.requires_grad]
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained])
+    dist.all_reduce(flat)
+    for parameter, summed in zip(trained, flat.split([p.numel() for p in trained]), strict=True):
+        parameter.grad = summed.view_as(parameter)
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Element-wise sum over ranks."""
+    if is_distributed():
+        values = values.clone()
+        dist.all_reduce(values)
+    return values

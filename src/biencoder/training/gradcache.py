@@ -1,0 +1,118 @@
+"""The gradient of a batch of any size in bounded memory (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size").
+
+1. Encode every chunk; keep the activations of as many as memory allows.
+2. Gather all ranks' passages, compute the objective on the embeddings alone, and cache its gradient with respect to them.
+3. Backward through each chunk from its cached gradient; those whose activations were not kept are encoded again first,
+   with the same dropout masks.
+
+With everything kept this *is* the plain step: there is one code path. The replay draws the same masks because each
+chunk's random numbers start from a seed of its own, a pure function of (seed, step, rank, chunk).
+
+Shapes: b queries and p passages on this rank, P passages on all of them, D dimensions.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from biencoder.data.batching import Chunk
+from biencoder.model.encoder import Encoder
+from biencoder.training.batch import TrainingBatch
+from biencoder.training.distributed import gather, scatter_sum, sum_over_ranks
+from biencoder.training.objective import Objective
+
+SCORES_AT_ONCE = 2**22  # elements of the score matrix that the objective holds at a time: 16 MB in float32
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """Means over the queries of the global batch, in nats; equal on all ranks.
+
+    Attributes:
+        total: what is minimised.
+        contrastive: its contrastive part.
+        distillation: its distillation part before weighting; 0 without a teacher.
+    """
+
+    total: float
+    contrastive: float
+    distillation: float
+
+
+@dataclass
+class _Encoded:
+    chunk: Chunk
+    seed: int
+    vectors: Tensor
+
+
+def accumulate_gradients(
+    encoder: Encoder, batch: TrainingBatch, objective: Objective, *, keep_tokens: int, seed: tuple[int, ...]
+) -> StepLosses:
+    """Add this rank's part of the gradient of the global batch's mean loss to the parameters' ``grad``.
+
+    Summed over ranks it is the gradient that one process would have for the same batch.
+
+    Args:
+        encoder: turns chunks into vectors; its parameters collect the gradient.
+        batch: this rank's share of the global batch.
+        objective: embeddings and labels to losses.
+        keep_tokens: chunks are kept with their activations up to so many tokens; the rest is replayed.
+        seed: (seed, step, rank), from which dropout is drawn.
+    """
+    encoded = _encode(encoder, batch, keep_tokens, seed)
+    vectors = _in_order(encoded, batch, encoder)
+    gradient, losses = _cache_gradient(vectors, batch, objective)
+    kept_first = sorted(encoded, key=lambda part: not part.vectors.requires_grad)
+    for part in kept_first:
+        if not part.vectors.requires_grad:
+            torch.manual_seed(part.seed)
+            part.vectors = encoder.embed(part.chunk.batch)
+        part.vectors.backward(gradient[part.chunk.index.to(gradient.device)])
+        part.vectors = part.vectors.detach()
+    return losses
+
+
+def _encode(encoder: Encoder, batch: TrainingBatch, keep_tokens: int, seed: tuple[int, ...]) -> list[_Encoded]:
+    encoded, kept = [], 0
+    for number, chunk in enumerate(batch.chunks):
+        kept += chunk.tokens
+        chunk_seed = int(np.random.SeedSequence((*seed, number)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+        torch.manual_seed(chunk_seed)
+        with torch.set_grad_enabled(kept <= keep_tokens):
+            encoded.append(_Encoded(chunk, chunk_seed, encoder.embed(chunk.batch)))
+    return encoded
+
+
+def _cache_gradient(vectors: Tensor, batch: TrainingBatch, objective: Objective) -> tuple[Tensor, StepLosses]:
+    """The loss's gradient with respect to this rank's embeddings, ``[b + p, D]``, and the losses."""
+    queries, passages = vectors[: batch.queries].requires_grad_(), vectors[batch.queries :]
+    shared = len(batch.passage_sizes) > 1
+    candidates = (gather(passages, batch.passage_sizes) if shared else passages.clone()).requires_grad_()
+    labels = batch.labels.to(vectors.device)
+    sums = torch.zeros(3, device=vectors.device)
+    rows = max(1, SCORES_AT_ONCE // max(1, len(candidates)))
+    for start in range(0, batch.queries, rows):
+        part = slice(start, start + rows)
+        losses = objective(queries[part], candidates, labels.rows(part))
+        (losses.total.sum() / batch.total_queries).backward()
+        distilled = losses.total.new_zeros(1) if losses.distillation is None else losses.distillation
+        sums += torch.stack([x.detach().sum() for x in (losses.total, losses.contrastive, distilled)])
+    total, contrastive, distillation = (sum_over_ranks(sums) / batch.total_queries).tolist()
+    to_queries, to_candidates = _gradient_of(queries), _gradient_of(candidates)
+    to_passages = scatter_sum(to_candidates, batch.passage_sizes) if shared else to_candidates
+    return torch.cat([to_queries, to_passages]), StepLosses(total, contrastive, distillation)
+
+
+def _in_order(encoded: list[_Encoded], batch: TrainingBatch, encoder: Encoder) -> Tensor:
+    """``[b + p, D]``: the chunks' vectors back in the order queries, then passages; no rows on a rank without queries."""
+    vectors = torch.empty(batch.texts, encoder.dim, device=encoder.device)
+    for part in encoded:
+        vectors[part.chunk.index.to(vectors.device)] = part.vectors.detach()
+    return vectors
+
+
+def _gradient_of(leaf: Tensor) -> Tensor:
+    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad

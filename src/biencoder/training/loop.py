@@ -1,0 +1,242 @@
+"""The training loop. One optimizer step reads from top to bottom in :func:`train_steps`."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from biencoder.config import TrainConfig
+from biencoder.data.beir import Collection
+from biencoder.data.sampling import Sampler
+from biencoder.errors import TrainingError
+from biencoder.files import atomic_write
+from biencoder.model.encoder import Encoder
+from biencoder.retrieval.evaluate import Evaluation, evaluate, texts_to_encode
+from biencoder.terminal import Progress, say
+from biencoder.training.batch import Batcher, TrainingBatch
+from biencoder.training.checkpoint import Checkpoint, prune, save_best, save_checkpoint
+from biencoder.training.distributed import broadcast_object, rank, sum_gradients
+from biencoder.training.gradcache import StepLosses, accumulate_gradients
+from biencoder.training.objective import Objective
+from biencoder.training.optimizer import learning_rate_at, optimizer_state
+
+logger = logging.getLogger(__name__)
+
+BEST_BY = "ndcg@10"
+
+
+@dataclass
+class Job:
+    """A training run under way.
+
+    Attributes:
+        config: resolved; what it says is what happens.
+        data_fingerprint: of the training rows.
+        encoder: the model being trained.
+        optimizer: its AdamW.
+        objective: embeddings and labels to losses.
+        sampler: the step to the rows of its global batch.
+        batcher: those rows to this rank's tokens.
+        collection: what is evaluated on.
+        total_steps: optimizer steps of the whole run.
+        keep_tokens: see :func:`~biencoder.training.gradcache.accumulate_gradients`.
+        step: optimizer steps done.
+        before: the evaluation of the model as it came.
+        best: the best evaluation since training began.
+        best_step: when that was.
+    """
+
+    config: TrainConfig
+    data_fingerprint: str
+    encoder: Encoder
+    optimizer: torch.optim.AdamW
+    objective: Objective
+    sampler: Sampler
+    batcher: Batcher
+    collection: Collection
+    total_steps: int
+    keep_tokens: int
+    step: int = 0
+    before: Evaluation | None = None
+    best: Evaluation | None = None
+    best_step: int = 0
+
+    @property
+    def folder(self) -> Path:
+        return self.config.output_dir
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+
+def train_steps(job: Job, progress: Progress) -> None:
+    """Take the steps that are left."""
+    config, encoder = job.config, job.encoder
+    parameters = [p for p in encoder.backbone.parameters() if p.requires_grad]
+    encoder.backbone.train()
+    for batch in _prepared_ahead(job):
+        began = time.perf_counter()
+        losses = accumulate_gradients(
+            encoder, batch, job.objective, keep_tokens=job.keep_tokens, seed=(config.seed, job.step, rank())
+        )
+        sum_gradients(parameters)
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm))
+        _stop_if_not_finite(job, losses, norm)
+        rate = _set_learning_rate(job)
+        job.optimizer.step()
+        job.optimizer.zero_grad()
+        job.step += 1
+        _log(job, batch, losses, norm, rate, time.perf_counter() - began, progress)
+        evaluated = _evaluation_due(job)
+        if evaluated:
+            evaluate_and_keep_best(job)
+        if evaluated or job.step % config.save_steps == 0:
+            save(job)
+
+
+def _prepared_ahead(job: Job) -> Iterator[TrainingBatch]:
+    """The batches of the steps that are left; the next one is tokenised while the present one trains."""
+    with ThreadPoolExecutor(max_workers=1) as background:
+
+        def prepare(step: int) -> TrainingBatch:
+            return job.batcher(job.sampler.plan(step))
+
+        coming = background.submit(prepare, job.step)
+        for step in range(job.step, job.total_steps):
+            batch = coming.result()
+            if step + 1 < job.total_steps:
+                coming = background.submit(prepare, step + 1)
+            yield batch
+
+
+def _set_learning_rate(job: Job) -> float:
+    config = job.config
+    rate = learning_rate_at(
+        job.step,
+        peak=config.learning_rate,
+        total=job.total_steps,
+        warmup=math.ceil(config.warmup_ratio * job.total_steps),
+        schedule=config.schedule,
+    )
+    for group in job.optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def _stop_if_not_finite(job: Job, losses: StepLosses, norm: float) -> None:
+    if math.isfinite(losses.total) and math.isfinite(norm):
+        return
+    raise TrainingError(
+        f"step {job.step + 1}: the loss is {losses.total} and the gradient's norm {norm}; stopped before the weights were "
+        f"changed. The last checkpoint in {job.checkpoints} is good. A lower --learning-rate or --precision fp32 may help"
+    )
+
+
+def _evaluation_due(job: Job) -> bool:
+    every = job.config.eval_steps or job.sampler.steps_per_epoch
+    return job.step == job.total_steps or job.step % every == 0
+
+
+def evaluate_and_keep_best(job: Job) -> None:
+    """Evaluate on rank 0; keep the weights when they are the best so far."""
+    evaluation = broadcast_object(_evaluate(job) if rank() == 0 else None)
+    write_metrics(job, {"step": job.step, "evaluation": evaluation.metrics})
+    say(f"step {job.step:,} of {job.total_steps:,}: {BEST_BY} {evaluation.metrics[BEST_BY]:.4f}")
+    if job.step == 0:
+        job.before = evaluation
+        return
+    if job.best is None or evaluation.metrics[BEST_BY] > job.best.metrics[BEST_BY]:
+        job.best, job.best_step = evaluation, job.step
+        if rank() == 0:
+            save_best(job.checkpoints, job.step, job.encoder.backbone.state_dict())
+
+
+def _evaluate(job: Job) -> Evaluation:
+    with Progress(texts_to_encode(job.collection), "evaluate") as progress:
+        return evaluate(job.encoder, job.collection, progress=progress.update)
+
+
+def save(job: Job) -> None:
+    """Write a checkpoint (rank 0) and remove those that are no longer needed."""
+    if rank() != 0:
+        return
+    save_checkpoint(
+        job.checkpoints,
+        Checkpoint(
+            step=job.step,
+            weights=job.encoder.backbone.state_dict(),
+            optimizer=optimizer_state(job.encoder.backbone, job.optimizer),
+            state=_state(job),
+        ),
+    )
+    prune(job.checkpoints, job.config.keep_checkpoints)
+
+
+def _state(job: Job) -> dict[str, Any]:
+    """What a checkpoint says beside tensors. Random numbers are seeded from (seed, step, rank): the step is their state."""
+    steps_per_epoch = job.sampler.steps_per_epoch
+    return {
+        "config": job.config.to_dict(),
+        "data": job.data_fingerprint,
+        "step": job.step,
+        "sampler": {
+            "seed": job.config.seed,
+            "epoch": job.step // steps_per_epoch,
+            "step_in_epoch": job.step % steps_per_epoch,
+        },
+        "total_steps": job.total_steps,
+        "tokens": {"chunk": job.batcher.chunk_tokens, "keep": job.keep_tokens},
+        "before": job.before and asdict(job.before),
+        "best": job.best and asdict(job.best),
+        "best_step": job.best_step,
+    }
+
+
+def _log(
+    job: Job, batch: TrainingBatch, losses: StepLosses, norm: float, rate: float, seconds: float, progress: Progress
+) -> None:
+    record = {
+        "step": job.step,
+        "epoch": round(job.step / job.sampler.steps_per_epoch, 4),
+        "loss": losses.total,
+        "learning_rate": rate,
+        "gradient_norm": norm,
+        "queries": batch.total_queries,
+        "seconds": round(seconds, 4),
+        "queries_per_second": round(batch.total_queries / seconds, 3),
+        "tokens_per_second": round(batch.tokens * job.batcher.world / seconds, 1),
+    }
+    if batch.labels.teacher is not None:
+        record |= {"contrastive": losses.contrastive, "distillation": losses.distillation}
+    write_metrics(job, record)
+    progress.update(job.step, **{"loss": f"{losses.total:.4f}", "queries/s": f"{batch.total_queries / seconds:.1f}"})
+
+
+def write_metrics(job: Job, record: dict[str, Any]) -> None:
+    """Append a line to ``metrics.jsonl`` (rank 0)."""
+    if rank() == 0:
+        with (job.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def forget_metrics_after(path: Path, step: int) -> None:
+    """Drop the lines of steps that a resumed run takes again, and a line that was cut off."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except json.JSONDecodeError:
+            logger.warning("%s: a line that a killed run left unfinished is dropped", path)
+    with atomic_write(path) as file:
+        file.writelines(kept)

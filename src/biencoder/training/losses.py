@@ -1,0 +1,42 @@
+"""Losses: pure functions of scores, one value a query. They hold no model and know no ranks.
+
+Shapes: B queries, C candidates of each, the positive among them; G passages in a query's own group.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, log_softmax, softmax
+
+
+def contrastive(scores_BC: Tensor, target_B: Tensor) -> Tensor:
+    """InfoNCE: ``-log softmax(scores)[target]`` of each query (van den Oord et al. 2018, eq. 4).
+
+    Args:
+        scores_BC: ``[B, C]`` float32 similarities over temperature; ``-inf`` for what is no candidate.
+        target_B: ``[B]`` int64, the column of each query's positive.
+
+    Returns:
+        ``[B]``, in nats.
+    """
+    return cross_entropy(scores_BC, target_B, reduction="none")
+
+
+def distillation(scores_BG: Tensor, teacher_BG: Tensor, present_BG: Tensor) -> Tensor:
+    """Cross-entropy of the student's distribution over a group against the teacher's (Hinton et al. 2015, eq. 1).
+
+    Up to the teacher's own entropy, which has no gradient, this is the Kullback-Leibler divergence.
+
+    Args:
+        scores_BG: ``[B, G]`` float32, the student's similarities over temperature.
+        teacher_BG: ``[B, G]`` the teacher's scores, as logits.
+        present_BG: ``[B, G]`` bool, False where the group has no such passage or the teacher gave no score.
+
+    Returns:
+        ``[B]``, in nats; 0 for a query with fewer than two present passages, over which there is nothing to learn.
+    """
+    absent = ~present_BG
+    lowest = torch.finfo(scores_BG.dtype).min  # not -inf: a group without any present passage would turn into NaN
+    student = log_softmax(scores_BG.masked_fill(absent, lowest), dim=-1)
+    teacher = softmax(teacher_BG.to(scores_BG.dtype).masked_fill(absent, lowest), dim=-1)
+    loss = -(teacher * student).masked_fill(absent, 0.0).sum(dim=-1)
+    return loss.masked_fill(present_BG.sum(dim=-1) < 2, 0.0)

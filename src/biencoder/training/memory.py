@@ -1,0 +1,72 @@
+"""How many tokens' activations fit into the memory that one step may take."""
+
+import contextlib
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from biencoder.data.batching import PackedBatch, pack
+from biencoder.model.encoder import Encoder
+
+LOWEST_DEFAULT = 2_500_000_000  # bytes
+WEIGHTS_TIMES = 16  # weights, gradients and moments are 4 times the weights; activations may take 4 times that
+LARGEST_CHUNK = 16_384  # tokens; more at once runs no faster
+
+
+def default_budget(encoder: Encoder) -> int:
+    """Bytes that activations may take when nobody said: in proportion to the weights, at most half of the machine's."""
+    if encoder.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(encoder.device)
+        return free * 6 // 10
+    weights = sum(p.numel() * p.element_size() for p in encoder.backbone.parameters())
+    return min(machine_memory() // 2, max(LOWEST_DEFAULT, WEIGHTS_TIMES * weights))
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this process may use: the machine's, or its control group's."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):
+        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return memory
+
+
+def token_budget(encoder: Encoder, budget: int, max_length: int) -> tuple[int, int]:
+    """Tokens to send through the model at once, and tokens to keep activations of.
+
+    Args:
+        encoder: in training mode, so that dropout's masks are counted.
+        budget: bytes for activations.
+        max_length: tokens of the longest text, which costs most a token.
+
+    Returns:
+        ``(chunk_tokens, keep_tokens)``: at least two chunks fit, so that what is left over of a batch is small.
+    """
+    keep = max(max_length, budget // activation_bytes_per_token(encoder, max_length))
+    return max(max_length, min(LARGEST_CHUNK, keep // 2)), keep
+
+
+def activation_bytes_per_token(encoder: Encoder, max_length: int) -> int:
+    """Bytes that autograd keeps for each token of texts of ``max_length`` tokens, measured on this model.
+
+    Two texts and four: what does not grow with the tokens (weights cast to bf16) drops out of the difference.
+    """
+    two, four = (_saved_bytes(encoder, pack([[0] * max_length] * texts)) for texts in (2, 4))
+    return max(1, (four - two) // (2 * max_length))
+
+
+def _saved_bytes(encoder: Encoder, batch: PackedBatch) -> int:
+    storages: dict[int, int] = {}
+    kept: list[Tensor] = []  # alive, so that no address is used twice
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        kept.append(tensor)
+        return tensor
+
+    with saved_tensors_hooks(count, lambda tensor: tensor):
+        encoder.embed(batch)
+    return sum(storages.values())

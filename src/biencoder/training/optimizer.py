@@ -1,0 +1,56 @@
+"""AdamW, its learning-rate schedules as functions of the step, and the state of it by parameter name."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+def adamw(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019) with decay on matrices only: not on biases, nor on gains of normalisation."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
+
+
+def linear(progress: float) -> float:
+    """From 1 to 0 in a straight line."""
+    return 1.0 - progress
+
+
+def cosine(progress: float) -> float:
+    """From 1 to 0 along half a cosine (Loshchilov and Hutter 2017, eq. 5)."""
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {"linear": linear, "cosine": cosine}
+
+
+def learning_rate_at(step: int, *, peak: float, total: int, warmup: int, schedule: str) -> float:
+    """The rate of step 0, 1, … ``total - 1``: up to ``peak`` over ``warmup`` steps, then down along ``schedule``."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * SCHEDULES[schedule]((step - warmup) / max(1, total - warmup))
+
+
+def optimizer_state(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
+    """Moments and step counts by ``<name of the parameter>/<name of the state>``."""
+    return {
+        f"{name}/{key}": value.detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def restore_optimizer(model: nn.Module, optimizer: torch.optim.AdamW, state: dict[str, Tensor]) -> None:
+    """Put back what :func:`optimizer_state` gave."""
+    parameters = dict(model.named_parameters())
+    for name, value in state.items():
+        parameter_name, key = name.rsplit("/", 1)
+        parameter = parameters[parameter_name]
+        device = parameter.device if key != "step" or parameter.is_cuda else value.device
+        optimizer.state[parameter][key] = value.to(device)

@@ -1,0 +1,111 @@
+"""The output folder: whose it is, whether its run is finished, and from where to go on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from biencoder.errors import UserError
+from biencoder.files import atomic_write
+from biencoder.options import flag_name
+from biencoder.training.checkpoint import newest_checkpoint
+
+# Settings that do not change what a run computes: a resumed run may bring other values.
+FREE_SETTINGS = {"output_dir", "resume", "save_steps", "keep_checkpoints", "memory_budget", "device"}
+
+
+class OutputFolder:
+    """The folder of one training run, known by its ``run.json``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._marker = path / "run.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints are."""
+        return self.path / "checkpoints"
+
+    def refuse_foreign(self, resume: str) -> None:
+        """Stop before anything is written into a folder that holds something else.
+
+        Raises:
+            UserError: it is a file, or a folder with other things, or with a run that is not to be resumed.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"--output-dir {self.path}: is a file; name a folder")
+        if not self.path.is_dir() or not any(self.path.iterdir()):
+            return
+        if resume == "never":
+            raise UserError(f"--output-dir {self.path}: is not empty, and --resume is never; name another folder")
+        if not self._marker.is_file():
+            raise UserError(
+                f"--output-dir {self.path}: holds other things ({_some_names(self.path)}) and no run of biencoder; "
+                "name a new or empty folder"
+            )
+
+    def refuse_other_run(self, identity: dict[str, Any]) -> None:
+        """Stop when the folder's run has another configuration or other data.
+
+        Args:
+            identity: ``config``, ``data`` and ``world_size`` of the run that is to go on here.
+
+        Raises:
+            UserError: names every difference.
+        """
+        if not self._marker.is_file():
+            return
+        saved = self._read()
+        differences = [
+            f"{flag_name(name)} was {saved['config'].get(name)!r} and is {value!r}"
+            for name, value in identity["config"].items()
+            if name not in FREE_SETTINGS and saved["config"].get(name) != value
+        ]
+        if saved["data"] != identity["data"]:
+            differences.append("the training data have changed")
+        if saved["world_size"] != identity["world_size"]:
+            differences.append(f"it ran on {saved['world_size']} processes, not {identity['world_size']}")
+        if differences:
+            raise UserError(
+                f"--output-dir {self.path}: holds another run: {'; '.join(differences)}. "
+                "Give what it was started with to resume it, or name another folder"
+            )
+
+    def start(self, identity: dict[str, Any], config_yaml: str) -> None:
+        """Mark the folder as this run's; what an attempt measured that left no checkpoint is forgotten."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "metrics.jsonl").unlink(missing_ok=True)
+        self._write(identity | {"finished": False})
+        with atomic_write(self.path / "config.yaml") as file:
+            file.write(config_yaml)
+
+    def finish(self) -> None:
+        """Say that the model in the folder is whole; written last."""
+        self._write(self._read() | {"finished": True})
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return self._marker.is_file() and bool(self._read()["finished"])
+
+    def newest_checkpoint(self) -> Path | None:
+        """From where to go on."""
+        return newest_checkpoint(self.checkpoints) if self.checkpoints.is_dir() else None
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            saved: dict[str, Any] = json.loads(self._marker.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{self._marker}: not the file that biencoder wrote ({error})") from error
+        if not {"config", "data", "world_size", "finished"} <= saved.keys():
+            raise UserError(f"{self._marker}: not the file that biencoder wrote; name another --output-dir")
+        return saved
+
+    def _write(self, content: dict[str, Any]) -> None:
+        with atomic_write(self._marker) as file:
+            json.dump(content, file, indent=2)
+            file.write("\n")
+
+
+def _some_names(folder: Path) -> str:
+    names = sorted(path.name for path in folder.iterdir())
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

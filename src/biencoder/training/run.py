@@ -1,0 +1,245 @@
+"""``biencoder train``: from a configuration to a tuned model in a folder, and the report of what it gained."""
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from biencoder.config import TrainConfig
+from biencoder.data.audit import audit
+from biencoder.data.beir import Collection, load_collection
+from biencoder.data.check import token_counter
+from biencoder.data.held_out import hold_out
+from biencoder.data.sampling import KnownPositives, Sampler
+from biencoder.data.table import ExampleTable
+from biencoder.errors import UserError
+from biencoder.model.encoder import Encoder
+from biencoder.report.training import report_result, write_evaluation, write_model_card
+from biencoder.retrieval.evaluate import Evaluation
+from biencoder.terminal import Progress, say, table
+from biencoder.training.batch import Batcher
+from biencoder.training.checkpoint import load_best, load_checkpoint
+from biencoder.training.distributed import barrier, first_to_fail, process_group, rank, world_size
+from biencoder.training.loop import Job, evaluate_and_keep_best, forget_metrics_after, train_steps
+from biencoder.training.memory import default_budget, token_budget
+from biencoder.training.objective import Objective
+from biencoder.training.optimizer import adamw, restore_optimizer
+from biencoder.training.output import OutputFolder
+
+logger = logging.getLogger(__name__)
+
+HELD_OUT_COST = 0.1  # share of the run's own cost that all evaluations on the default held-out set may take together
+HELD_OUT_QUERIES = 500  # at most
+HELD_OUT_PASSAGES = 100  # at least: among fewer, every model finds the right one
+FORWARD_COST = 1 / 3  # of encoding a text, to training on it
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to.
+
+    Attributes:
+        output_dir: where the model is.
+        steps: optimizer steps of the run.
+        seconds: of this process, evaluations included.
+        before: evaluation of the model as it came.
+        after: evaluation of the model as it is saved.
+    """
+
+    output_dir: Path
+    steps: int
+    seconds: float
+    before: Evaluation
+    after: Evaluation
+
+
+def run(config: TrainConfig) -> None:
+    """The command: :func:`train`, whose report is on the terminal."""
+    train(config)
+
+
+def train(config: TrainConfig) -> TrainResult | None:
+    """Fine-tune a model as ``config`` says; under ``torchrun``, as one of its ranks.
+
+    Returns:
+        What came of it; None where the folder holds this very run, finished, and nothing was left to do.
+
+    Raises:
+        UserError: bad input: data, model, folder, or a checkpoint of another configuration.
+        TrainingError: a loss or gradient that is not finite.
+    """
+    with process_group(config.device):
+        try:
+            return _train(config)
+        except Exception as error:
+            mistake = isinstance(error, UserError)
+            if not first_to_fail():  # another rank has said why
+                raise SystemExit(2 if mistake else 1) from None
+            if mistake and rank() > 0:  # the command line prints a user's mistake on rank 0 only
+                logger.error("rank %d: %s", rank(), error)
+                raise SystemExit(2) from None
+            raise
+
+
+def _train(config: TrainConfig) -> TrainResult | None:
+    began = time.perf_counter()
+    folder = OutputFolder(config.output_dir)
+    folder.refuse_foreign(config.resume)
+    examples = ExampleTable.from_files(config.train_data, on_bad_row=config.on_bad_row)
+    encoder, config = prepare_encoder(config)
+    job = _job(config, encoder, *_evaluation_data(config, examples))
+    identity = {"config": config.to_dict(), "data": job.data_fingerprint, "world_size": world_size()}
+    folder.refuse_other_run(identity)
+    if folder.finished:
+        say(f"{config.output_dir} holds this run, finished: nothing to do")
+        return None
+    _report_start(job)
+    if (newest := folder.newest_checkpoint()) is not None:
+        _restore(job, newest)
+    else:
+        if rank() == 0:
+            folder.start(identity, config.to_yaml())
+        barrier()
+        evaluate_and_keep_best(job)
+    progress = Progress(job.total_steps, "train", done=job.step)
+    train_steps(job, progress)
+    progress.close()
+    return _finish(job, folder, began)
+
+
+def prepare_encoder(config: TrainConfig) -> tuple[Encoder, TrainConfig]:
+    """The base model, and the configuration with every ``auto`` and None resolved by it.
+
+    Raises:
+        UserError: no such model, or a temperature that cannot work with it.
+    """
+    encoder = Encoder.load(
+        config.model,
+        pooling=config.pooling,
+        normalize=config.normalize,
+        precision=config.precision,
+        device=config.device,
+        max_length=max(config.query_max_len, config.passage_max_len),
+        dropout=config.dropout,
+    )
+    settings = encoder.settings.with_prompts(config.query_prompt, config.passage_prompt)
+    if config.normalize is None and settings.similarity != "dot":
+        settings = replace(settings, normalize=True)  # compared by cosine, so it is trained by cosine
+    encoder.settings = settings
+    if config.gradient_checkpointing:
+        encoder.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+    if not settings.normalize:
+        say("vectors are not normalised: the temperature is 1.0")
+    return encoder, replace(
+        config,
+        pooling=settings.pooling,
+        normalize=settings.normalize,
+        temperature=config.temperature if settings.normalize else 1.0,
+        precision=encoder.precision,
+        query_prompt=settings.query_prompt,
+        passage_prompt=settings.passage_prompt,
+        query_max_len=min(config.query_max_len, encoder.max_length),
+        passage_max_len=min(config.passage_max_len, encoder.max_length),
+    )
+
+
+def _evaluation_data(config: TrainConfig, examples: ExampleTable) -> tuple[ExampleTable, Collection]:
+    """The rows to train on, and what to evaluate on."""
+    if config.eval_data is not None:
+        return examples, load_collection(config.eval_data, config.eval_split)
+    queries, passages = _held_out_size(config, len(examples))
+    held = hold_out(examples, seed=config.seed, queries=queries, passages=passages)
+    return held.train, held.collection
+
+
+def _held_out_size(config: TrainConfig, rows: int) -> tuple[int, int]:
+    """Queries and passages to hold out, so that all evaluations together cost at most a tenth of the run."""
+    steps_per_epoch = -(-rows // config.batch_size)
+    steps = config.max_steps or config.epochs * steps_per_epoch
+    evaluations = 2 + steps // (config.eval_steps or steps_per_epoch)
+    affordable = int(HELD_OUT_COST * steps * config.batch_size / FORWARD_COST / evaluations)
+    queries = max(10, min(HELD_OUT_QUERIES, rows // 20, affordable // 4))
+    return queries, max(HELD_OUT_PASSAGES, queries, affordable - queries)
+
+
+def _job(config: TrainConfig, encoder: Encoder, examples: ExampleTable, collection: Collection) -> Job:
+    sampler = Sampler(examples, batch_size=config.batch_size, group_size=config.group_size, seed=config.seed)
+    encoder.backbone.train()
+    longest = max(config.query_max_len, config.passage_max_len)
+    chunk_tokens, keep_tokens = token_budget(encoder, config.memory_budget or default_budget(encoder), longest)
+    batcher = Batcher(
+        table=examples,
+        tokenize_queries=lambda texts: encoder.tokenize(texts, max_length=config.query_max_len),
+        tokenize_passages=lambda texts: encoder.tokenize(texts, encoder.settings.passage_prompt, config.passage_max_len),
+        query_prompt=encoder.settings.query_prompt,
+        chunk_tokens=chunk_tokens,
+        known_positives=KnownPositives(examples) if config.mask_false_negatives else None,
+        rank=rank(),
+        world=world_size(),
+        cross_device=config.negatives_cross_device,
+    )
+    return Job(
+        config=config,
+        data_fingerprint=examples.fingerprint,
+        encoder=encoder,
+        optimizer=adamw(encoder.backbone, config.learning_rate, config.weight_decay),
+        objective=Objective(config.temperature, config.in_batch_negatives, config.distillation_weight),
+        sampler=sampler,
+        batcher=batcher,
+        collection=collection,
+        total_steps=config.max_steps or config.epochs * sampler.steps_per_epoch,
+        keep_tokens=keep_tokens,
+    )
+
+
+def _report_start(job: Job) -> None:
+    """The audit of the data, and what will be done with them."""
+    config, encoder = job.config, job.encoder
+    count = token_counter(config.model)
+    found = audit(job.batcher.table, job.collection, count, config.query_max_len, config.passage_max_len)
+    table(found.rows(config.group_size), ["data", "found", ""])
+    settings = encoder.settings
+    shape = f"{settings.pooling} pooling, {'' if settings.normalize else 'not '}normalised, {encoder.precision}"
+    batch = f"batches of {config.batch_size:,} queries over {world_size()} process{'es' * (world_size() > 1)}"
+    say(f"{config.model}: {shape} on {encoder.device}")
+    say(f"{job.total_steps:,} steps in {batch}; up to {job.batcher.chunk_tokens:,} tokens at once")
+    say(f"evaluation: {job.collection.description}")
+
+
+def _restore(job: Job, path: Path) -> None:
+    """Put the job where the checkpoint was written."""
+    checkpoint = load_checkpoint(path)
+    job.encoder.backbone.load_state_dict(checkpoint.weights)
+    restore_optimizer(job.encoder.backbone, job.optimizer, checkpoint.optimizer)
+    state = checkpoint.state
+    job.step, job.best_step = checkpoint.step, state["best_step"]
+    job.before, job.best = (_evaluation(state[name]) for name in ("before", "best"))
+    if state["config"]["memory_budget"] == job.config.to_dict()["memory_budget"]:  # chunks decide which masks are drawn
+        job.keep_tokens = state["tokens"]["keep"]
+        job.batcher = replace(job.batcher, chunk_tokens=state["tokens"]["chunk"])
+    if rank() == 0:
+        forget_metrics_after(job.folder / "metrics.jsonl", job.step)
+    barrier()
+    say(f"going on from step {job.step:,} of {job.total_steps:,} ({path})")
+
+
+def _evaluation(saved: dict[str, Any] | None) -> Evaluation | None:
+    return None if saved is None else Evaluation(**saved)
+
+
+def _finish(job: Job, folder: OutputFolder, began: float) -> TrainResult:
+    """Save the best weights as the model, and the reports beside it."""
+    assert job.before is not None and job.best is not None
+    if job.best_step != job.step:
+        job.encoder.backbone.load_state_dict(load_best(job.checkpoints, job.best_step))
+    if rank() == 0:
+        job.encoder.save(job.folder)
+        write_evaluation(job.folder / "eval.json", job.before, job.best, job.best_step)
+        write_model_card(
+            job.folder / "README.md", job.config, job.encoder, job.before, job.best, len(job.batcher.table)
+        )
+        folder.finish()
+        report_result(job.folder, job.before, job.best, job.best_step, job.total_steps)
+    barrier()
+    return TrainResult(job.folder, job.step, time.perf_counter() - began, job.before, job.best)

@@ -1,0 +1,275 @@
+"""A training run as a whole: what it leaves behind, and that being killed and resumed leaves the same."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tiny import WORDS, tiny_model
+
+from biencoder import Encoder
+from biencoder.config import TrainConfig
+from biencoder.errors import UserError
+from biencoder.training import loop
+from biencoder.training.checkpoint import newest_checkpoint
+from biencoder.training.run import train
+
+ROWS = 60
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("model"), dropout=True)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Queries of two words; the passage that answers one repeats them among others."""
+    draw = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("data") / "train.jsonl"
+    with path.open("w") as file:
+        for i in range(ROWS):
+            query = f"{WORDS[i]} {WORDS[i + 100]}"
+            noise = [" ".join(draw.choice(WORDS, size=5)) for _ in range(3)]
+            row = {"query": query, "pos": [f"{query} {noise[0]}"], "neg": noise[1:] if i % 3 else []}
+            file.write(json.dumps(row) + "\n")
+    return path
+
+
+@pytest.fixture
+def config(model: Path, data: Path, tmp_path: Path) -> TrainConfig:
+    return TrainConfig(
+        model=str(model),
+        train_data=(data,),
+        output_dir=tmp_path / "out",
+        batch_size=8,
+        group_size=3,
+        passage_max_len=32,
+        query_max_len=16,
+        learning_rate=1e-3,
+        precision="fp32",
+        epochs=2,
+        save_steps=3,
+    )
+
+
+def weights(folder: Path) -> dict[str, np.ndarray]:
+    return dict(load_file(folder / "model.safetensors"))
+
+
+def assert_same_model(one: Path, other: Path) -> None:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name in first:
+        assert np.array_equal(first[name], second[name]), name
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
+
+
+class Killed(Exception):
+    """Stands for a kill at a place of our choice."""
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """End the run inside of step ``step``, when gradients exist and weights have not changed."""
+    real = loop.sum_gradients
+    calls = iter(range(10**6))
+
+    def stopping(parameters: object) -> None:
+        if next(calls) == step:
+            raise Killed
+        real(parameters)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "sum_gradients", stopping)
+
+
+def test_a_run_leaves_a_model_and_its_reports(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    result = train(config)
+    assert result is not None
+    names = {path.name for path in config.output_dir.iterdir()}
+    assert names >= {"config.yaml", "run.json", "metrics.jsonl", "eval.json", "README.md", "checkpoints"}
+    assert names >= {"config.json", "model.safetensors", "tokenizer.json", "modules.json", "1_Pooling", "2_Normalize"}
+    assert not [name for name in names if name.endswith((".tmp", ".bin", ".pt", ".pth"))]
+    steps = [step for step, _ in losses(config.output_dir)]
+    assert steps == list(range(1, result.steps + 1))
+    report = json.loads((config.output_dir / "eval.json").read_text())
+    assert report["before"]["metrics"]["ndcg@10"] == result.before.metrics["ndcg@10"]
+    assert report["after"]["metrics"]["ndcg@10"] == result.after.metrics["ndcg@10"]
+    assert Encoder.load(config.output_dir).encode(["word1 word2"]).shape == (1, 32)
+    printed = capsys.readouterr().out
+    assert "held-out" in printed
+    assert "before" in printed
+    assert "biencoder search --model" in printed
+
+
+def test_the_loss_falls_and_the_model_gets_better(config: TrainConfig) -> None:
+    result = train(replace(config, epochs=10, learning_rate=3e-3))
+    assert result is not None
+    history = [loss for _, loss in losses(config.output_dir)]
+    assert np.mean(history[-5:]) < 0.7 * np.mean(history[:5])
+    assert result.after.metrics["ndcg@10"] > result.before.metrics["ndcg@10"]
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(config: TrainConfig, tmp_path: Path) -> None:
+    one, two, three = (tmp_path / name for name in "abc")
+    train(replace(config, output_dir=one))
+    train(replace(config, output_dir=two))
+    train(replace(config, output_dir=three, seed=7))
+    assert_same_model(one, two)
+    assert any(not np.array_equal(value, weights(three)[name]) for name, value in weights(one).items())
+
+
+@pytest.mark.parametrize("step", [1, 4, 8, 11])  # before the first checkpoint, after it, across the epoch, near the end
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    whole = replace(config, output_dir=tmp_path / "whole")
+    train(whole)
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        stop_at(patched, step)
+        train(config)
+    train(config)
+    assert_same_model(config.output_dir, whole.output_dir)
+    assert losses(config.output_dir) == losses(whole.output_dir)
+    assert json.loads((config.output_dir / "eval.json").read_text()) == json.loads(
+        (whole.output_dir / "eval.json").read_text()
+    )
+    one, other = (newest_checkpoint(c.output_dir / "checkpoints") for c in (config, whole))
+    assert one is not None and other is not None
+    moments, expected = (load_file(path / "optimizer.safetensors") for path in (one, other))
+    assert all(np.array_equal(moments[name], expected[name]) for name in expected)
+
+
+@pytest.mark.slow
+def test_a_process_killed_at_random_moments_ends_in_the_same_weights(
+    config: TrainConfig, tmp_path: Path, minilm: str
+) -> None:
+    """SIGKILL, a real process, the real model, dropout on, some chunks replayed."""
+    settings = replace(
+        config, model=minilm, batch_size=8, group_size=1, epochs=2, save_steps=2, precision="auto", memory_budget=40_000_000
+    )
+    whole = replace(settings, output_dir=tmp_path / "whole")
+    assert command(whole).wait() == 0
+    draw, kills = np.random.default_rng(0), 0
+    for _ in range(4):
+        process = command(settings)
+        until_started(process, settings.output_dir)
+        time.sleep(draw.uniform(0.0, 1.0))
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert command(settings).wait() == 0
+    assert kills >= 2
+    assert_same_model(settings.output_dir, whole.output_dir)
+    assert losses(settings.output_dir) == losses(whole.output_dir)
+
+
+def command(config: TrainConfig) -> "subprocess.Popen[bytes]":
+    path = config.output_dir.parent / f"{config.output_dir.name}.yaml"
+    path.write_text(config.to_yaml())
+    arguments = [sys.executable, "-m", "biencoder", "train", "--config", str(path)]
+    return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
+
+
+def until_started(process: "subprocess.Popen[bytes]", folder: Path) -> None:
+    """Wait until the run takes steps that no earlier attempt took."""
+    metrics = folder / "metrics.jsonl"
+    size = metrics.stat().st_size if metrics.exists() else 0
+    while process.poll() is None and not (metrics.exists() and metrics.stat().st_size > size):
+        time.sleep(0.01)
+
+
+def test_a_finished_run_says_so_and_changes_nothing(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    train(config)
+    before = {path: path.stat().st_mtime_ns for path in config.output_dir.rglob("*")}
+    capsys.readouterr()
+    assert train(config) is None
+    assert "finished: nothing to do" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in config.output_dir.rglob("*")} == before
+
+
+def test_another_configuration_or_other_data_is_refused_by_name(
+    config: TrainConfig, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        stop_at(patched, 5)
+        train(config)
+    with pytest.raises(UserError, match=r"--learning-rate was 0\.001 and is 0\.002"):
+        train(replace(config, learning_rate=2e-3))
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(data.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(UserError, match="training data have changed"):
+        train(replace(config, train_data=(other,)))
+    train(replace(config, save_steps=5, keep_checkpoints=4))  # what computes nothing may change
+
+
+def test_a_folder_with_other_things_is_refused_and_left_alone(config: TrainConfig) -> None:
+    config.output_dir.mkdir()
+    (config.output_dir / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match=r"holds other things \(thesis\.txt\)"):
+        train(config)
+    assert [path.name for path in config.output_dir.iterdir()] == ["thesis.txt"]
+
+
+def test_resume_never_refuses_a_folder_that_is_not_empty(config: TrainConfig) -> None:
+    train(config)
+    with pytest.raises(UserError, match="--resume is never"):
+        train(replace(config, resume="never"))
+
+
+def test_the_best_evaluation_is_kept(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rate that ruins the model late: what is saved is what was best, and the report says when that was."""
+    result = train(replace(config, epochs=6, eval_steps=2, learning_rate=0.05, schedule="cosine"))
+    assert result is not None
+    lines = [json.loads(line) for line in (config.output_dir / "metrics.jsonl").read_text().splitlines()]
+    evaluated = {line["step"]: line["evaluation"]["ndcg@10"] for line in lines if "evaluation" in line}
+    trained = {step: value for step, value in evaluated.items() if step > 0}
+    best = max(trained, key=lambda step: (trained[step], -step))
+    report = json.loads((config.output_dir / "eval.json").read_text())
+    assert report["after_step"] == best
+    assert report["after"]["metrics"]["ndcg@10"] == trained[best]
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = loop.accumulate_gradients
+
+    def poisoned(*args: object, **kwargs: object) -> object:
+        result = real(*args, **kwargs)  # type: ignore[arg-type]
+        return replace(result, total=float("nan")) if len(losses_so_far()) == 4 else result
+
+    def losses_so_far() -> list[tuple[int, float]]:
+        return losses(config.output_dir)
+
+    monkeypatch.setattr(loop, "accumulate_gradients", poisoned)
+    with pytest.raises(loop.TrainingError, match="step 5: the loss is nan"):
+        train(config)
+    newest = newest_checkpoint(config.output_dir / "checkpoints")
+    assert newest is not None
+    assert newest.name.endswith("3")
+
+
+def test_unnormalised_vectors_have_temperature_one(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    train(replace(config, normalize=False))
+    assert "the temperature is 1.0" in capsys.readouterr().out
+    assert "temperature: 1.0" in (config.output_dir / "config.yaml").read_text()
+
+
+def test_prompts_are_kept_in_the_model(config: TrainConfig) -> None:
+    train(replace(config, query_prompt="word7 ", passage_prompt="word8 "))
+    encoder = Encoder.load(config.output_dir)
+    assert np.array_equal(encoder.encode_queries(["word1"]), encoder.encode(["word7 word1"]))
+    assert np.array_equal(encoder.encode_passages(["word1"]), encoder.encode(["word8 word1"]))

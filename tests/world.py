@@ -1,0 +1,256 @@
+"""What one of W processes does in the tests of world-size invariance, and the truth that it is compared with.
+
+The truth is plain transformers in float64 on padded input, with loops over the definition of the loss.
+"""
+
+import itertools
+import json
+import multiprocessing
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from tiny import gradients, padded, pool, random_texts
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from transformers import AutoModel, AutoTokenizer
+
+from biencoder import BiEncoderModel, Encoder
+from biencoder.data.sampling import BatchPlan, KnownPositives, Sampler, share
+from biencoder.data.table import ExampleTable
+from biencoder.training import gradcache
+from biencoder.training.batch import Batcher
+from biencoder.training.distributed import sum_gradients
+from biencoder.training.objective import Objective
+
+TEMPERATURE = 0.05
+WEIGHT = 0.7  # of the distillation, in the trainer
+QUERY_PROMPT = "word5 "
+
+Outcome = tuple[float, dict[str, Tensor]]  # a loss, and the parameters' gradients
+
+
+def run(world: int, folder: Path, work: Callable[[int, int, Path], Any]) -> list[Any]:
+    """``work(rank, world, folder)`` in ``world`` processes that form a gloo group: what each of them returned."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["biencoder.model.bi_encoder", "biencoder.training.batch"])
+    processes = [context.Process(target=_rank, args=(rank, world, folder, work)) for rank in range(world)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * world
+    return [torch.load(folder / f"{work.__name__}-{world}-{rank}.pt") for rank in range(world)]
+
+
+def _rank(rank: int, world: int, folder: Path, work: Callable[[int, int, Path], Any]) -> None:
+    torch.set_num_threads(1)
+    name = f"{work.__name__}-{world}"
+    dist.init_process_group("gloo", init_method=f"file://{folder}/{name}-meet", rank=rank, world_size=world)
+    torch.save(work(rank, world, folder), folder / f"{name}-{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def mean_loss(
+    queries: Tensor,
+    passages: Tensor,
+    groups: list[list[int]],
+    candidates: list[list[int]],
+    teacher: list[dict[int, float]],
+    weight: float,
+) -> Tensor:
+    """The mean loss of the queries, by definition.
+
+    Args:
+        queries: ``[B, D]``.
+        passages: ``[P, D]``.
+        groups: of each query, the passages of its group, its positive first.
+        candidates: of each query, the passages that the positive must beat, and the positive.
+        teacher: of each query, the teacher's scores of passages that it scored.
+        weight: of the distillation.
+    """
+    total = torch.zeros((), dtype=queries.dtype)
+    for i, query in enumerate(queries):
+        score = {j: query @ passages[j] / TEMPERATURE for j in {*candidates[i], *groups[i]}}
+        total = total + torch.stack([score[j] for j in candidates[i]]).logsumexp(0) - score[groups[i][0]]
+        if len(teacher[i]) > 1:
+            student = torch.stack([score[j] for j in teacher[i]]).log_softmax(0)
+            total = total - weight * (torch.tensor(list(teacher[i].values())).double().softmax(0) * student).sum()
+    return total / len(queries)
+
+
+def outcome(model: Any, loss: Tensor) -> Outcome:
+    loss.backward()
+    found = {name: gradient for name, gradient in gradients(model).items() if not name.startswith("pooler")}
+    model.zero_grad()
+    return float(loss.detach()), found
+
+
+# --- the trainer's way: accumulate_gradients, then sum_gradients ------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Combination:
+    """A way to train on a global batch."""
+
+    queries: int  # 7 make uneven shares; 3 leave one of four ranks without any
+    taught: bool
+    masked: bool
+    in_batch: bool
+    cross_device: bool
+
+
+COMBINATIONS = [Combination(*choice) for choice in itertools.product((7, 3), *[(True, False)] * 4)]
+STEPS = list(itertools.product(COMBINATIONS, ("all", "part", "none")))  # what is kept, and what is replayed
+
+
+def write_rows(folder: Path) -> None:
+    """Ragged groups, doubled queries and passages, several positives, scores on some rows, prompts on some."""
+    texts = random_texts(40, seed=1)
+    rows: list[dict[str, Any]] = [
+        {"query": texts[0], "pos": [texts[1]], "neg": [texts[2], texts[3], texts[4]]},
+        {"query": texts[5], "pos": [texts[6], texts[7]], "neg": []},
+        {"query": texts[0], "pos": [texts[8]], "neg": [texts[1], texts[9]]},  # a negative that answers the first row
+        {"query": texts[10], "pos": [texts[1]], "neg": [texts[11]], "prompt": "word6 word7 "},
+        {"query": texts[12], "pos": [texts[13], texts[2]], "neg": [texts[8], texts[14], texts[15], texts[16]]},
+        {"query": texts[17], "pos": [texts[18]], "neg": [texts[6], texts[19]]},
+        {"query": texts[20], "pos": [texts[21]], "neg": []},
+    ]
+    for taught in (True, False):
+        for number, row in enumerate(rows):
+            if taught and number != 3:
+                row["pos_scores"] = [2.0 - 0.1 * number] * len(row["pos"])
+                row["neg_scores"] = [0.3 * number - 0.2 * place for place in range(len(row["neg"]))]
+            else:
+                row.pop("pos_scores", None)
+                row.pop("neg_scores", None)
+        (folder / f"rows-{taught}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def plan_of(combination: Combination, folder: Path) -> tuple[ExampleTable, BatchPlan]:
+    table = ExampleTable.from_files([folder / f"rows-{combination.taught}.jsonl"])
+    return table, Sampler(table, batch_size=combination.queries, group_size=4, seed=5).plan(0)
+
+
+def trainer(rank: int, world: int, folder: Path) -> list[Outcome]:
+    """Loss and gradients of every one of :data:`STEPS`, by our code."""
+    encoder = Encoder.load(folder / "bert", pooling="mean", normalize=True)
+    encoder.backbone.train()
+    outcomes = []
+    for combination, keep in STEPS:
+        table, plan = plan_of(combination, folder)
+        batcher = Batcher(
+            table=table,
+            tokenize_queries=encoder.tokenize,
+            tokenize_passages=encoder.tokenize,
+            query_prompt=QUERY_PROMPT,
+            chunk_tokens=60,
+            known_positives=KnownPositives(table) if combination.masked else None,
+            rank=rank,
+            world=world,
+            cross_device=combination.cross_device,
+        )
+        batch = batcher(plan)
+        objective = Objective(TEMPERATURE, combination.in_batch, WEIGHT)
+        gradcache.SCORES_AT_ONCE = 30 if keep == "part" else 2**22
+        keep_tokens = {"all": 10**9, "part": batch.tokens // 2, "none": 0}[keep]
+        losses = gradcache.accumulate_gradients(encoder, batch, objective, keep_tokens=keep_tokens, seed=(1, 2, rank))
+        sum_gradients(encoder.backbone.parameters())
+        outcomes.append((losses.total, gradients(encoder.backbone)))
+        encoder.backbone.zero_grad()
+    return outcomes
+
+
+def trainer_truth(combination: Combination, world: int, folder: Path) -> Outcome:
+    """The same by definition."""
+    table, plan = plan_of(combination, folder)
+    model = AutoModel.from_pretrained(folder / "bert", dtype=torch.float64)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "bert")
+    rows = [table[int(row)] for row in plan.rows]
+    texts, teacher, groups = [], [dict[int, float]() for _ in rows], [list[int]() for _ in rows]
+    for passage, (i, index) in enumerate(zip(plan.passage_row.tolist(), plan.passage_index.tolist(), strict=True)):
+        positive = bool(plan.is_positive[passage])
+        scores = rows[i].positive_scores if positive else rows[i].negative_scores
+        texts.append((rows[i].positives if positive else rows[i].negatives)[index])
+        groups[i].append(passage)
+        if scores is not None:
+            teacher[i][passage] = scores[index]
+    answers: dict[str, set[str]] = {}
+    for number in range(len(table)):
+        answers.setdefault(table[number].query, set()).update(table[number].positives)
+    owner = {i: rank for rank in range(world) for i in range(len(rows))[share(len(rows), rank, world)]}
+    candidates = []
+    for i, row in enumerate(rows):
+        reach = [j for j in range(len(texts)) if combination.cross_device or owner[int(plan.passage_row[j])] == owner[i]]
+        seen = reach if combination.in_batch else groups[i]
+        known = answers[row.query] if combination.masked else set()
+        candidates.append([j for j in seen if j == groups[i][0] or texts[j] not in known])
+
+    def embed(several: list[str]) -> Tensor:
+        features = tokenizer(several, padding=True, return_tensors="pt")
+        vectors = pool(model(**features).last_hidden_state, features["attention_mask"], "mean")
+        return vectors / vectors.norm(dim=-1, keepdim=True)
+
+    queries = embed([(QUERY_PROMPT if row.prompt is None else row.prompt) + row.query for row in rows])
+    return outcome(model, mean_loss(queries, embed(texts), groups, candidates, teacher, WEIGHT))
+
+
+# --- the seed's way: BiEncoderModel under DistributedDataParallel -----------------------------------------------------
+
+SETTINGS = list(itertools.product(("in-batch", "in-batch, cross-device", "group"), (True, False)))
+QUERIES, GROUP = 8, 3
+
+
+def _inputs() -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+    draw = torch.Generator().manual_seed(4)
+    lengths = torch.randint(1, 20, (QUERIES * (1 + GROUP),), generator=draw).tolist()
+    teacher = torch.randn(QUERIES, GROUP, generator=draw)
+    return padded(lengths[:QUERIES], seed=1), padded(lengths[QUERIES:], seed=2), teacher
+
+
+def ddp(rank: int, world: int, folder: Path) -> list[Outcome]:
+    """Loss (of this rank) and averaged gradients of every one of :data:`SETTINGS`, by our code."""
+    outcomes = []
+    query, passage, teacher = _inputs()
+    mine = slice(rank * QUERIES // world, (rank + 1) * QUERIES // world)
+    groups = slice(mine.start * GROUP, mine.stop * GROUP)
+    for negatives, taught in SETTINGS:
+        model = BiEncoderModel(
+            str(folder / "bert"),
+            normlized=True,
+            sentence_pooling_method="mean",
+            negatives_cross_device=negatives != "in-batch",
+            temperature=TEMPERATURE,
+            use_inbatch_neg=negatives != "group",
+        ).train()
+        if taught:
+            model.gradient_checkpointing_enable()
+        parallel = DistributedDataParallel(model)
+        output = parallel(
+            {name: tensor[mine] for name, tensor in query.items()},
+            {name: tensor[groups] for name, tensor in passage.items()},
+            teacher[mine] if taught else None,
+        )
+        output.loss.backward()
+        outcomes.append((float(output.loss.detach()), gradients(model.model)))
+    return outcomes
+
+
+def ddp_truth(negatives: str, taught: bool, world: int, folder: Path) -> Outcome:
+    """The same by definition; the loss is the mean over ranks."""
+    query, passage, teacher = _inputs()
+    model = AutoModel.from_pretrained(folder / "bert", dtype=torch.float64)
+    sides = []
+    for features in (query, passage):
+        vectors = pool(model(**features).last_hidden_state, features["attention_mask"], "mean")
+        sides.append(vectors / vectors.norm(dim=-1, keepdim=True))
+    groups = [list(range(i * GROUP, (i + 1) * GROUP)) for i in range(QUERIES)]
+    each = QUERIES // world if negatives == "in-batch" else QUERIES
+    blocks = [range(i // each * each * GROUP, (i // each + 1) * each * GROUP) for i in range(QUERIES)]
+    candidates = groups if negatives == "group" else [list(block) for block in blocks]
+    scores = [dict(zip(groups[i], teacher[i].tolist(), strict=True)) if taught else {} for i in range(QUERIES)]
+    return outcome(model, mean_loss(*sides, groups, candidates, scores, 1.0))
