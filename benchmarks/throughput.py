@@ -1,0 +1,52 @@
+"""Training pairs a second, each system in turn and again, so that a busy machine is busy for all of them.
+
+python -m benchmarks.throughput --train-data medquad/train.jsonl.gz --output-dir build/throughput
+"""
+
+import shutil
+from dataclasses import replace
+from statistics import median
+
+from benchmarks.workload import Measured, arguments, as_dict, measure, report, sample, save, workload
+
+SYSTEMS = ("biencoder", "sentence-transformers bf16", "sentence-transformers fp32")
+SKIPPED = 2  # first steps: memory is being allocated, kernels chosen
+
+
+def main() -> None:
+    """Measure, print the table."""
+    parser = arguments(__doc__ or "", batch_size=32, max_length=256, systems=SYSTEMS)
+    parser.add_argument(
+        "--steps", type=int, default=12, help=f"optimizer steps a run; the first {SKIPPED} do not count"
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each system")
+    asked = parser.parse_args()
+    runs: dict[str, list[Measured]] = {system: [] for system in asked.systems}
+    for repeat in range(asked.repeats):
+        with sample(asked.train_data, asked.steps * asked.batch_size, seed=repeat) as rows:
+            for system in asked.systems:
+                work = replace(workload(asked, system, f"throughput-{system}"), train_data=str(rows), seed=repeat)
+                shutil.rmtree(work.output_dir, ignore_errors=True)
+                runs[system].append(measure(replace(work, max_steps=asked.steps)))
+                print(
+                    f"{repeat + 1}/{asked.repeats} {system}: {runs[system][-1].pairs_per_second(SKIPPED):.2f} pairs/s"
+                )
+        save(asked, "throughput", [as_dict(run) for system in runs.values() for run in system])
+    speeds = {system: [run.pairs_per_second(SKIPPED) for run in done] for system, done in runs.items()}
+    first = median(speeds[asked.systems[0]])
+    rows_shown = [
+        [
+            system,
+            f"{median(values):.2f}",
+            f"{min(values):.2f} to {max(values):.2f}",
+            f"{first / median(values):.2f}",
+            f"{median(run.peak_bytes for run in runs[system]) / 1e9:.2f}",
+        ]
+        for system, values in speeds.items()
+    ]
+    columns = ["system", "pairs/s (median)", "range", f"{asked.systems[0]}, times as fast", "peak memory, GB"]
+    report(asked, f"Throughput, {asked.repeats} runs of {asked.steps} steps", columns, rows_shown)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,268 @@
+"""A code-search data set out of the Python packages installed here: docstring summary -> source without the docstring.
+
+The idea is CodeSearchNet's (Husain et al. 2019, https://arxiv.org/abs/1909.09436): a documented function is a query
+and its answer that nobody had to label. Sources are only parsed, never imported or executed. What comes out depends
+on what is installed and on the seed alone.
+"""
+
+import ast
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from biencoder.errors import UserError
+from biencoder.files import atomic_write
+
+# Tests document themselves, and vendored copies would stand on both sides of the split.
+SKIPPED_FOLDERS = frozenset(
+    {"test", "tests", "testing", "_vendor", "_vendored", "vendor", "vendored", "extern", "external", "externals",
+     "_external", "third_party", "benchmarks", "examples"}
+)  # fmt: skip
+BYTES_PER_PACKAGE = 2_500_000  # parsing is what takes the time: about 4 MB a second on a slow core
+BYTES_PER_FILE = 250_000  # larger files are generated tables
+FUNCTIONS_PER_PACKAGE = 400  # so that no single package is the training data
+FUNCTIONS_PER_FILE = 12
+PASSAGE_CHARACTERS = 1_000
+MIN_TRAIN, MIN_QUERIES = 200, 50  # below these the figures would mean nothing
+
+_BOILERPLATE = re.compile(
+    r"(see |alias |deprecated|todo|fixme|same as |wrapper |helper |internal|override|overrid|refer to |args?:|returns:"
+    r"|parameters:|copied from|constructor|getter|setter|not implemented|\w+\(|\W)",
+    re.IGNORECASE,
+)
+_MARKUP = re.compile(r"->|>>>|::|\||[{}<>]|--")
+_ROLE = re.compile(r":[\w:.+-]+:`~?\.?([^`<]*?)(?:\s*<[^`]*>)?`")
+_EMPHASIS = re.compile(r"(?<![\w*])(\*{1,2})(?=\w)([^*]*)(?<=\w)\1(?!\w)")
+_SENTENCE_END = re.compile(r"(?<=[^.\s]{2})[.:](?=\s|$)")
+_WORD = re.compile(r"[A-Za-z]{2,}")
+_TOKEN = re.compile(r"\w+")
+
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """One documented function of an installed package.
+
+    Attributes:
+        name: ``package.module:Class.function``.
+        summary: the first sentence of its docstring, markup removed: the query.
+        code: signature and source without the docstring: the passage.
+        body_hash: equal for functions whose statements are equal, whatever the comments and the layout.
+    """
+
+    name: str
+    summary: str
+    code: str
+    body_hash: str
+
+    @property
+    def package(self) -> str:
+        """The top-level package; training and held-out functions never share one."""
+        return self.name.partition(":")[0].partition(".")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class CodeSearch:
+    """The data set: pairs to train on, and a corpus of other packages with queries for some of its functions."""
+
+    train: tuple[Function, ...]
+    corpus: tuple[Function, ...]
+    queries: tuple[Function, ...]
+
+    @property
+    def held_out_packages(self) -> tuple[str, ...]:
+        """Packages of the corpus, sorted."""
+        return tuple(sorted({function.package for function in self.corpus}))
+
+
+@dataclass(frozen=True, slots=True)
+class DataFiles:
+    """Where `write` put things: the training file and the BEIR folder."""
+
+    train: Path
+    held_out: Path
+
+
+def build(*, train: int, corpus: int, queries: int, seed: int = 42) -> CodeSearch:
+    """Read the installed packages and split their functions by package.
+
+    Args:
+        train: most pairs to train on.
+        corpus: most held-out functions (the passages of the evaluation).
+        queries: most held-out functions whose summary is asked.
+        seed: decides which packages are held out and which functions are taken.
+
+    Raises:
+        UserError: too few documented functions are installed.
+    """
+    functions = [function for package in installed_sources().values() for function in read_package(package, seed)]
+    data = split(functions, train=train, corpus=corpus, queries=queries, seed=seed)
+    if len(data.train) < MIN_TRAIN or len(data.queries) < MIN_QUERIES:
+        raise UserError(
+            f"the packages installed here give only {len(data.train)} documented functions to train on and "
+            f"{len(data.queries)} to ask for (the demo needs {MIN_TRAIN} and {MIN_QUERIES}); "
+            "install more, for example: pip install sympy networkx rich"
+        )
+    return data
+
+
+def installed_sources() -> dict[str, dict[str, Path]]:
+    """Source files of every installed distribution, as ``{package: {"package/module.py": path}}``, tests left out."""
+    sources: dict[str, dict[str, Path]] = {}
+    for distribution in importlib.metadata.distributions():
+        for file in distribution.files or ():
+            parts = file.parts
+            if file.suffix == ".py" and ".." not in parts and not _is_skipped(file):
+                package = parts[0].removesuffix(".py")
+                sources.setdefault(package, {}).setdefault(file.as_posix(), Path(str(distribution.locate_file(file))))
+    return dict(sorted(sources.items()))
+
+
+def _is_skipped(file: PurePosixPath) -> bool:
+    name = file.stem
+    return not SKIPPED_FOLDERS.isdisjoint(file.parts[:-1]) or name.startswith("test_") or name.endswith("_test")
+
+
+def read_package(files: dict[str, Path], seed: int = 42) -> list[Function]:
+    """Documented functions of one package, from as many files as `BYTES_PER_PACKAGE` allows, in seeded order."""
+    functions: list[Function] = []
+    budget = BYTES_PER_PACKAGE
+    for relative in sorted(files, key=lambda name: _shuffle_key(name, seed)):
+        try:
+            source = files[relative].read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            continue
+        if '"""' not in source or len(source) > BYTES_PER_FILE:
+            continue
+        found = sorted(read_source(source, _module_name(relative)), key=lambda f: _shuffle_key(f.name, seed))
+        functions += found[:FUNCTIONS_PER_FILE]
+        budget -= len(source)
+        if budget < 0 or len(functions) >= FUNCTIONS_PER_PACKAGE:
+            break
+    return functions[:FUNCTIONS_PER_PACKAGE]
+
+
+def _module_name(relative: str) -> str:
+    return relative.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def _shuffle_key(text: str, seed: int) -> bytes:
+    """An order that looks random, is the same everywhere, and moves no other item when one is added."""
+    return hashlib.blake2b(f"{seed}:{text}".encode(), digest_size=8).digest()
+
+
+def read_source(source: str, module: str) -> list[Function]:
+    """Documented public functions and methods of one file; none when it is not Python of this version."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # invalid escapes in other people's strings
+            tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    lines = source.splitlines()
+    functions = []
+    for qualified, node in _definitions(tree, ""):
+        summary = summarise(ast.get_docstring(node, clean=False) or "")
+        code = _code_without_docstring(node, lines) if summary else None
+        if code and not _tells(code, summary):
+            body = "\n".join(ast.dump(statement) for statement in node.body[1:])
+            digest = hashlib.blake2b(body.encode(), digest_size=8).hexdigest()
+            functions.append(Function(f"{module}:{qualified}", summary, code, digest))
+    return functions
+
+
+def _definitions(parent: ast.Module | ast.ClassDef, prefix: str) -> Iterator[tuple[str, FunctionNode]]:
+    for node in parent.body:
+        if isinstance(node, ast.ClassDef):
+            yield from _definitions(node, f"{prefix}{node.name}.")
+        elif isinstance(node, FunctionNode) and not node.name.startswith(("_", "test")):
+            yield prefix + node.name, node
+
+
+def summarise(docstring: str) -> str:
+    """First sentence of a docstring without markup, or "" when it says too little or too much to be a query."""
+    paragraph = inspect.cleandoc(docstring).partition("\n\n")[0]
+    text = " ".join(_EMPHASIS.sub(r"\2", _ROLE.sub(r"\1", paragraph).replace("`", "")).split())
+    text = _SENTENCE_END.split(text, maxsplit=1)[0].strip(" .:")
+    words = _WORD.findall(text)
+    telling = len(set(words)) >= 4 and len(words) <= 30 and len(text) <= 200 and text.isascii()
+    return text if telling and not _BOILERPLATE.match(text) and not _MARKUP.search(text) else ""
+
+
+def _code_without_docstring(node: FunctionNode, lines: Sequence[str]) -> str | None:
+    """Signature and body, dedented and cut to whole lines; None when there is too little of it to search for."""
+    docstring, rest = node.body[0], node.body[1:]
+    nested = sum(1 for statement in rest for child in ast.walk(statement) if isinstance(child, ast.stmt))
+    if nested < 2 or docstring.lineno == node.lineno or rest[0].lineno <= (docstring.end_lineno or docstring.lineno):
+        return None
+    kept = [*lines[node.lineno - 1 : docstring.lineno - 1], *lines[docstring.end_lineno : node.end_lineno]]
+    code, size = [], 0
+    for line in kept:
+        if line.strip():
+            indent = len(line) - len(line.lstrip())
+            code.append(line[min(indent, node.col_offset) :].rstrip())
+            size += len(code[-1]) + 1
+        if size > PASSAGE_CHARACTERS:
+            return "\n".join(code[:-1])
+    return "\n".join(code)
+
+
+def _tells(code: str, summary: str) -> bool:
+    """Whether the summary stands in the code as well (in a comment, an error message or an inner docstring)."""
+    return "".join(_TOKEN.findall(summary)).casefold() in "".join(_TOKEN.findall(code)).casefold()
+
+
+def split(functions: Sequence[Function], *, train: int, corpus: int, queries: int, seed: int) -> CodeSearch:
+    """Hold whole packages out, in seeded order, until the corpus is full or a third of the functions is taken.
+
+    A function whose summary or body was seen before is dropped (held-out ones are kept first), so a copy of a
+    held-out function in another package is never trained on, and no query has two right answers.
+    """
+    sizes = Counter(function.package for function in functions)
+    held_out: set[str] = set()
+    taken = 0
+    for package in sorted(sizes, key=lambda name: _shuffle_key(name, seed)):
+        if taken < corpus and taken + sizes[package] <= len(functions) / 3:
+            held_out.add(package)
+            taken += sizes[package]
+    shuffled = sorted(functions, key=lambda f: _shuffle_key(f.name, seed))
+    unique = _without_copies(sorted(shuffled, key=lambda f: f.package not in held_out))
+    documents = [function for function in unique if function.package in held_out][:corpus]
+    pairs = [function for function in unique if function.package not in held_out][:train]
+    return CodeSearch(train=tuple(pairs), corpus=tuple(documents), queries=tuple(documents[:queries]))
+
+
+def _without_copies(functions: Iterable[Function]) -> list[Function]:
+    seen: set[str] = set()
+    kept = []
+    for function in functions:
+        keys = {"summary " + " ".join(_TOKEN.findall(function.summary.casefold())), "body " + function.body_hash}
+        if seen.isdisjoint(keys):
+            kept.append(function)
+        seen |= keys
+    return kept
+
+
+def write(data: CodeSearch, folder: Path) -> DataFiles:
+    """Write ``train.jsonl`` and the BEIR folder ``held-out/`` (corpus, queries, qrels/test.tsv) into ``folder``."""
+    files = DataFiles(train=folder / "train.jsonl", held_out=folder / "held-out")
+    _write_lines(files.train, ({"query": f.summary, "pos": [f.code], "neg": []} for f in data.train))
+    _write_lines(files.held_out / "corpus.jsonl", ({"_id": f.name, "title": "", "text": f.code} for f in data.corpus))
+    _write_lines(files.held_out / "queries.jsonl", ({"_id": f.name, "text": f.summary} for f in data.queries))
+    with atomic_write(files.held_out / "qrels" / "test.tsv") as file:
+        file.write("query-id\tcorpus-id\tscore\n")
+        file.writelines(f"{f.name}\t{f.name}\t1\n" for f in data.queries)
+    return files
+
+
+def _write_lines(path: Path, rows: Iterable[dict[str, object]]) -> None:
+    with atomic_write(path) as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)

@@ -1,0 +1,112 @@
+"""The documents say what is so. `python tests/test_docs.py` writes the tables of options again."""
+
+import dataclasses
+import re
+import shlex
+import types
+from pathlib import Path
+
+import pytest
+
+import biencoder
+from biencoder import cli
+from biencoder.options import Config, details, help_text, shape
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OTHERS_FLAGS = {"--help", "--config", "--nproc_per_node"}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def commands() -> list[tuple[str, str]]:
+    found = [
+        (page.name, line)
+        for page in PAGES
+        for block in blocks(page, "sh")
+        for line in block.splitlines()
+        if re.match(r"(torchrun .* -m )?biencoder ", line)
+    ]
+    assert len(found) >= 12
+    return found
+
+
+def options_table(config: type[Config]) -> str:
+    lines = ["| option | what | default |", "| --- | --- | --- |"]
+    for field in dataclasses.fields(config):
+        text, _, default = help_text(field).rpartition(" (default: ")
+        value = "" if shape(field)[0] is bool else f" {cli._metavar(field)}"
+        flags = ", ".join(f"`{flag}{value}`" for flag in cli._flags(field))
+        text, default = (text, default[:-1]) if text else (details(field).help, "needed")
+        lines.append(f"| {flags} | {text} | {default} |")
+    return "\n".join(lines)
+
+
+def with_tables(text: str) -> str:
+    def fill(match: re.Match[str]) -> str:
+        name = match[1]
+        return f"<!-- options: {name} -->\n\n{options_table(cli.COMMANDS[name].config)}\n\n<!-- end -->"
+
+    return re.sub(r"<!-- options: (\w+) -->.*?<!-- end -->", fill, text, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_tables_of_options_are_those_of_the_code(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert text == with_tables(text), "run: python tests/test_docs.py"
+
+
+def test_every_command_has_its_table() -> None:
+    tables = re.findall(r"<!-- options: (\w+) -->", "".join(page.read_text(encoding="utf-8") for page in PAGES))
+    assert sorted(tables) == sorted(set(cli.COMMANDS) - {"demo"})
+
+
+@pytest.mark.parametrize(("page", "line"), commands())
+def test_the_commands_shown_are_accepted(page: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Config] = []
+    module = types.SimpleNamespace(run=asked.append)
+    monkeypatch.setattr("biencoder.cli.importlib", types.SimpleNamespace(import_module=lambda _: module))
+    words = shlex.split(line.partition("biencoder ")[2])
+    assert cli.main(words) == 0, f"{page}: {line}"
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_flags_and_links_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    known = {
+        word for c in cli.COMMANDS.values() for field in dataclasses.fields(c.config) for word in cli._flags(field)
+    }
+    assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text)) <= known | OTHERS_FLAGS
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_shown_is_python_and_imports_what_exists(page: Path) -> None:
+    for block in blocks(page, "python"):
+        compile(block, page.name, "exec")
+        for names in re.findall(r"^from biencoder import (.+)$", block, re.MULTILINE):
+            assert set(names.split(", ")) <= set(biencoder.__all__)
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    readme = PAGES[0].read_text(encoding="utf-8")
+    assert all(f"(docs/{page.name})" in readme for page in PAGES[1:])
+
+
+def test_continuous_integration_sets_up_as_the_readme_says() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    (test_command,) = (line for block in blocks(PAGES[0], "sh") for line in block.splitlines() if "pytest" in line)
+    assert all(step in script.splitlines() for step in test_command.split(" && "))
+
+
+def test_the_changelog_knows_the_version() -> None:
+    assert f"## {biencoder.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+if __name__ == "__main__":
+    for document in PAGES:
+        document.write_text(with_tables(document.read_text(encoding="utf-8")), encoding="utf-8")
