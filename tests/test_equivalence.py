@@ -10,6 +10,7 @@ from tiny import gradient_errors, tiny_model
 
 WORLDS = (1, 2, 4)
 TOLERANCE = 1e-5
+CANCELLING = 0.05  # of the largest gradient: what is smaller is the rest of a sum; plain float32 is off by 2e-5 there
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def test_the_trainers_gradient_is_the_same_for_any_number_of_processes(folder: P
             for (combination, kept), (loss, gradients) in zip(world.STEPS, outcomes, strict=True):
                 apart = 1 if combination.cross_device or not combination.in_batch else processes
                 wanted_loss, wanted = truth(combination, apart, folder)
-                error = (abs(loss / wanted_loss - 1), *gradient_errors(gradients, wanted))
+                error = (abs(loss / wanted_loss - 1), *gradient_errors(gradients, wanted, CANCELLING))
                 assert max(error) <= TOLERANCE, (processes, combination, kept, error)
                 errors.append(error)
         report("trainer", processes, len(world.STEPS), errors)
@@ -42,7 +43,7 @@ def test_the_gradient_under_ddp_is_the_same_for_any_number_of_processes(folder: 
             wanted_loss, wanted = world.ddp_truth(*setting, processes, folder)
             loss = sum(loss for loss, _ in outcomes) / processes
             for _, gradients in outcomes:
-                error = (abs(loss / wanted_loss - 1), *gradient_errors(gradients, wanted))
+                error = (abs(loss / wanted_loss - 1), *gradient_errors(gradients, wanted, CANCELLING))
                 assert max(error) <= TOLERANCE, (processes, setting, error)
                 errors.append(error)
         report("BiEncoderModel under DDP", processes, len(world.SETTINGS), errors)

@@ -152,17 +152,20 @@ def relative_error(got: Tensor, want: Tensor) -> float:
     return float((got.detach().double() - want.detach().double()).norm() / want.detach().double().norm())
 
 
-def gradient_errors(got: Mapping[str, Tensor], want: Mapping[str, Tensor]) -> tuple[float, float]:
+def gradient_errors(
+    got: Mapping[str, Tensor], want: Mapping[str, Tensor], smallest: float = 1e-6
+) -> tuple[float, float]:
     """The largest relative error of any one parameter's gradient, and that of all of them as one vector.
 
     Some gradients are zero but for rounding (a key's bias shifts all scores of a query alike, which softmax does not
-    see): the error of one that is a millionth of the largest counts against the largest.
+    see), others nearly cancel (the last bias moves all vectors alike): an error counts against the norm of its
+    parameter's gradient, or ``smallest`` times the norm of the largest one, whichever is more.
     """
     assert got.keys() == want.keys()
     norms = {name: float(gradient.double().norm()) for name, gradient in want.items()}
     differences = {name: float((got[name].double() - want[name].double()).norm()) for name in want}
-    largest = max(norms.values())
-    assert largest > 0
-    worst = max(differences[name] / (norms[name] if norms[name] > largest / 1e6 else largest) for name in want)
+    least = smallest * max(norms.values())
+    assert least > 0
+    worst = max(differences[name] / max(norms[name], least) for name in want)
     overall = sum(d**2 for d in differences.values()) ** 0.5 / sum(n**2 for n in norms.values()) ** 0.5
     return worst, overall

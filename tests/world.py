@@ -26,7 +26,7 @@ from biencoder.training.batch import Batcher
 from biencoder.training.distributed import sum_gradients
 from biencoder.training.objective import Objective
 
-TEMPERATURE = 0.05
+TEMPERATURE = 0.1
 WEIGHT = 0.7  # of the distillation, in the trainer
 QUERY_PROMPT = "word5 "
 

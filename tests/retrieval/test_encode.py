@@ -125,6 +125,24 @@ def test_rows_that_the_record_claims_but_the_file_lacks_are_not_trusted(texts: P
     np.testing.assert_array_equal(np.load(output), HashingEncoder().encode(TEXTS))
 
 
+def test_a_record_is_never_taken_for_the_rows_of_another_run(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "folder" / "out.npy"
+    interrupt(texts, output)  # 24 rows and their record
+
+    def stop(*_: object) -> None:
+        raise StoppedError
+
+    with monkeypatch.context() as patch:  # another model, stopped when 24 rows of it are written and not recorded
+        patch.setattr(encode, "CHUNK", 24)
+        patch.setattr(encode, "_write_json", stop)
+        with pytest.raises(StoppedError):
+            encode_file(HashingEncoder(passage_prompt="new "), texts, output)
+    encode_file(HashingEncoder(), texts, output)
+    np.testing.assert_array_equal(np.load(output), HashingEncoder().encode(TEXTS))
+
+
 def test_rows_written_after_the_last_record_are_written_again(texts: Path, tmp_path: Path) -> None:
     output = tmp_path / "folder" / "out.npy"
     interrupt(texts, output)

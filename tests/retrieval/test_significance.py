@@ -29,6 +29,10 @@ def test_ties_with_the_observed_difference_count() -> None:
     p = float(paired_randomization_test(before, after, rounds=50_000))
     assert p == pytest.approx(2 / 1024, rel=0.3)
     assert float(paired_randomization_test(np.zeros(3), np.array([0.1, 0.2, -0.3]))) == 1.0
+    for _ in range(50):
+        after = random.choice([0.1, 0.2, 0.3, 0.7], 6)
+        p = float(paired_randomization_test(np.zeros(6), after, rounds=10_000))
+        assert p == pytest.approx(exact_p(after), abs=0.02)
 
 
 def test_p_is_never_zero_and_one_for_equals() -> None:

@@ -6,19 +6,24 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from tiny import WORDS, tiny_model
+from torch import nn
 
 from biencoder import Encoder
 from biencoder.config import TrainConfig
-from biencoder.errors import UserError
+from biencoder.errors import TrainingError, UserError
 from biencoder.training import loop
 from biencoder.training.checkpoint import newest_checkpoint
+from biencoder.training.distributed import sum_gradients
+from biencoder.training.gradcache import StepLosses, accumulate_gradients
 from biencoder.training.run import train
 
 ROWS = 60
@@ -76,21 +81,23 @@ def losses(folder: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["loss"]) for line in lines if "loss" in line]
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for a kill at a place of our choice."""
 
 
-def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """End the run inside of step ``step``, when gradients exist and weights have not changed."""
-    real = loop.sum_gradients
-    calls = iter(range(10**6))
+def train_until(step: int, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """End a run inside of step ``step``, when gradients exist and weights have not changed."""
+    steps = iter(range(10**6))
 
-    def stopping(parameters: object) -> None:
-        if next(calls) == step:
-            raise Killed
-        real(parameters)  # type: ignore[arg-type]
+    def stopping(parameters: Iterable[nn.Parameter]) -> None:
+        if next(steps) == step:
+            raise KilledError
+        sum_gradients(parameters)
 
-    monkeypatch.setattr(loop, "sum_gradients", stopping)
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "sum_gradients", stopping)
+        with pytest.raises(KilledError):
+            train(config)
 
 
 def test_a_run_leaves_a_model_and_its_reports(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,9 +142,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(
 ) -> None:
     whole = replace(config, output_dir=tmp_path / "whole")
     train(whole)
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        stop_at(patched, step)
-        train(config)
+    train_until(step, config, monkeypatch)
     train(config)
     assert_same_model(config.output_dir, whole.output_dir)
     assert losses(config.output_dir) == losses(whole.output_dir)
@@ -145,7 +150,8 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(
         (whole.output_dir / "eval.json").read_text()
     )
     one, other = (newest_checkpoint(c.output_dir / "checkpoints") for c in (config, whole))
-    assert one is not None and other is not None
+    assert one is not None
+    assert other is not None
     moments, expected = (load_file(path / "optimizer.safetensors") for path in (one, other))
     assert all(np.array_equal(moments[name], expected[name]) for name in expected)
 
@@ -155,9 +161,7 @@ def test_a_process_killed_at_random_moments_ends_in_the_same_weights(
     config: TrainConfig, tmp_path: Path, minilm: str
 ) -> None:
     """SIGKILL, a real process, the real model, dropout on, some chunks replayed."""
-    settings = replace(
-        config, model=minilm, batch_size=8, group_size=1, epochs=2, save_steps=2, precision="auto", memory_budget=40_000_000
-    )
+    settings = replace(config, model=minilm, group_size=1, save_steps=2, precision="auto", memory_budget=40_000_000)
     whole = replace(settings, output_dir=tmp_path / "whole")
     assert command(whole).wait() == 0
     draw, kills = np.random.default_rng(0), 0
@@ -203,9 +207,7 @@ def test_a_finished_run_says_so_and_changes_nothing(config: TrainConfig, capsys:
 def test_another_configuration_or_other_data_is_refused_by_name(
     config: TrainConfig, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patched, pytest.raises(Killed):
-        stop_at(patched, 5)
-        train(config)
+    train_until(5, config, monkeypatch)
     with pytest.raises(UserError, match=r"--learning-rate was 0\.001 and is 0\.002"):
         train(replace(config, learning_rate=2e-3))
     other = tmp_path / "other.jsonl"
@@ -229,7 +231,7 @@ def test_resume_never_refuses_a_folder_that_is_not_empty(config: TrainConfig) ->
         train(replace(config, resume="never"))
 
 
-def test_the_best_evaluation_is_kept(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_evaluation_is_kept(config: TrainConfig) -> None:
     """A rate that ruins the model late: what is saved is what was best, and the report says when that was."""
     result = train(replace(config, epochs=6, eval_steps=2, learning_rate=0.05, schedule="cosine"))
     assert result is not None
@@ -245,17 +247,13 @@ def test_the_best_evaluation_is_kept(config: TrainConfig, monkeypatch: pytest.Mo
 def test_a_loss_that_is_not_finite_stops_before_the_weights_change(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = loop.accumulate_gradients
-
-    def poisoned(*args: object, **kwargs: object) -> object:
-        result = real(*args, **kwargs)  # type: ignore[arg-type]
-        return replace(result, total=float("nan")) if len(losses_so_far()) == 4 else result
-
-    def losses_so_far() -> list[tuple[int, float]]:
-        return losses(config.output_dir)
+    def poisoned(*args: Any, **kwargs: Any) -> StepLosses:
+        result = accumulate_gradients(*args, **kwargs)
+        taken = config.output_dir / "metrics.jsonl"
+        return replace(result, total=float("nan")) if len(losses(taken.parent)) == 4 else result
 
     monkeypatch.setattr(loop, "accumulate_gradients", poisoned)
-    with pytest.raises(loop.TrainingError, match="step 5: the loss is nan"):
+    with pytest.raises(TrainingError, match="step 5: the loss is nan"):
         train(config)
     newest = newest_checkpoint(config.output_dir / "checkpoints")
     assert newest is not None

@@ -46,6 +46,7 @@ class Chunk:
 
     @property
     def tokens(self) -> int:
+        """How many there are in the row."""
         return self.batch.input_ids.numel()
 
 

@@ -24,7 +24,7 @@ class Config(Protocol):
     pad_token_id: int | None
 
 
-def _from_zero(config: Config) -> int:
+def _from_zero(_: Config) -> int:
     return 0
 
 
@@ -43,7 +43,7 @@ FIRST_POSITION: dict[str, Callable[[Config], int]] = {
     "roberta": _after_padding,
     "xlm-roberta": _after_padding,
     "camembert": _after_padding,
-    "mpnet": lambda config: 2,  # its padding_idx is 1 whatever the configuration says
+    "mpnet": lambda _: 2,  # its padding_idx is 1 whatever the configuration says
     "modernbert": _from_zero,
     "nomic_bert": _from_zero,
     "gte": _from_zero,
@@ -74,13 +74,12 @@ def enable_packing(backbone: nn.Module) -> int | None:
     return first(config)
 
 
-def longest_text(config: Config, first_position: int | None) -> int | None:
+def longest_text(config: Config) -> int | None:
     """Tokens that the position table has room for; None for models without one."""
     positions = getattr(config, "max_position_embeddings", None)
     if positions is None:
         return None
-    offset = FIRST_POSITION.get(config.model_type, _from_zero)(config) if first_position is None else first_position
-    return int(positions) - offset
+    return int(positions) - FIRST_POSITION.get(config.model_type, _from_zero)(config)
 
 
 def _pack_mpnet(backbone: Any) -> None:
@@ -88,7 +87,7 @@ def _pack_mpnet(backbone: Any) -> None:
     encoder = backbone.encoder
     padded_bias = encoder.compute_position_bias
 
-    def position_bias(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def position_bias(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         packing = active_packing()
         if packing is None:
             return padded_bias(hidden, *args, **kwargs)
@@ -99,12 +98,10 @@ def _pack_mpnet(backbone: Any) -> None:
         layer.attention.attn.forward = _mpnet_attention(layer.attention.attn)
 
 
-def _mpnet_attention(module: Any) -> Callable[..., tuple[Tensor, ...]]:
+def _mpnet_attention(module: Any) -> Callable[..., Any]:
     padded_forward = module.forward
 
-    def forward(
-        hidden: Tensor, attention_mask: Any = None, position_bias: Tensor | None = None, **kwargs: Any
-    ) -> tuple[Tensor, ...]:
+    def forward(hidden: Tensor, attention_mask: Any = None, position_bias: Tensor | None = None, **kwargs: Any) -> Any:
         if not isinstance(attention_mask, Packing):
             if attention_mask is not None and attention_mask.dtype == torch.bool:
                 attention_mask = _additive(attention_mask, hidden)

@@ -23,6 +23,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from biencoder.model.dropout import attend_with_dropout
+
 IMPLEMENTATION = "biencoder_packed"
 
 
@@ -36,6 +38,7 @@ class Run:
 
     @property
     def stop(self) -> int:
+        """The token after the last."""
         return self.start + self.count * self.length
 
 
@@ -98,12 +101,13 @@ def _attention(
     is_causal: bool | None = None,
     sliding_window: int | None = None,
     **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """transformers' attention signature: query ``[1, H, T, E]``, key and value ``[1, K, T, E]`` -> ``[1, T, H, E]``."""
+) -> tuple[Any, None]:
+    """The signature of transformers: query ``[1, H, T, E]``, key and value ``[1, K, T, E]`` -> ``[1, T, H, E]``."""
     if not isinstance(attention_mask, Packing):
-        return sdpa_attention_forward(
+        attended, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, is_causal=is_causal, **kwargs
         )
+        return attended, None
     causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
     attended = attend(
         query[0].transpose(0, 1),
@@ -158,9 +162,13 @@ def attend(
             for x in (query_THE, key_TKE, value_TKE)
         )
         mask = _run_mask(run.length, query, causal, window, bias_HLL)
-        out = scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal and mask is None, scale=scale
-        )
+        if dropout and bias_HLL is None and not query.is_cuda:
+            out = attend_with_dropout(query, key, value, scale=scale, causal=causal, mask=mask, dropout=dropout)
+        else:
+            plain = causal and mask is None
+            out = scaled_dot_product_attention(
+                query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=plain, scale=scale
+            )
         attended.append(out.transpose(1, 2).flatten(0, 1))
     return torch.cat(attended)
 

@@ -29,7 +29,7 @@ HIGHEST_TEMPERATURE = 0.5
 
 
 @dataclass
-class EncoderOutput(ModelOutput):
+class EncoderOutput(ModelOutput):  # type: ignore[misc]  # transformers is not followed by the type checker
     """What a forward pass gives.
 
     Attributes:
@@ -62,8 +62,8 @@ class BiEncoderModel(nn.Module):
         temperature: the one in use.
 
     Raises:
-        ValueError: no model name, an unknown pooling, a temperature that is not positive, or one above 0.5 with normalised
-            vectors.
+        ValueError: no model name, an unknown pooling, a temperature that is not positive, or one above 0.5 with
+            normalised vectors.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class BiEncoderModel(nn.Module):
         self.use_inbatch_neg = use_inbatch_neg
         self.negatives_cross_device = negatives_cross_device and is_distributed()
         if negatives_cross_device and not is_distributed():
-            logger.warning("negatives_cross_device: no process group is initialised, so there is one device to share over")
+            logger.warning("negatives_cross_device: no process group is initialised, so there is only one device")
         self._first_position = enable_packing(self.model)
 
     def forward(
@@ -147,7 +147,7 @@ class BiEncoderModel(nn.Module):
     def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
         """Recompute activations in the backward pass; keywords as transformers takes them.
 
-        Non-reentrant unless said otherwise: the reentrant kind fails under data-parallel training ("marked ready twice").
+        Non-reentrant unless said otherwise: the reentrant kind fails under data-parallel training ("ready twice").
         """
         kwargs.setdefault("gradient_checkpointing_kwargs", {"use_reentrant": False})
         self.model.gradient_checkpointing_enable(**kwargs)
@@ -155,7 +155,7 @@ class BiEncoderModel(nn.Module):
     def save(self, output_dir: str) -> None:
         """Write a folder that transformers, sentence-transformers and biencoder load as the same model."""
         tokenizer = self._tokenizer()
-        longest = longest_text(self.config, self._first_position)
+        longest = longest_text(self.config)
         known = [n for n in (longest, tokenizer and tokenizer.model_max_length) if n]
         settings = ModelSettings(
             pooling=self.pooling,

@@ -64,7 +64,10 @@ def embed(
         ``[N, D]`` float32, contiguous, in the order of the batch.
     """
     packing = Packing(batch.lengths, batch.input_ids.device)
-    hidden_TD = _padded(backbone, batch) if first_position is None else _packed(backbone, batch, packing, first_position)
+    if first_position is None:
+        hidden_TD = _padded(backbone, batch)
+    else:
+        hidden_TD = _packed(backbone, batch, packing, first_position)
     with torch.autocast(hidden_TD.device.type, enabled=False):
         vectors_ND = POOLINGS[pooling](hidden_TD, packing.starts).float()
         if normalize:
@@ -164,7 +167,7 @@ class Encoder:
         target = choose_device(device)
         backbone, tokenizer = _load_parts(folder, str(path), dropout)
         first_position = enable_packing(backbone)
-        longest = longest_text(backbone.config, first_position)
+        longest = longest_text(backbone.config)
         known = [n for n in (max_length or settings.max_length or tokenizer.model_max_length, longest) if n]
         return cls(
             backbone=backbone.to(target).eval(),
@@ -182,7 +185,8 @@ class Encoder:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.backbone.device
+        device: torch.device = self.backbone.device
+        return device
 
     @property
     def dim(self) -> int:
@@ -206,7 +210,8 @@ class Encoder:
 
     def embed(self, batch: PackedBatch) -> Tensor:
         """Vectors of a packed batch on any device: ``[N, D]`` float32. Gradients flow, in this encoder's precision."""
-        assert self.settings.pooling is not None and self.settings.normalize is not None
+        assert self.settings.pooling is not None
+        assert self.settings.normalize is not None
         with autocast(self.precision, self.device):
             return embed(
                 self.backbone,
@@ -308,7 +313,9 @@ def locate(path: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(path), ignore_patterns=["*.bin", "*.h5", "*.onnx", "*.msgpack", "openvino/*"]))
+        return Path(
+            snapshot_download(str(path), ignore_patterns=["*.bin", "*.h5", "*.onnx", "*.msgpack", "openvino/*"])
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"--model {path}: no such folder, and not to be had from the model hub ({reason})") from error
@@ -317,8 +324,8 @@ def locate(path: str | Path) -> Path:
 def load_backbone(folder: Path, dropout: float | None = None) -> PreTrainedModel:
     """The transformer alone, in float32, its unused pooler frozen.
 
-    A pooler (BERT's dense layer on the first token) takes no part in any pooling here. It is kept, so that what is saved
-    is whole, and frozen, so that data-parallel training does not wait for a gradient that never comes.
+    A pooler (BERT's dense layer on the first token) takes no part in any pooling here. It is kept, so that what is
+    saved is whole, and frozen, so that data-parallel training does not wait for a gradient that never comes.
 
     Args:
         folder: of the model.
@@ -358,7 +365,7 @@ def _refuse_random_weights(report: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """transformers draws a progress bar for loads and saves of a second, and a table of weights, which we check."""
+    """No progress bars from transformers for loads and saves of a second, and a table of weights, which we check."""
     shown, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
@@ -370,9 +377,7 @@ def _quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _load_parts(
-    folder: Path, name: str, dropout: float | None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load_parts(folder: Path, name: str, dropout: float | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes where no vocabulary is

@@ -122,14 +122,16 @@ def _read_pooling(path: Path) -> str:
 def write_settings(folder: Path, settings: ModelSettings, dim: int) -> None:
     """Write the files from which sentence-transformers (every version since 2) rebuilds the same model."""
     assert settings.pooling is not None
-    steps = [("", "Transformer"), ("1_Pooling", "Pooling"), *([("2_Normalize", "Normalize")] * bool(settings.normalize))]
+    steps = [
+        ("", "Transformer"),
+        ("1_Pooling", "Pooling"),
+        *([("2_Normalize", "Normalize")] * bool(settings.normalize)),
+    ]
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for i, (path, kind) in enumerate(steps)
     ]
-    pooling = {"word_embedding_dimension": dim} | {
-        key: name == settings.pooling for key, name in POOLING_KEYS.items()
-    }
+    pooling = {"word_embedding_dimension": dim} | {key: name == settings.pooling for key, name in POOLING_KEYS.items()}
     sentence = {
         "__version__": _versions(),
         "model_type": "SentenceTransformer",

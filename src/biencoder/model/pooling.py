@@ -1,6 +1,7 @@
 """From the hidden states of a packed row to one vector a text: pure functions, named in :data:`POOLINGS`.
 
-Shapes: T tokens in the row, N texts, D hidden size; ``starts`` ``[N + 1]`` is where each text begins, and the row's end.
+Shapes: T tokens in the row, N texts, D hidden size; ``starts`` ``[N + 1]`` is where each text begins, and the
+row's end.
 """
 
 from collections.abc import Callable

@@ -23,9 +23,9 @@ def choose_device(name: str) -> torch.device:
 def has_bf16(device: torch.device) -> bool:
     """Whether bf16 matrix products run in hardware; emulated ones are slower than float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     features = torch.cpu.get_capabilities()
-    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+    return any(features.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def choose_precision(name: str, device: torch.device) -> str:

@@ -37,9 +37,7 @@ def verdict(comparisons: list[Comparison]) -> str:
     """One sentence: better, worse, or not to be told apart."""
     deciding = next(each for each in comparisons if each.measure == DECIDING)
     if deciding.p >= SIGNIFICANT:
-        return (
-            f"No significant change in {DECIDING} (p = {deciding.p:.3f}): these queries cannot tell the two models apart."
-        )
+        return f"No significant change in {DECIDING} (p = {deciding.p:.3f}): this cannot tell the two models apart."
     direction = "better" if deciding.difference > 0 else "WORSE"
     return f"The tuned model is {direction}: {deciding.difference:+.4f} {DECIDING} (p = {deciding.p:.4f})."
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 2048  # texts between two records of progress: what a kill can cost
+CHUNK = 512  # texts between two records of progress: what a kill can cost
 Progress = Callable[[int], None]  # is called with the number of texts done
 StartProgress = Callable[[int, int], Progress]  # is called once with the number of texts, and of those done before
 

@@ -39,10 +39,12 @@ class TrainingBatch:
 
     @property
     def texts(self) -> int:
+        """Queries and passages of this rank."""
         return sum(len(chunk.index) for chunk in self.chunks)
 
     @property
     def tokens(self) -> int:
+        """Tokens of this rank's texts."""
         return sum(chunk.tokens for chunk in self.chunks)
 
 
@@ -103,7 +105,7 @@ class Batcher:
         within = np.arange(max(sizes, default=1))
         groups = np.where(within < sizes[:, None], starts[:, None] + within, -1)
         known = None if self.known_positives is None else self.known_positives.mask(plan, mine)
-        teacher = _teacher(plan, mine, examples, groups)
+        teacher = _teacher(plan, examples, groups)
         if not self._shared:
             first, last = (int(plan.group_starts[i]) for i in (mine.start, mine.stop))
             groups = np.where(groups >= 0, groups - first, -1)
@@ -120,7 +122,7 @@ def _passage(plan: BatchPlan, example: Example, passage: int) -> str:
     return texts[int(plan.passage_index[passage])]
 
 
-def _teacher(plan: BatchPlan, mine: slice, examples: list[Example], groups: np.ndarray) -> np.ndarray | None:
+def _teacher(plan: BatchPlan, examples: list[Example], groups: np.ndarray) -> np.ndarray | None:
     """``[b, G]`` float32, NaN where a row has no score; None where no row has any."""
     if all(e.positive_scores is None and e.negative_scores is None for e in examples):
         return None

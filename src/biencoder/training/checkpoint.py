@@ -2,8 +2,8 @@
 
 A checkpoint is a folder that is written under a temporary name, synced, and renamed. What has its final name is whole.
 
-What a checkpoint does *not* need to hold: states of random number generators. Sampling, dropout and everything else that
-is random is seeded from (seed, step, rank), so the number of the step is the state of them all.
+What a checkpoint does *not* need to hold: states of random number generators. Sampling, dropout and everything else
+that is random is seeded from (seed, step, rank), so the number of the step is the state of them all.
 """
 
 import contextlib

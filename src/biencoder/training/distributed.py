@@ -1,10 +1,10 @@
 """The only place that knows ranks: starting the process group, gathering embeddings, summing gradients.
 
-One global batch has one loss, L = (1/B) Σ ℓ_i over all its queries, whatever number of ranks W shares the work. Two ways
-lead to its gradient, and both end in the gradient of L itself, never in W or 1/W of it:
+One global batch has one loss, the mean over all its B queries, whatever number of ranks W shares the work. Two ways
+lead to its gradient, and both end in the gradient of that mean itself, never in W or 1/W of it:
 
-- The trainer gives each rank the sum of *its* queries' ℓ_i over B, and *sums* parameter gradients over ranks.
-- Under ``DistributedDataParallel``, which *averages*, each rank computes the whole L on gathered embeddings.
+- The trainer gives each rank the sum of *its* queries' losses over B, and *sums* parameter gradients over ranks.
+- Under ``DistributedDataParallel``, which *averages*, each rank computes the whole mean on gathered embeddings.
 
 In both, the gradient that reaches a gathered embedding is the sum of what every rank's loss says about it.
 
@@ -151,7 +151,7 @@ def gather_with_gradient(rows: Tensor) -> Tensor:
     """
     if not is_distributed():
         return rows
-    gathered: Tensor = _Gather.apply(rows, sizes_of_ranks(len(rows), rows.device))
+    gathered: Tensor = _Gather.apply(rows, sizes_of_ranks(len(rows), rows.device))  # type: ignore[no-untyped-call]
     return gathered
 
 

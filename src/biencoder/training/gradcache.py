@@ -1,7 +1,10 @@
-"""The gradient of a batch of any size in bounded memory (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size").
+"""The gradient of a batch of any size in bounded memory.
+
+After Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup":
 
 1. Encode every chunk; keep the activations of as many as memory allows.
-2. Gather all ranks' passages, compute the objective on the embeddings alone, and cache its gradient with respect to them.
+2. Gather all ranks' passages, compute the objective on the embeddings alone, and cache its gradient with respect to
+   them.
 3. Backward through each chunk from its cached gradient; those whose activations were not kept are encoded again first,
    with the same dropout masks.
 
@@ -107,7 +110,7 @@ def _cache_gradient(vectors: Tensor, batch: TrainingBatch, objective: Objective)
 
 
 def _in_order(encoded: list[_Encoded], batch: TrainingBatch, encoder: Encoder) -> Tensor:
-    """``[b + p, D]``: the chunks' vectors back in the order queries, then passages; no rows on a rank without queries."""
+    """``[b + p, D]``: the chunks' vectors back in the order queries, then passages; no rows on an idle rank."""
     vectors = torch.empty(batch.texts, encoder.dim, device=encoder.device)
     for part in encoded:
         vectors[part.chunk.index.to(vectors.device)] = part.vectors.detach()

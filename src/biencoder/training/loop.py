@@ -70,10 +70,12 @@ class Job:
 
     @property
     def folder(self) -> Path:
+        """Where the model and its reports go."""
         return self.config.output_dir
 
     @property
     def checkpoints(self) -> Path:
+        """Where the checkpoints go."""
         return self.folder / "checkpoints"
 
 
@@ -135,8 +137,8 @@ def _stop_if_not_finite(job: Job, losses: StepLosses, norm: float) -> None:
     if math.isfinite(losses.total) and math.isfinite(norm):
         return
     raise TrainingError(
-        f"step {job.step + 1}: the loss is {losses.total} and the gradient's norm {norm}; stopped before the weights were "
-        f"changed. The last checkpoint in {job.checkpoints} is good. A lower --learning-rate or --precision fp32 may help"
+        f"step {job.step + 1}: the loss is {losses.total} and the gradient's norm {norm}; stopped before the weights "
+        f"changed. The last checkpoint in {job.checkpoints} is good. Try a lower --learning-rate, or --precision fp32"
     )
 
 
@@ -181,7 +183,7 @@ def save(job: Job) -> None:
 
 
 def _state(job: Job) -> dict[str, Any]:
-    """What a checkpoint says beside tensors. Random numbers are seeded from (seed, step, rank): the step is their state."""
+    """What a checkpoint says beside tensors; all random numbers are seeded from (seed, step, rank)."""
     steps_per_epoch = job.sampler.steps_per_epoch
     return {
         "config": job.config.to_dict(),

@@ -16,7 +16,8 @@ class Labels:
     """What is what among the passages.
 
     Attributes:
-        groups: ``[B, G]`` int64, the columns of each query's own passages, its positive first; -1 where a group is shorter.
+        groups: ``[B, G]`` int64, the columns of each query's own passages, its positive first; -1 where a group is
+            shorter.
         known_positive: ``[B, P]`` bool, passages known to answer the query: no negatives. None for no such knowledge.
         teacher: ``[B, G]`` float32 scores of a teacher; NaN where it gave none. None for no teacher.
     """

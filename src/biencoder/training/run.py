@@ -127,6 +127,7 @@ def prepare_encoder(config: TrainConfig) -> tuple[Encoder, TrainConfig]:
     if config.normalize is None and settings.similarity != "dot":
         settings = replace(settings, normalize=True)  # compared by cosine, so it is trained by cosine
     encoder.settings = settings
+    assert settings.pooling is not None
     if config.gradient_checkpointing:
         encoder.backbone.gradient_checkpointing_enable({"use_reentrant": False})
     if not settings.normalize:
@@ -171,7 +172,9 @@ def _job(config: TrainConfig, encoder: Encoder, examples: ExampleTable, collecti
     batcher = Batcher(
         table=examples,
         tokenize_queries=lambda texts: encoder.tokenize(texts, max_length=config.query_max_len),
-        tokenize_passages=lambda texts: encoder.tokenize(texts, encoder.settings.passage_prompt, config.passage_max_len),
+        tokenize_passages=lambda texts: encoder.tokenize(
+            texts, encoder.settings.passage_prompt, config.passage_max_len
+        ),
         query_prompt=encoder.settings.query_prompt,
         chunk_tokens=chunk_tokens,
         known_positives=KnownPositives(examples) if config.mask_false_negatives else None,
@@ -230,7 +233,8 @@ def _evaluation(saved: dict[str, Any] | None) -> Evaluation | None:
 
 def _finish(job: Job, folder: OutputFolder, began: float) -> TrainResult:
     """Save the best weights as the model, and the reports beside it."""
-    assert job.before is not None and job.best is not None
+    assert job.before is not None
+    assert job.best is not None
     if job.best_step != job.step:
         job.encoder.backbone.load_state_dict(load_best(job.checkpoints, job.best_step))
     if rank() == 0:
