@@ -36,7 +36,7 @@ def main() -> None:
     base = workload(asked, "", "base")
     before = evaluate(base.model, asked.eval_data, asked.max_length, Path(f"{base.output_dir}.eval.json"))
     results: list[dict[str, Any]] = [{"system": "the model as it came", "metrics": before}]
-    rows = [["the model as it came", f"{before['ndcg@10']:.4f}", f"{before['mrr@10']:.4f}", "", "", "", ""]]
+    rows = [["the model as it came", f"{before['ndcg@10']:.4f}", f"{before['mrr@10']:.4f}", "", "", "", "", ""]]
     for system in asked.systems:
         work = replace(workload(asked, system, f"quality-{system}"), max_steps=asked.max_steps, seed=asked.seed)
         shutil.rmtree(work.output_dir, ignore_errors=True)
@@ -52,11 +52,21 @@ def main() -> None:
                 f"{run.training_seconds:.0f}",
                 f"{run.seconds:.0f}",
                 f"{run.peak_bytes / 1e9:.2f}",
+                f"{run.disturbance:.0%}",
             ]
         )
         print(f"{system}: nDCG@10 {metrics['ndcg@10']:.4f} after {run.training_seconds:.0f} s", flush=True)
         save(asked, "quality", results)
-    columns = ["system", "nDCG@10", "MRR@10", "steps", "training, s", "whole process, s", "peak memory, GB"]
+    columns = [
+        "system",
+        "nDCG@10",
+        "MRR@10",
+        "steps",
+        "training, s",
+        "whole process, s",
+        "peak memory, GB",
+        "disturbed",
+    ]
     report(asked, f"Quality on {asked.eval_data.name}, seed {asked.seed}", columns, rows)
 
 

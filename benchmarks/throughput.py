@@ -41,10 +41,18 @@ def main() -> None:
             f"{min(values):.2f} to {max(values):.2f}",
             f"{first / median(values):.2f}",
             f"{median(run.peak_bytes for run in runs[system]) / 1e9:.2f}",
+            f"{max(run.disturbance for run in runs[system]):.0%}",
         ]
         for system, values in speeds.items()
     ]
-    columns = ["system", "pairs/s (median)", "range", f"{asked.systems[0]}, times as fast", "peak memory, GB"]
+    columns = [
+        "system",
+        "pairs/s (median)",
+        "range",
+        f"{asked.systems[0]}, times as fast",
+        "peak memory, GB",
+        "disturbed",
+    ]
     report(asked, f"Throughput, {asked.repeats} runs of {asked.steps} steps", columns, rows_shown)
 
 

@@ -66,12 +66,14 @@ class Measured:
         step_ends: seconds, on one clock, at which each optimizer step ended.
         peak_bytes: largest resident memory of the process.
         seconds: wall time of the whole process, imports, loading and saving included.
+        disturbance: share of the machine's processor time that other processes took meanwhile.
     """
 
     workload: Workload
     step_ends: list[float]
     peak_bytes: int
     seconds: float
+    disturbance: float
 
     def pairs_per_second(self, skip: int) -> float:
         """Throughput of full steps, the first ``skip`` left out, waiting for data included."""
@@ -96,16 +98,28 @@ def measure(workload: Workload) -> Measured:
     log_path = folder.with_name(folder.name + ".log")
     result_path = folder.with_name(folder.name + ".result.json")
     command = [sys.executable, "-m", "benchmarks.systems", json.dumps(asdict(workload)), str(result_path)]
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), _busy_seconds()
     with log_path.open("wb") as log:
         child = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, env=_environment())
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.perf_counter() - began
+    seconds, busy = time.perf_counter() - began, _busy_seconds() - busy
     if child.returncode != 0:
         raise RuntimeError(f"{workload.system} failed ({child.returncode}):\n{log_path.read_text()[-3000:]}")
     step_ends = json.loads(result_path.read_text())["step_ends"]
-    return Measured(workload, step_ends, usage.ru_maxrss * 1024, seconds)
+    others = max(0.0, busy - usage.ru_utime - usage.ru_stime) / (seconds * (os.cpu_count() or 1))
+    return Measured(workload, step_ends, usage.ru_maxrss * 1024, seconds, round(others, 3))
+
+
+def _busy_seconds() -> float:
+    """Seconds that all processors together have worked since the machine started (0 where nothing says it)."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0
+    user, nice, system, _idle, _wait, interrupts, soft, steal, *_ = map(
+        int, stat.read_text().split("\n")[0].split()[1:]
+    )
+    return (user + nice + system + interrupts + soft + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def _environment() -> dict[str, str]:

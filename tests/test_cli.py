@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 import subprocess
 import sys
 import time
@@ -198,12 +199,48 @@ def test_our_own_mistakes_keep_their_traceback(asked: Callable[..., tuple[int, l
         asked("demo", effect=raising(FileNotFoundError(errno.ENOENT, "gone", "x")))
 
 
-def test_one_rank_says_what_all_ranks_met(
-    asked: Callable[..., tuple[int, list[Any]]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("rank", "waits"), [("0", []), ("1", [cli._RANK_0_SPEAKS])])
+def test_rank_0_says_first_what_all_ranks_typed_wrong(
+    rank: str, waits: list[float], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RANK", "1")
-    assert asked("demo", effect=raising(UserError("bad")))[0] == 2
-    assert capsys.readouterr().err == ""
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    monkeypatch.setenv("RANK", rank)
+    assert cli.main(["train", "--bath-size", "3"]) == 2
+    assert waited == waits
+    assert "did you mean --batch-size?" in capsys.readouterr().err
+
+
+def test_an_error_goes_where_torchrun_repeats_it(
+    asked: Callable[..., tuple[int, list[Any]]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    assert asked("demo", effect=raising(UserError("a.jsonl:3: no query")))[0] == 2
+    written = json.loads((tmp_path / "error.json").read_text())["message"]
+    assert written["message"] == "a.jsonl:3: no query"
+    assert int(written["extraInfo"]["timestamp"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--output-dir", "file/folder"), "--output-dir file/folder: {place}/file is a file, not a folder"),
+        (("--output-dir", "locked/folder"), "--output-dir locked/folder: no permission to write in {place}/locked"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_first(
+    flags: tuple[str, ...], message: str, asked: Callable[..., tuple[int, list[Any]]], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    Path("locked").mkdir()
+    allowed = os.access
+    # Root may write anywhere.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "locked" and allowed(path, mode))
+    code, configs = asked(*NEEDED[:-2], *flags)
+    assert (code, configs) == (2, [])
+    assert capsys.readouterr().err == f"biencoder: error: {message.format(place=tmp_path)}\n"
 
 
 def test_no_command_shows_the_commands(capsys: pytest.CaptureFixture[str]) -> None:

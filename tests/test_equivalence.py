@@ -1,5 +1,6 @@
 """The promises: W processes equal one, a cached step equals a plain one. (Packed = padded: tests/model.)"""
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from tiny import gradient_errors, tiny_model
 
 WORLDS = (1, 2, 4)
 TOLERANCE = 1e-5
-CANCELLING = 0.05  # of the largest gradient: what is smaller is the rest of a sum; plain float32 is off by 2e-5 there
+CANCELLING = 0.1  # of the largest gradient: smaller ones are the rest of a sum; plain float32 is off by 2e-5 there
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_the_gradient_under_ddp_is_the_same_for_any_number_of_processes(folder: 
         report("BiEncoderModel under DDP", processes, len(world.SETTINGS), errors)
 
 
-def report(what: str, processes: int, settings: int, errors: list[tuple[float, ...]]) -> None:
+def report(what: str, processes: int, settings: int, errors: Sequence[tuple[float, ...]]) -> None:
     loss, parameter, whole = torch.tensor(errors).amax(0).tolist()
     print(
         f"{what}, {processes} processes, {settings} settings: largest relative error of the loss {loss:.1e}, of a "

@@ -153,7 +153,7 @@ def relative_error(got: Tensor, want: Tensor) -> float:
 
 
 def gradient_errors(
-    got: Mapping[str, Tensor], want: Mapping[str, Tensor], smallest: float = 1e-6
+    got: Mapping[str, Tensor], want: Mapping[str, Tensor], smallest: float = 1e-3
 ) -> tuple[float, float]:
     """The largest relative error of any one parameter's gradient, and that of all of them as one vector.
 

@@ -26,7 +26,7 @@ from biencoder.training.batch import Batcher
 from biencoder.training.distributed import sum_gradients
 from biencoder.training.objective import Objective
 
-TEMPERATURE = 0.1
+TEMPERATURE = 0.3
 WEIGHT = 0.7  # of the distillation, in the trainer
 QUERY_PROMPT = "word5 "
 
@@ -83,6 +83,12 @@ def mean_loss(
     return total / len(queries)
 
 
+def unit_vectors(model: Any, features: Any) -> Tensor:
+    """Mean-pooled vectors of length 1, of padded features: ``[N, D]``."""
+    vectors = pool(model(**features).last_hidden_state, features["attention_mask"], "mean")
+    return torch.nn.functional.normalize(vectors, dim=-1)
+
+
 def outcome(model: Any, loss: Tensor) -> Outcome:
     loss.backward()
     found = {name: gradient for name, gradient in gradients(model).items() if not name.startswith("pooler")}
@@ -104,13 +110,17 @@ class Combination:
     cross_device: bool
 
 
-COMBINATIONS = [Combination(*choice) for choice in itertools.product((7, 3), *[(True, False)] * 4)]
+COMBINATIONS = [
+    Combination(queries, taught, masked, in_batch, cross_device)
+    for queries in (7, 3)
+    for taught, masked, in_batch, cross_device in itertools.product((True, False), repeat=4)
+]
 STEPS = list(itertools.product(COMBINATIONS, ("all", "part", "none")))  # what is kept, and what is replayed
 
 
 def write_rows(folder: Path) -> None:
     """Ragged groups, doubled queries and passages, several positives, scores on some rows, prompts on some."""
-    texts = random_texts(40, seed=1)
+    texts = random_texts(40, longest=10, seed=3)
     rows: list[dict[str, Any]] = [
         {"query": texts[0], "pos": [texts[1]], "neg": [texts[2], texts[3], texts[4]]},
         {"query": texts[5], "pos": [texts[6], texts[7]], "neg": []},
@@ -185,18 +195,18 @@ def trainer_truth(combination: Combination, world: int, folder: Path) -> Outcome
     owner = {i: rank for rank in range(world) for i in range(len(rows))[share(len(rows), rank, world)]}
     candidates = []
     for i, row in enumerate(rows):
-        reach = [j for j in range(len(texts)) if combination.cross_device or owner[int(plan.passage_row[j])] == owner[i]]
+        reach = [
+            j for j in range(len(texts)) if combination.cross_device or owner[int(plan.passage_row[j])] == owner[i]
+        ]
         seen = reach if combination.in_batch else groups[i]
         known = answers[row.query] if combination.masked else set()
         candidates.append([j for j in seen if j == groups[i][0] or texts[j] not in known])
 
-    def embed(several: list[str]) -> Tensor:
-        features = tokenizer(several, padding=True, return_tensors="pt")
-        vectors = pool(model(**features).last_hidden_state, features["attention_mask"], "mean")
-        return vectors / vectors.norm(dim=-1, keepdim=True)
-
-    queries = embed([(QUERY_PROMPT if row.prompt is None else row.prompt) + row.query for row in rows])
-    return outcome(model, mean_loss(queries, embed(texts), groups, candidates, teacher, WEIGHT))
+    prompted = [(QUERY_PROMPT if row.prompt is None else row.prompt) + row.query for row in rows]
+    queries, passages = (
+        unit_vectors(model, tokenizer(t, padding=True, return_tensors="pt")) for t in (prompted, texts)
+    )
+    return outcome(model, mean_loss(queries, passages, groups, candidates, teacher, WEIGHT))
 
 
 # --- the seed's way: BiEncoderModel under DistributedDataParallel -----------------------------------------------------
@@ -244,13 +254,10 @@ def ddp_truth(negatives: str, taught: bool, world: int, folder: Path) -> Outcome
     """The same by definition; the loss is the mean over ranks."""
     query, passage, teacher = _inputs()
     model = AutoModel.from_pretrained(folder / "bert", dtype=torch.float64)
-    sides = []
-    for features in (query, passage):
-        vectors = pool(model(**features).last_hidden_state, features["attention_mask"], "mean")
-        sides.append(vectors / vectors.norm(dim=-1, keepdim=True))
+    queries, passages = unit_vectors(model, query), unit_vectors(model, passage)
     groups = [list(range(i * GROUP, (i + 1) * GROUP)) for i in range(QUERIES)]
     each = QUERIES // world if negatives == "in-batch" else QUERIES
     blocks = [range(i // each * each * GROUP, (i // each + 1) * each * GROUP) for i in range(QUERIES)]
     candidates = groups if negatives == "group" else [list(block) for block in blocks]
     scores = [dict(zip(groups[i], teacher[i].tolist(), strict=True)) if taught else {} for i in range(QUERIES)]
-    return outcome(model, mean_loss(*sides, groups, candidates, scores, 1.0))
+    return outcome(model, mean_loss(queries, passages, groups, candidates, scores, 1.0))

@@ -4,8 +4,10 @@ import argparse
 import dataclasses
 import errno
 import importlib
+import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -89,12 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":  # under torchrun every rank meets the same mistake
-            print(f"biencoder: error: {error}", file=sys.stderr)
-        return 2
+        return _fail(str(error), 2)
     except TrainingError as error:
-        print(f"biencoder: error: {error}", file=sys.stderr)
-        return 1
+        return _fail(str(error), 1)
     except KeyboardInterrupt:
         print("biencoder: interrupted", file=sys.stderr)
         return 130
@@ -105,19 +104,41 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno not in _ENVIRONMENT:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        print(f"biencoder: error: {where}{error.strerror}", file=sys.stderr)
-        return 2
+        return _fail(f"{where}{error.strerror}", 2)
 
 
 # What the person must mend outside of the program; any other failure of the system is shown whole.
 _ENVIRONMENT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR)
+_RANK_0_SPEAKS = 10.0  # seconds that the other ranks wait for it
+_OUTPUTS = ("output_dir", "output", "run_file")
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"biencoder: error: {message}", file=sys.stderr, flush=True)
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # torchrun repeats it below its own traceback
+        extra = {"py_callstack": "", "timestamp": str(int(time.time()))}
+        Path(path).write_text(json.dumps({"message": {"message": message, "extraInfo": extra}}), encoding="utf-8")
+    return code
 
 
 def _run(arguments: list[str]) -> int:
-    parser = _parser()
     if not arguments:
-        parser.print_help(sys.stderr)
+        _parser().print_help(sys.stderr)
         return 2
+    try:
+        command, config = _read(arguments)
+    except UserError:
+        if os.environ.get("RANK", "0") != "0":  # all ranks meet this mistake; torchrun ends them when one has
+            time.sleep(_RANK_0_SPEAKS)
+        raise
+    _start_logging()
+    importlib.import_module(command.module).run(config)
+    sys.stdout.flush()  # a closed pipe shows here, not when the interpreter exits
+    return 0
+
+
+def _read(arguments: list[str]) -> tuple[Command, Config]:
+    parser = _parser()
     word = arguments[0]
     if word not in COMMANDS and word not in ("-h", "--help", "--version"):
         what = "flag" if word.startswith("-") else "command"
@@ -131,10 +152,19 @@ def _run(arguments: list[str]) -> int:
     if "config" in values:
         values = read_yaml(command.config, Path(values.pop("config"))) | values
     config = build(command.config, values)
-    _start_logging()
-    importlib.import_module(command.module).run(config)
-    sys.stdout.flush()  # a closed pipe shows here, not when the interpreter exits
-    return 0
+    for field in _OUTPUTS:
+        if (path := getattr(config, field, None)) is not None:
+            _refuse_unwritable(field, path)
+    return command, config
+
+
+def _refuse_unwritable(field: str, path: Path) -> None:
+    """Hours of work must not end at a place where nothing can be written."""
+    place = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if place != path and not place.is_dir():
+        raise UserError(f"{flag_name(field)} {path}: {place} is a file, not a folder")
+    if not os.access(place, os.W_OK):
+        raise UserError(f"{flag_name(field)} {path}: no permission to write in {place}")
 
 
 def _unknown_argument(name: str, config: type[Config], unknown: list[str]) -> str:

@@ -39,6 +39,12 @@ AS_THE_FOLDER = "test, or the only one"
 AS_THE_MODEL = "what the model says, else on"
 
 
+def refuse_split_alone(eval_split: str | None, eval_data: Path | None) -> None:
+    """Raise `UserError` when a split is named of no folder."""
+    if eval_split is not None and eval_data is None:
+        raise UserError(f"--eval-split {eval_split}: names a part of --eval-data, which is not given")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Config):
     """`biencoder train`, and the argument of `biencoder.train`."""
@@ -146,6 +152,7 @@ class TrainConfig(Config):
                 f"--temperature {self.temperature:g} is above 0.5: cosines differ by at most 2, so the loss could "
                 "hardly tell a positive from a negative; use 0.01 to 0.1, or --no-normalize"
             )
+        refuse_split_alone(self.eval_split, self.eval_data)
         if self.group_size == 1 and (self.batch_size == 1 or not self.in_batch_negatives):
             why = "--batch-size 1" if self.in_batch_negatives else "--no-in-batch-negatives"
             raise UserError(f"--group-size 1 with {why} leaves no negatives to learn from; raise one of them")
@@ -246,6 +253,10 @@ class CheckConfig(Config):
     on_bad_row: str = _texts(
         "stop at a row that cannot be used, or skip and count such rows", default="stop", choices=ON_BAD_ROW
     )
+
+    def check(self) -> None:
+        """Refuse a split of no folder."""
+        refuse_split_alone(self.eval_split, self.eval_data)
 
 
 @dataclass(frozen=True, kw_only=True)

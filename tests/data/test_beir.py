@@ -86,8 +86,8 @@ def test_folders_that_are_no_collection(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("judgements", "reason"),
     [
-        ("q1\td1\t1\nq1\tdX\t1\nq2\tdY\t0\nq2\tdX\t1\n", r"names 2 documents that corpus.jsonl lacks, the first 'dX'"),
-        ("q9\td1\t1\n", r"names 1 queries that queries.jsonl lacks, the first 'q9'"),
+        ("q1\td1\t1\nq1\tdX\t1\nq2\tdY\t0\nq2\tdX\t1\n", r"names documents that corpus.jsonl lacks: 'dX' and 1 more"),
+        ("q9\td1\t1\n", r"names queries that queries.jsonl lacks: 'q9'$"),
         (HEADER + "q1\td1\tone\n", r"test\.tsv:2: .*integer grade.*found 'q1\\td1\\tone'"),
         ("q1\td1\t1.0\n", r"test\.tsv:1: .*integer grade"),
         (HEADER + "q1\td1\n", r"test\.tsv:2: "),

@@ -40,7 +40,8 @@ def test_held_out_queries_and_their_positives_are_not_trained_on(tmp_path: Path)
     assert len(held.collection.query_ids) == 12
     assert len(held.collection.corpus_ids) == 100
     assert len(held.train) == 400 - 2 * 12
-    assert held.collection.description == "held-out: 12 queries, 100 of 805 passages sampled, all positives kept"
+    sampled = "100 of 805 passages sampled, all positives kept"
+    assert held.collection.description == f"held-out: 12 queries (24 of 400 rows), {sampled}"
 
 
 def test_the_corpus_holds_all_positives_even_beyond_its_size(tmp_path: Path) -> None:
@@ -54,7 +55,7 @@ def test_the_corpus_may_be_all_passages(tmp_path: Path) -> None:
     table = table_of(tmp_path, rows(400))
     held = hold_out(table, seed=1, queries=12, passages=10_000)
     assert {f"n{i}" for i in range(5)} < set(held.collection.corpus_texts)
-    assert held.collection.description == "held-out: 12 queries, 805 passages"
+    assert held.collection.description == "held-out: 12 queries (24 of 400 rows), 805 passages"
 
 
 def test_at_most_a_tenth_of_the_queries_is_held_out(tmp_path: Path) -> None:

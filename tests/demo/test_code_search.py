@@ -139,6 +139,12 @@ class TestReadSource:
     def test_skips_what_cannot_be_parsed(self, source: str) -> None:
         assert read_source(source, "m") == []
 
+    def test_form_feeds_are_no_lines(self) -> None:
+        (found,) = read_source(
+            '\x0c\ndef a(x):\n    """Double the value that was given."""\n    y = 2 * x\n    return y\n', "m"
+        )
+        assert found.code == "def a(x):\n    y = 2 * x\n    return y"
+
     def test_equal_statements_have_equal_hashes_whatever_the_layout(self) -> None:
         first = 'def a(x):\n    """Double the value that was given."""\n    y = x * 2\n    return y\n'
         second = (
@@ -213,6 +219,13 @@ class TestSplit:
         twins = [function(f"pkg{i}.twin:f", "Give the very same thing back") for i in range(6)]
         data = split([*functions, *twins], train=1_000, corpus=60, queries=60, seed=0)
         assert sum(f.summary == twins[0].summary for f in (*data.train, *data.corpus)) <= 1
+
+    def test_names_are_unique(self) -> None:
+        functions = [f for i in range(6) for f in many("pkg" + "abcdef"[i], 30)]
+        setters = [function(f.name, f"Set anew {f.summary}", f"set {f.name}") for f in functions]
+        data = split([*functions, *setters], train=1_000, corpus=60, queries=60, seed=0)
+        names = [f.name for f in (*data.train, *data.corpus)]
+        assert len(names) == len(set(names)) == 180
 
 
 class TestWrite:

@@ -7,6 +7,7 @@ import pytest
 from biencoder.config import DemoConfig
 from biencoder.demo import code_search, mini_lm, run
 from biencoder.errors import UserError
+from biencoder.retrieval.evaluate import Evaluation
 
 needs_model = pytest.mark.skipif(
     importlib.util.find_spec(mini_lm.MODEL_PACKAGE) is None, reason=f"needs {mini_lm.INSTALL}"
@@ -71,11 +72,17 @@ class TestRun:
         shown = capsys.readouterr().out
         assert (tmp_path / "demo" / "model" / "model.safetensors").is_file()
         assert "50 queries over 80 functions" in shown
-        assert shown.count("the right answer has rank") == run.ASKED
-        assert shown.count("(before: ") == run.ASKED
+        assert "The right answer moved up for " in shown
+        assert shown.count("(right answer: rank ") == run.ASKED
+        assert shown.count("rank  score  function") == run.ASKED
         assert "biencoder train --model" in shown
 
         run.run(config)  # a second time: nothing is trained again, and it still answers
         again = capsys.readouterr().out
-        assert again.count("the right answer has rank") == run.ASKED
-        assert "(before: " not in again
+        assert again.count("rank  score  function") == run.ASKED
+        assert "(right answer: " not in again
+
+
+def test_ranks_are_read_from_the_evaluation() -> None:
+    evaluation = Evaluation({}, {"map@100": {"first": 1.0, "third": 1 / 3, "last": 1 / 100, "gone": 0.0}}, 4, 200, "")
+    assert run._ranks(evaluation) == {"first": 1, "third": 3, "last": 100, "gone": 101}

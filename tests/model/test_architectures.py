@@ -1,5 +1,6 @@
 """Packed equals padded, for every architecture that we say we support."""
 
+import copy
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from torch import Tensor
 from transformers import AutoModel
 
 from biencoder import BiEncoderModel, Encoder
+from biencoder.data.batching import pack
+from biencoder.errors import UserError
 from biencoder.model.architectures import FIRST_POSITION
 
 TOLERANCE = 1e-5
@@ -88,7 +91,7 @@ def test_packed_equals_padded_with_gradient_checkpointing(kind: str, folders: di
 
 
 def test_every_architecture_in_the_table_is_tested() -> None:
-    tested = {kind.split("-")[0] if kind.startswith("qwen") else kind for kind in CONFIGS}
+    tested = {kind.removesuffix("-window").removesuffix("-bidirectional") for kind in CONFIGS}
     assert FIRST_POSITION.keys() == tested - {"deberta-v2"}
 
 
@@ -150,6 +153,35 @@ def test_an_unsupported_architecture_is_padded_and_said(
     inputs = encoder.tokenizer(texts, return_tensors="pt", padding=True)
     want = pool(reference(**inputs).last_hidden_state, inputs["attention_mask"], "mean")
     assert relative_error(torch.from_numpy(encoder.encode(texts)), want) <= TOLERANCE
+
+
+def test_a_model_with_two_meanings_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="use_bidirectional_attention"):
+        Encoder.load(tiny_model(tmp_path, "gemma", use_bidirectional_attention=True))
+
+
+def test_padding_stays_a_small_part(folders: dict[str, Path]) -> None:
+    """One long text and many short ones, in one matrix, would be nearly all padding."""
+    encoder = Encoder.load(folders["deberta-v2"])
+    shapes = []
+    encoder.backbone.register_forward_pre_hook(
+        lambda _, __, inputs: shapes.append(inputs["input_ids"].shape), with_kwargs=True
+    )
+    lengths = [90, 20, 20, 19, *[3] * 50, 2]
+    encoder.embed(pack([[7] * length for length in lengths]))
+    assert sum(rows * columns for rows, columns in shapes) * 0.8 <= sum(lengths)
+    assert len(shapes) == 3
+
+
+@pytest.mark.parametrize("kind", ["bert", "mpnet"])
+def test_a_deep_copy_is_a_model_of_its_own(kind: str, folders: dict[str, Path]) -> None:
+    model = BiEncoderModel(str(folders[kind])).eval()
+    before = encode(model, padded(LENGTHS, padding=1))
+    copied = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert torch.equal(encode(copied, padded(LENGTHS, padding=1)), before)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

@@ -48,7 +48,7 @@ def test_attention_is_its_formula(key_heads: int, causal: bool, window: int | No
     for x in inputs:
         x.requires_grad_()
     got = attend(query, key, value, PACKING, causal=causal, window=window, bias_HLL=bias)
-    want = by_definition(*exact[:3], causal, window, exact[3] if biased else None)
+    want = by_definition(exact[0], exact[1], exact[2], causal, window, exact[3] if biased else None)
     weights = draw(HEADS, 5)
     (got * weights).sum().backward()
     (want * weights).sum().backward()
@@ -89,7 +89,14 @@ def test_runs_are_neighbours_of_equal_length() -> None:
 
 
 def test_a_packed_pass_ends_also_after_an_error() -> None:
-    with pytest.raises(ZeroDivisionError), packed(PACKING):
-        assert active_packing() is PACKING
-        raise ZeroDivisionError
+    seen = []
+
+    def fail() -> None:
+        with packed(PACKING):
+            seen.append(active_packing())
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert seen == [PACKING]
     assert active_packing() is None

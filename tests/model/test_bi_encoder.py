@@ -285,7 +285,7 @@ def test_it_trains_inside_of_a_plain_trainer(bert: str, tmp_path: Path) -> None:
         BiEncoderModel(bert, True, "mean", temperature=0.05),
         arguments,
         collate,
-        train_dataset=list(WORDS),  # type: ignore[arg-type]
+        train_dataset=list(WORDS),
     )
     trainer.train()
     losses = [record["loss"] for record in trainer.state.log_history if "loss" in record]

@@ -72,7 +72,8 @@ def test_transformers_loads_what_is_saved(tmp_path: Path, bert: Path) -> None:
 
 @pytest.mark.slow
 def test_a_thousand_real_texts(minilm: str, medquad: Path, tmp_path: Path) -> None:
-    rows = [json.loads(line) for line in gzip.open(medquad / "train.jsonl.gz", "rt", encoding="utf-8")][::13][:500]
+    with gzip.open(medquad / "train.jsonl.gz", "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file][::13][:500]
     queries, passages = [row["query"] for row in rows], [row["pos"][0] for row in rows]
     encoder = Encoder.load(minilm, max_length=48)
     encoder.settings = encoder.settings.with_prompts("question: ", "answer: ")
@@ -186,7 +187,7 @@ def damage(folder: Path, how: str) -> None:
 )  # fmt: skip
 def test_a_damaged_model_is_a_clear_error_and_never_random_weights(tmp_path: Path, how: str) -> None:
     damage(tiny_model(tmp_path), how)
-    with pytest.raises(UserError, match=f"--model {tmp_path}: cannot be loaded") as caught:
+    with pytest.raises(UserError, match=f"{tmp_path}.*(cannot be loaded|not valid JSON)") as caught:
         Encoder.load(tmp_path)
     assert "\n" not in str(caught.value)
 

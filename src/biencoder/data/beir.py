@@ -168,4 +168,5 @@ def _judgements(path: Path) -> Iterator[tuple[str, str, str, int]]:
 def _check_ids(qrels: Path, what: str, judged: list[str], present: dict[str, str], file: Path) -> None:
     absent = [i for i in dict.fromkeys(judged) if i not in present]
     if absent:
-        raise UserError(f"{qrels} names {len(absent):,} {what} that {file.name} lacks, the first {absent[0]!r}")
+        more = f" and {len(absent) - 1:,} more" if len(absent) > 1 else ""
+        raise UserError(f"{qrels} names {what} that {file.name} lacks: {absent[0]!r}{more}")

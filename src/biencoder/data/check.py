@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from biencoder.data.audit import WARN, audit
 from biencoder.data.beir import load_collection
 from biencoder.data.table import ExampleTable
-from biencoder.errors import UserError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from biencoder.config import CheckConfig
 
 
@@ -19,7 +20,7 @@ def run(config: "CheckConfig") -> None:
     """The command: read the data, print what is wrong with it."""
     from biencoder.terminal import say, table
 
-    lengths = None if config.model is None else token_counter(config.model)
+    lengths = None if config.model is None else token_counter(_tokenizer(config.model))
     collection = None if config.eval_data is None else load_collection(config.eval_data, config.eval_split)
     examples = ExampleTable.from_files(config.train_data, on_bad_row=config.on_bad_row)
     found = audit(examples, collection, lengths, config.query_max_len, config.passage_max_len)
@@ -36,19 +37,14 @@ def run(config: "CheckConfig") -> None:
     say(f"\n{warnings} thing{'s' * (warnings != 1)} to look at" if warnings else "\nnothing wrong was found")
 
 
-def token_counter(model: str) -> Callable[[list[str]], NDArray[np.int64]]:
-    """How many tokens a model's tokenizer makes of each text, special tokens included, nothing cut off.
+def _tokenizer(model: str) -> "PreTrainedTokenizerBase":
+    from biencoder.model.pretrained import load_tokenizer
 
-    Raises:
-        UserError: no tokenizer can be loaded from there.
-    """
-    from transformers import AutoTokenizer
+    return load_tokenizer(model)
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError, KeyError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"--model {model}: its tokenizer cannot be loaded ({reason})") from error
+
+def token_counter(tokenizer: "PreTrainedTokenizerBase") -> Callable[[list[str]], NDArray[np.int64]]:
+    """How many tokens a tokenizer makes of each text, special tokens included, nothing cut off."""
 
     def count(texts: list[str]) -> NDArray[np.int64]:
         ids = tokenizer(texts, truncation=False, return_attention_mask=False, verbose=False)["input_ids"]

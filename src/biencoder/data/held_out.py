@@ -64,7 +64,8 @@ def hold_out(table: ExampleTable, *, seed: int, queries: int, passages: int) -> 
         start, stop = table.positive_hashes.offsets[row : row + 2]
         judged = {_passage_id(value): 1 for value in table.positive_hashes.values[start:stop]}
         qrels[f"q{table.query_hashes[row]:016x}"] |= judged
-    description = f"held-out: {len(ids):,} queries, {corpus_note}{note}"
+    given_up = f"{len(table) - int(kept_rows.sum()):,} of {len(table):,} rows"
+    description = f"held-out: {len(ids):,} queries ({given_up}), {corpus_note}{note}"
     texts = [table[int(row)].query for row in first[picked]]
     collection = Collection(list(corpus), list(corpus.values()), ids, texts, qrels, description)
     return HeldOut(table.select(np.flatnonzero(kept_rows)), collection)

@@ -167,7 +167,7 @@ def read_source(source: str, module: str) -> list[Function]:
             tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
-    lines = source.splitlines()
+    lines = source.split("\n")  # as the parser counts: splitlines() also breaks at form feeds
     functions = []
     for qualified, node in _definitions(tree, ""):
         summary = summarise(ast.get_docstring(node, clean=False) or "")
@@ -223,7 +223,7 @@ def _tells(code: str, summary: str) -> bool:
 def split(functions: Sequence[Function], *, train: int, corpus: int, queries: int, seed: int) -> CodeSearch:
     """Hold whole packages out, in seeded order, until the corpus is full or a third of the functions is taken.
 
-    A function whose summary or body was seen before is dropped (held-out ones are kept first), so a copy of a
+    A function whose name, summary or body was seen before is dropped (held-out ones are kept first), so a copy of a
     held-out function in another package is never trained on, and no query has two right answers.
     """
     sizes = Counter(function.package for function in functions)
@@ -244,7 +244,9 @@ def _without_copies(functions: Iterable[Function]) -> list[Function]:
     seen: set[str] = set()
     kept = []
     for function in functions:
-        keys = {"summary " + " ".join(_TOKEN.findall(function.summary.casefold())), "body " + function.body_hash}
+        summary = " ".join(_TOKEN.findall(function.summary.casefold()))
+        # A property's getter and setter share their name.
+        keys = {f"summary {summary}", f"body {function.body_hash}", f"name {function.name}"}
         if seen.isdisjoint(keys):
             kept.append(function)
         seen |= keys

@@ -11,7 +11,7 @@ from biencoder.model.encoder import Encoder
 from biencoder.retrieval.evaluate import Evaluation
 from biencoder.retrieval.search_command import search_texts
 from biencoder.terminal import say, table
-from biencoder.training.run import train
+from biencoder.training.run import TrainResult, train
 
 # Two minutes of training and a minute of evaluations on two cores.
 TRAIN_PAIRS = 2_000
@@ -36,7 +36,7 @@ def run(config: DemoConfig) -> None:
     _describe(data)
     tuned = config.output_dir / "model"
     result = train(_train_config(config, model, files, tuned))
-    _answer(tuned, data, files, None if result is None else result.before)
+    _answer(tuned, data, files, result)
     _what_next(model, tuned, files)
 
 
@@ -76,29 +76,37 @@ def _train_config(config: DemoConfig, model: Path, files: DataFiles, output_dir:
     )
 
 
-def _answer(tuned: Path, data: CodeSearch, files: DataFiles, before: Evaluation | None) -> None:
-    """Search the held-out functions for the first few held-out queries; they are not picked for their outcome."""
+def _answer(tuned: Path, data: CodeSearch, files: DataFiles, result: TrainResult | None) -> None:
+    """Search the held-out functions for a few of their queries: the first whose right answer moved, up or down."""
+    asked = list(data.queries)
+    moves: dict[str, str] = {}
+    if result is not None:
+        before, after = _ranks(result.before), _ranks(result.after)
+        asked = [function for function in asked if before[function.name] != after[function.name]] or asked
+        moves = {name: f"  (right answer: rank {_shown(before[name])} -> {_shown(after[name])})" for name in before}
+        up = sum(after[name] < before[name] for name in before)
+        down = sum(after[name] > before[name] for name in before)
+        say(f"\nThe right answer moved up for {up} of the queries and down for {down}. The first of these:")
     encoder = Encoder.load(tuned, precision="auto")
-    asked = data.queries[:ASKED]
-    corpus = files.held_out / "corpus.jsonl"
-    found = search_texts(encoder, [function.summary for function in asked], corpus, 10)
+    asked = asked[:ASKED]
+    found = search_texts(encoder, [f.summary for f in asked], files.held_out / "corpus.jsonl", SHOWN)
     for function, hits in zip(asked, found, strict=True):
-        ids = [hit.id for hit in hits]
-        rank = str(ids.index(function.name) + 1) if function.name in ids else "below 10"
-        was = "" if before is None else f" (before: {_rank_before(before, function.name)})"
-        say(f'\n"{function.summary}": the right answer has rank {rank}{was}')
-        table(
-            [
-                [str(place), f"{hit.score:.3f}", hit.id, "<- the right one" if hit.id == function.name else ""]
-                for place, hit in enumerate(hits[:SHOWN], 1)
-            ],
-            ["rank", "score", "function", ""],
-        )
+        say(f'\n"{function.summary}"{moves.get(function.name, "")}')
+        rows = [
+            [str(place), f"{hit.score:.3f}", hit.id, "<- the right one" if hit.id == function.name else ""]
+            for place, hit in enumerate(hits, 1)
+        ]
+        table(rows, ["rank", "score", "function", ""])
 
 
-def _rank_before(before: Evaluation, query: str) -> str:
-    reciprocal = before.per_query["mrr@10"][query]
-    return str(round(1 / reciprocal)) if reciprocal else "below 10"
+def _ranks(evaluation: Evaluation) -> dict[str, int]:
+    """The rank of each query's one right answer: precision averages to its inverse. 101 for any below the 100th."""
+    precision = evaluation.per_query["map@100"]
+    return {query: round(1 / value) if value else 101 for query, value in precision.items()}
+
+
+def _shown(rank: int) -> str:
+    return str(rank) if rank <= 100 else "below 100"
 
 
 def _what_next(model: Path, tuned: Path, files: DataFiles) -> None:

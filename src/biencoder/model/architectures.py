@@ -7,11 +7,13 @@ the table (DeBERTa's disentangled attention, say) runs in padded chunks sorted b
 import logging
 import math
 from collections.abc import Callable
+from types import MethodType
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from biencoder.errors import UserError
 from biencoder.model.attention import IMPLEMENTATION, Packing, active_packing, attend
 
 logger = logging.getLogger(__name__)
@@ -25,6 +27,15 @@ class Config(Protocol):
 
 
 def _from_zero(_: Config) -> int:
+    return 0
+
+
+def _from_zero_if_causal(config: Config) -> int:
+    if getattr(config, "use_bidirectional_attention", False):
+        raise UserError(
+            f"{config.model_type} with use_bidirectional_attention: transformers (5.23) attends to both sides without "
+            "padding and to the left with it, so a text's vector would depend on its neighbours"
+        )
     return 0
 
 
@@ -52,7 +63,7 @@ FIRST_POSITION: dict[str, Callable[[Config], int]] = {
     "qwen3": _from_zero,
     "llama": _from_zero,
     "mistral": _from_zero,
-    "gemma": _from_zero,
+    "gemma": _from_zero_if_causal,
 }
 
 
@@ -83,44 +94,41 @@ def longest_text(config: Config) -> int | None:
 
 
 def _pack_mpnet(backbone: Any) -> None:
-    """MPNet computes its attention itself and adds a bias by distance; both are asked for the longest text only."""
+    """MPNet computes its attention itself and adds a bias by distance. Bound methods: a deep copy has its own."""
     encoder = backbone.encoder
-    padded_bias = encoder.compute_position_bias
-
-    def position_bias(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        packing = active_packing()
-        if packing is None:
-            return padded_bias(hidden, *args, **kwargs)
-        return padded_bias(hidden[:, : max(packing.lengths)], *args, **kwargs)
-
-    encoder.compute_position_bias = position_bias
+    encoder.compute_position_bias = MethodType(_mpnet_position_bias, encoder)
     for layer in encoder.layer:
-        layer.attention.attn.forward = _mpnet_attention(layer.attention.attn)
+        layer.attention.attn.forward = MethodType(_mpnet_attention, layer.attention.attn)
 
 
-def _mpnet_attention(module: Any) -> Callable[..., Any]:
-    padded_forward = module.forward
+def _mpnet_position_bias(encoder: Any, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """The bias is needed for the longest text only, not for the row."""
+    packing = active_packing()
+    if packing is not None:
+        hidden = hidden[:, : max(packing.lengths)]
+    return type(encoder).compute_position_bias(encoder, hidden, *args, **kwargs)
 
-    def forward(hidden: Tensor, attention_mask: Any = None, position_bias: Tensor | None = None, **kwargs: Any) -> Any:
-        if not isinstance(attention_mask, Packing):
-            if attention_mask is not None and attention_mask.dtype == torch.bool:
-                attention_mask = _additive(attention_mask, hidden)
-            return padded_forward(hidden, attention_mask, position_bias, **kwargs)
-        heads = (module.num_attention_heads, module.attention_head_size)
-        query, key, value = (project(hidden[0]).unflatten(-1, heads) for project in (module.q, module.k, module.v))
-        assert position_bias is not None
-        attended = attend(
-            query,
-            key,
-            value,
-            attention_mask,
-            scale=1 / math.sqrt(module.attention_head_size),
-            dropout=module.dropout.p if module.training else 0.0,
-            bias_HLL=position_bias[0],
-        )
-        return (module.o(attended.flatten(1)).unsqueeze(0),)
 
-    return forward
+def _mpnet_attention(
+    module: Any, hidden: Tensor, attention_mask: Any = None, position_bias: Tensor | None = None, **kwargs: Any
+) -> Any:
+    if not isinstance(attention_mask, Packing):
+        if attention_mask is not None and attention_mask.dtype == torch.bool:
+            attention_mask = _additive(attention_mask, hidden)
+        return type(module).forward(module, hidden, attention_mask, position_bias, **kwargs)
+    heads = (module.num_attention_heads, module.attention_head_size)
+    query, key, value = (project(hidden[0]).unflatten(-1, heads) for project in (module.q, module.k, module.v))
+    assert position_bias is not None
+    attended = attend(
+        query,
+        key,
+        value,
+        attention_mask,
+        scale=1 / math.sqrt(module.attention_head_size),
+        dropout=module.dropout.p if module.training else 0.0,
+        bias_HLL=position_bias[0],
+    )
+    return (module.o(attended.flatten(1)).unsqueeze(0),)
 
 
 def _additive(mask: Tensor, like: Tensor) -> Tensor:

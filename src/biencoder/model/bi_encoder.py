@@ -17,9 +17,10 @@ from transformers.utils import ModelOutput
 from biencoder.data.batching import PackedBatch
 from biencoder.errors import UserError
 from biencoder.model.architectures import enable_packing, longest_text
-from biencoder.model.encoder import embed, load_backbone, locate, save_model
+from biencoder.model.embedding import embed
 from biencoder.model.folder import ModelSettings
 from biencoder.model.pooling import POOLINGS
+from biencoder.model.pretrained import load_backbone, locate, save_model
 from biencoder.training.distributed import gather_with_gradient, is_distributed
 from biencoder.training.objective import Labels, Objective, similarity
 
@@ -167,7 +168,7 @@ class BiEncoderModel(nn.Module):
 
     def _tokenizer(self) -> PreTrainedTokenizerBase | None:
         try:
-            return AutoTokenizer.from_pretrained(locate(self.model_name))  # type: ignore[no-any-return]
+            return AutoTokenizer.from_pretrained(locate(self.model_name))
         except (OSError, ValueError, KeyError, UserError):
             logger.warning("%s has no tokenizer that loads: the model is saved without one", self.model_name)
             return None

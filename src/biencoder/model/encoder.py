@@ -1,121 +1,28 @@
-"""The encoder: backbone, pooling, normalisation. It loads, saves, and turns texts into vectors; it knows no loss.
+"""The encoder: backbone, pooling, normalisation. It turns texts into vectors and knows no loss.
 
-Shapes: T tokens in a packed row, N texts, D dimensions of a vector.
+Shapes: N texts, D dimensions of a vector.
 """
 
 import contextlib
 import hashlib
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from torch import Tensor, nn
-from torch.nn.functional import normalize as to_unit_length
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biencoder.data.batching import PackedBatch, chunks, tokenize
-from biencoder.errors import UserError
-from biencoder.files import sync_folder
 from biencoder.model.architectures import enable_packing, longest_text
-from biencoder.model.attention import Packing, packed
-from biencoder.model.folder import ModelSettings, read_settings, write_settings
-from biencoder.model.pooling import POOLINGS
+from biencoder.model.embedding import embed
+from biencoder.model.folder import ModelSettings, read_settings
 from biencoder.model.precision import autocast, choose_device, choose_precision
+from biencoder.model.pretrained import load_checked, load_tokenizer, locate, save_model
 
-# The names under which architectures keep the dropouts that act in a backbone.
-DROPOUTS = (
-    "hidden_dropout_prob",
-    "attention_probs_dropout_prob",
-    "dropout",
-    "attention_dropout",
-    "embedding_dropout",
-    "mlp_dropout",
-    "resid_pdrop",
-    "embd_pdrop",
-    "attn_pdrop",
-    "hidden_dropout",
-)
-READABLE = 0o644
 ENCODE_TOKENS = 8192  # a forward pass without gradient; more does not run faster, and takes more memory
 ENCODE_TEXTS = 4096  # texts tokenised at a time, among which lengths are sorted
-
-
-def embed(
-    backbone: nn.Module, batch: PackedBatch, *, pooling: str, normalize: bool, first_position: int | None
-) -> Tensor:
-    """Vectors of a packed batch; gradients flow.
-
-    Args:
-        backbone: a transformers model, prepared by :func:`~biencoder.model.architectures.enable_packing`.
-        batch: N texts in one row of T tokens, on the backbone's device.
-        pooling: a name in :data:`~biencoder.model.pooling.POOLINGS`.
-        normalize: scale each vector to length 1.
-        first_position: what ``enable_packing`` returned; None runs the texts as a padded matrix instead.
-
-    Returns:
-        ``[N, D]`` float32, contiguous, in the order of the batch.
-    """
-    packing = Packing(batch.lengths, batch.input_ids.device)
-    if first_position is None:
-        hidden_TD = _padded(backbone, batch)
-    else:
-        hidden_TD = _packed(backbone, batch, packing, first_position)
-    with torch.autocast(hidden_TD.device.type, enabled=False):
-        vectors_ND = POOLINGS[pooling](hidden_TD, packing.starts).float()
-        if normalize:
-            vectors_ND = to_unit_length(vectors_ND, dim=-1)
-    return vectors_ND.contiguous()
-
-
-def _packed(backbone: nn.Module, batch: PackedBatch, packing: Packing, first_position: int) -> Tensor:
-    with packed(packing):
-        output = backbone(
-            input_ids=batch.input_ids.unsqueeze(0),
-            position_ids=_positions(batch.input_ids, packing, first_position).unsqueeze(0),
-            **_optional_inputs(backbone, None if batch.token_type_ids is None else batch.token_type_ids.unsqueeze(0)),
-        )
-    return output.last_hidden_state.squeeze(0)  # type: ignore[no-any-return]
-
-
-def _positions(ids_T: Tensor, packing: Packing, first_position: int) -> Tensor:
-    """Each token's place in its text: ``[T]``, counted from ``first_position``.
-
-    Models that count from ``padding_idx + 1`` pass over tokens that look like padding, and give them ``padding_idx``; a
-    text may well say ``<pad>``.
-    """
-    counted_T = torch.ones_like(ids_T) if first_position == 0 else (ids_T != first_position - 1).long()
-    running_T = counted_T.cumsum(0)
-    starts = packing.starts.long()
-    before_N = (running_T - counted_T)[starts[:-1]]
-    place_T = running_T - before_N.repeat_interleave(starts.diff())
-    return place_T * counted_T + first_position - 1
-
-
-def _padded(backbone: nn.Module, batch: PackedBatch) -> Tensor:
-    lengths = torch.tensor(batch.lengths, device=batch.input_ids.device)
-    real_NL = torch.arange(max(batch.lengths), device=lengths.device) < lengths[:, None]
-    padding: Any = backbone.config.pad_token_id  # type: ignore[union-attr]
-    ids_NL = batch.input_ids.new_full(real_NL.shape, padding or 0).masked_scatter(real_NL, batch.input_ids)
-    types_NL = None
-    if batch.token_type_ids is not None:
-        types_NL = torch.zeros_like(ids_NL).masked_scatter(real_NL, batch.token_type_ids)
-    output = backbone(input_ids=ids_NL, attention_mask=real_NL.long(), **_optional_inputs(backbone, types_NL))
-    return output.last_hidden_state[real_NL]  # type: ignore[no-any-return]
-
-
-def _optional_inputs(backbone: Any, token_type_ids: Tensor | None) -> dict[str, Any]:
-    inputs: dict[str, Any] = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-    if getattr(backbone.config, "use_cache", False):
-        inputs["use_cache"] = False
-    return inputs
 
 
 @dataclass
@@ -127,7 +34,7 @@ class Encoder:
         tokenizer: its tokenizer.
         settings: pooling, normalisation, prompts and length; nothing in it is None but ``similarity``.
         precision: ``fp32`` or ``bf16`` (autocast); vectors are float32 in both.
-        first_position: see :func:`embed`.
+        first_position: see :func:`~biencoder.model.embedding.embed`.
     """
 
     backbone: PreTrainedModel
@@ -165,7 +72,8 @@ class Encoder:
         folder = locate(path)
         settings = read_settings(folder)
         target = choose_device(device)
-        backbone, tokenizer = _load_parts(folder, str(path), dropout)
+        tokenizer = load_tokenizer(path)
+        backbone = load_checked(folder, path, dropout)
         first_position = enable_packing(backbone)
         longest = longest_text(backbone.config)
         known = [n for n in (max_length or settings.max_length or tokenizer.model_max_length, longest) if n]
@@ -274,118 +182,6 @@ class Encoder:
                 yield
         finally:
             self.backbone.train(training)
-
-
-def save_model(
-    folder: Path, backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, settings: ModelSettings
-) -> None:
-    """Write weights, configuration, tokenizer and sentence-transformers' files into ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=".model.", dir=folder))
-    try:
-        with _quiet():
-            backbone.save_pretrained(staged)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(staged)
-        for file in sorted(staged.iterdir()):
-            with file.open("rb+") as opened:
-                os.fsync(opened.fileno())
-            file.chmod(READABLE)  # safetensors makes files that only their owner can read
-            file.replace(folder / file.name)
-        sync_folder(folder)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
-    write_settings(folder, settings, int(backbone.config.hidden_size))
-
-
-def locate(path: str | Path) -> Path:
-    """The folder of a model: the path itself, or the hub's cache for a name like ``BAAI/bge-small-en-v1.5``.
-
-    Raises:
-        UserError: neither.
-    """
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise UserError(f"--model {path}: no model in this folder (it has no config.json)")
-        return folder
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(
-            snapshot_download(str(path), ignore_patterns=["*.bin", "*.h5", "*.onnx", "*.msgpack", "openvino/*"])
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"--model {path}: no such folder, and not to be had from the model hub ({reason})") from error
-
-
-def load_backbone(folder: Path, dropout: float | None = None) -> PreTrainedModel:
-    """The transformer alone, in float32, its unused pooler frozen.
-
-    A pooler (BERT's dense layer on the first token) takes no part in any pooling here. It is kept, so that what is
-    saved is whole, and frozen, so that data-parallel training does not wait for a gradient that never comes.
-
-    Args:
-        folder: of the model.
-        dropout: probability of every dropout; None for what its configuration says. The configuration stays as it is.
-    """
-    config = AutoConfig.from_pretrained(folder)
-    own = {name: getattr(config, name) for name in DROPOUTS if hasattr(config, name)} if dropout is not None else {}
-    for name in own:
-        setattr(config, name, dropout)
-    with _quiet():
-        loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModel.from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    backbone, report = loaded
-    _refuse_random_weights(report)
-    for name, value in own.items():
-        setattr(backbone.config, name, value)
-    pooler = getattr(backbone, "pooler", None)
-    if isinstance(pooler, nn.Module):
-        pooler.requires_grad_(False)
-    return backbone
-
-
-def _refuse_random_weights(report: dict[str, Any]) -> None:
-    """What a file lacks, transformers fills with random numbers and a line in the log; only a pooler may be lacking."""
-    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler"))
-    if missing:
-        raise ValueError(f"the file of weights lacks {missing[0]}, one of {len(missing)} that config.json asks for")
-    for name, found, wanted in report["mismatched_keys"]:
-        raise ValueError(f"{name} is {list(found)} in the file of weights and {list(wanted)} by config.json")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars from transformers for loads and saves of a second, and a table of weights, which we check."""
-    shown, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if shown:
-            transformers_logging.enable_progress_bar()
-
-
-def _load_parts(folder: Path, name: str, dropout: float | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes where no vocabulary is
-            raise ValueError("its tokenizer has no vocabulary")
-        return load_backbone(folder, dropout), tokenizer
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"--model {name}: cannot be loaded ({reason})") from error
 
 
 def _choose_pooling(asked: str, settings: ModelSettings, backbone: PreTrainedModel) -> str:

@@ -27,7 +27,8 @@ def run(config: ExportConfig) -> None:
     difference = parity(encoder, Encoder.load(folder, device="cpu"))
     if difference > LARGEST_DIFFERENCE:
         raise UserError(f"{folder}: the copy's vectors differ from the model's by {difference:.1e}; do not use it")
-    say(f"{folder}: {config.format} format; vectors equal to the model's within {difference:.0e}")
+    within = f"within {difference:.0e}" if difference else "exactly"
+    say(f"{folder}: {config.format} format; its vectors equal the model's {within}")
 
 
 def parity(one: Encoder, other: Encoder) -> float:

@@ -75,12 +75,15 @@ def read_settings(folder: Path) -> ModelSettings:
     Raises:
         UserError: a module or a pooling that biencoder does not run.
     """
-    modules = _read_json(folder / "modules.json")
+    _read_json(folder / "config.json")  # what is no JSON object crashes transformers
+    modules = _read_json(folder / "modules.json", list)
     if modules is None:
         return ModelSettings()
     pooling = "mean"
     normalize = False
     for module in modules:
+        if not isinstance(module, dict):
+            raise UserError(f"{folder / 'modules.json'}: a list of JSON objects is wanted there")
         kind = str(module.get("type", "")).rsplit(".", 1)[-1]
         if kind == "Pooling":
             pooling = _read_pooling(folder / str(module.get("path", "")) / "config.json")
@@ -156,13 +159,16 @@ def _versions() -> dict[str, str]:
     return {"sentence_transformers": "5.0.0", "transformers": transformers.__version__, "pytorch": torch.__version__}
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path, kind: type = dict) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(content, kind):
+        raise UserError(f"{path}: a JSON {'object' if kind is dict else 'list'} is wanted there")
+    return content
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -68,6 +68,11 @@ def first_to_fail() -> bool:
     return bool(store.compare_set("biencoder/failed", "", mine).decode() == mine)
 
 
+def lost_a_rank(error: Exception) -> bool:
+    """Whether ``error`` is that of a collective in which another rank no longer takes part."""
+    return is_distributed() and (isinstance(error, dist.DistError) or "gloo" in str(error))
+
+
 def broadcast_object(value: Any) -> Any:
     """Rank 0's value, on every rank."""
     if not is_distributed():

@@ -4,9 +4,10 @@ import json
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from biencoder.training.optimizer import learning_rate_at, optimizer_state
 logger = logging.getLogger(__name__)
 
 BEST_BY = "ndcg@10"
+SHOWN_STEPS = 20
 
 
 @dataclass
@@ -51,6 +53,7 @@ class Job:
         before: the evaluation of the model as it came.
         best: the best evaluation since training began.
         best_step: when that was.
+        recent: loss, queries and seconds of the last steps, whose means are shown.
     """
 
     config: TrainConfig
@@ -67,6 +70,7 @@ class Job:
     before: Evaluation | None = None
     best: Evaluation | None = None
     best_step: int = 0
+    recent: deque[tuple[float, int, float]] = field(default_factory=lambda: deque(maxlen=SHOWN_STEPS))
 
     @property
     def folder(self) -> Path:
@@ -84,8 +88,8 @@ def train_steps(job: Job, progress: Progress) -> None:
     config, encoder = job.config, job.encoder
     parameters = [p for p in encoder.backbone.parameters() if p.requires_grad]
     encoder.backbone.train()
+    began = time.perf_counter()
     for batch in _prepared_ahead(job):
-        began = time.perf_counter()
         losses = accumulate_gradients(
             encoder, batch, job.objective, keep_tokens=job.keep_tokens, seed=(config.seed, job.step, rank())
         )
@@ -102,6 +106,7 @@ def train_steps(job: Job, progress: Progress) -> None:
             evaluate_and_keep_best(job)
         if evaluated or job.step % config.save_steps == 0:
             save(job)
+        began = time.perf_counter()
 
 
 def _prepared_ahead(job: Job) -> Iterator[TrainingBatch]:
@@ -219,7 +224,9 @@ def _log(
     if batch.labels.teacher is not None:
         record |= {"contrastive": losses.contrastive, "distillation": losses.distillation}
     write_metrics(job, record)
-    progress.update(job.step, **{"loss": f"{losses.total:.4f}", "queries/s": f"{batch.total_queries / seconds:.1f}"})
+    job.recent.append((losses.total, batch.total_queries, seconds))
+    loss, queries, spent = (sum(values) for values in zip(*job.recent, strict=True))
+    progress.update(job.step, **{"loss": f"{loss / len(job.recent):.4f}", "queries/s": f"{queries / spent:.1f}"})
 
 
 def write_metrics(job: Job, record: dict[str, Any]) -> None:

@@ -19,8 +19,8 @@ LARGEST_CHUNK = 16_384  # tokens; more at once runs no faster
 def default_budget(encoder: Encoder) -> int:
     """Bytes that activations may take when nobody said: in proportion to the weights, at most half of the machine's."""
     if encoder.device.type == "cuda":
-        free: int = torch.cuda.mem_get_info(encoder.device)[0]
-        return free * 6 // 10
+        free, _ = torch.cuda.mem_get_info(encoder.device)
+        return int(0.6 * free)
     weights = sum(p.numel() * p.element_size() for p in encoder.backbone.parameters())
     return min(machine_memory() // 2, max(LOWEST_DEFAULT, WEIGHTS_TIMES * weights))
 

@@ -63,7 +63,7 @@ class OutputFolder:
         if saved["data"] != identity["data"]:
             differences.append("the training data have changed")
         if saved["world_size"] != identity["world_size"]:
-            differences.append(f"it ran on {saved['world_size']} processes, not {identity['world_size']}")
+            differences.append(f"the number of processes was {saved['world_size']} and is {identity['world_size']}")
         if differences:
             raise UserError(
                 f"--output-dir {self.path}: holds another run: {'; '.join(differences)}. "
@@ -93,10 +93,10 @@ class OutputFolder:
 
     def _read(self) -> dict[str, Any]:
         try:
-            saved: dict[str, Any] = json.loads(self._marker.read_text(encoding="utf-8"))
+            saved: Any = json.loads(self._marker.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{self._marker}: not the file that biencoder wrote ({error})") from error
-        if not {"config", "data", "world_size", "finished"} <= saved.keys():
+        if not isinstance(saved, dict) or not {"config", "data", "world_size", "finished"} <= saved.keys():
             raise UserError(f"{self._marker}: not the file that biencoder wrote; name another --output-dir")
         return saved
 

@@ -1,6 +1,5 @@
 """``biencoder train``: from a configuration to a tuned model in a folder, and the report of what it gained."""
 
-import logging
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,21 +12,19 @@ from biencoder.data.check import token_counter
 from biencoder.data.held_out import hold_out
 from biencoder.data.sampling import KnownPositives, Sampler
 from biencoder.data.table import ExampleTable
-from biencoder.errors import UserError
+from biencoder.errors import TrainingError, UserError
 from biencoder.model.encoder import Encoder
 from biencoder.report.training import report_result, write_evaluation, write_model_card
 from biencoder.retrieval.evaluate import Evaluation
 from biencoder.terminal import Progress, say, table
 from biencoder.training.batch import Batcher
 from biencoder.training.checkpoint import load_best, load_checkpoint
-from biencoder.training.distributed import barrier, first_to_fail, process_group, rank, world_size
+from biencoder.training.distributed import barrier, first_to_fail, lost_a_rank, process_group, rank, world_size
 from biencoder.training.loop import Job, evaluate_and_keep_best, forget_metrics_after, train_steps
 from biencoder.training.memory import default_budget, token_budget
 from biencoder.training.objective import Objective
 from biencoder.training.optimizer import adamw, restore_optimizer
 from biencoder.training.output import OutputFolder
-
-logger = logging.getLogger(__name__)
 
 HELD_OUT_COST = 0.1  # share of the run's own cost that all evaluations on the default held-out set may take together
 HELD_OUT_QUERIES = 500  # at most
@@ -67,18 +64,19 @@ def train(config: TrainConfig) -> TrainResult | None:
 
     Raises:
         UserError: bad input: data, model, folder, or a checkpoint of another configuration.
-        TrainingError: a loss or gradient that is not finite.
+        TrainingError: a loss or gradient that is not finite, or a rank that was killed.
     """
     with process_group(config.device):
         try:
             return _train(config)
         except Exception as error:
-            mistake = isinstance(error, UserError)
             if not first_to_fail():  # another rank has said why
-                raise SystemExit(2 if mistake else 1) from None
-            if mistake and rank() > 0:  # the command line prints a user's mistake on rank 0 only
-                logger.error("rank %d: %s", rank(), error)
-                raise SystemExit(2) from None
+                raise SystemExit(2 if isinstance(error, UserError) else 1) from None
+            if lost_a_rank(error):
+                raise TrainingError(
+                    "another process of this run is gone without a word: killed, perhaps because memory ran out. "
+                    f"What {config.output_dir} holds is whole; the same command goes on from the last checkpoint"
+                ) from error
             raise
 
 
@@ -129,6 +127,10 @@ def prepare_encoder(config: TrainConfig) -> tuple[Encoder, TrainConfig]:
     encoder.settings = settings
     assert settings.pooling is not None
     if config.gradient_checkpointing:
+        if not encoder.backbone.supports_gradient_checkpointing:
+            raise UserError(
+                f"--gradient-checkpointing: transformers does not offer it for {encoder.backbone.config.model_type}"
+            )
         encoder.backbone.gradient_checkpointing_enable({"use_reentrant": False})
     if not settings.normalize:
         say("vectors are not normalised: the temperature is 1.0")
@@ -199,15 +201,15 @@ def _job(config: TrainConfig, encoder: Encoder, examples: ExampleTable, collecti
 def _report_start(job: Job) -> None:
     """The audit of the data, and what will be done with them."""
     config, encoder = job.config, job.encoder
-    count = token_counter(config.model)
+    count = token_counter(encoder.tokenizer)
     found = audit(job.batcher.table, job.collection, count, config.query_max_len, config.passage_max_len)
+    say(f"evaluation: {job.collection.description}")
     table(found.rows(config.group_size), ["data", "found", ""])
     settings = encoder.settings
     shape = f"{settings.pooling} pooling, {'' if settings.normalize else 'not '}normalised, {encoder.precision}"
     batch = f"batches of {config.batch_size:,} queries over {world_size()} process{'es' * (world_size() > 1)}"
     say(f"{config.model}: {shape} on {encoder.device}")
     say(f"{job.total_steps:,} steps in {batch}; up to {job.batcher.chunk_tokens:,} tokens at once")
-    say(f"evaluation: {job.collection.description}")
 
 
 def _restore(job: Job, path: Path) -> None:

@@ -1,0 +1,109 @@
+"""From a packed batch to vectors: the forward pass, packed where the architecture allows it and padded where not.
+
+Shapes: T tokens in a packed row, N texts, L tokens of the longest, D dimensions of a vector.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize as to_unit_length
+
+from biencoder.data.batching import PackedBatch
+from biencoder.model.attention import Packing, packed
+from biencoder.model.pooling import POOLINGS
+
+PADDING = 0.2  # largest share of padding where an architecture needs it
+
+
+def embed(
+    backbone: nn.Module, batch: PackedBatch, *, pooling: str, normalize: bool, first_position: int | None
+) -> Tensor:
+    """Vectors of a packed batch; gradients flow.
+
+    Args:
+        backbone: a transformers model, prepared by :func:`~biencoder.model.architectures.enable_packing`.
+        batch: N texts in one row of T tokens, on the backbone's device.
+        pooling: a name in :data:`~biencoder.model.pooling.POOLINGS`.
+        normalize: scale each vector to length 1.
+        first_position: what ``enable_packing`` returned; None runs the texts as a padded matrix instead.
+
+    Returns:
+        ``[N, D]`` float32, contiguous, in the order of the batch.
+    """
+    packing = Packing(batch.lengths, batch.input_ids.device)
+    if first_position is None:
+        hidden_TD = _padded(backbone, batch)
+    else:
+        hidden_TD = _packed(backbone, batch, packing, first_position)
+    with torch.autocast(hidden_TD.device.type, enabled=False):
+        vectors_ND = POOLINGS[pooling](hidden_TD, packing.starts).float()
+        if normalize:
+            vectors_ND = to_unit_length(vectors_ND, dim=-1)
+    return vectors_ND.contiguous()
+
+
+def _packed(backbone: nn.Module, batch: PackedBatch, packing: Packing, first_position: int) -> Tensor:
+    with packed(packing):
+        output = backbone(
+            input_ids=batch.input_ids.unsqueeze(0),
+            position_ids=_positions(batch.input_ids, packing, first_position).unsqueeze(0),
+            **_optional_inputs(backbone, None if batch.token_type_ids is None else batch.token_type_ids.unsqueeze(0)),
+        )
+    return output.last_hidden_state.squeeze(0)  # type: ignore[no-any-return]
+
+
+def _positions(ids_T: Tensor, packing: Packing, first_position: int) -> Tensor:
+    """Each token's place in its text: ``[T]``, counted from ``first_position``.
+
+    Models that count from ``padding_idx + 1`` pass over tokens that look like padding, and give them ``padding_idx``; a
+    text may well say ``<pad>``.
+    """
+    counted_T = torch.ones_like(ids_T) if first_position == 0 else (ids_T != first_position - 1).long()
+    running_T = counted_T.cumsum(0)
+    starts = packing.starts.long()
+    before_N = (running_T - counted_T)[starts[:-1]]
+    place_T = running_T - before_N.repeat_interleave(starts.diff())
+    return place_T * counted_T + first_position - 1
+
+
+def _padded(backbone: nn.Module, batch: PackedBatch) -> Tensor:
+    """Hidden states ``[T, D]`` by way of matrices of texts of similar length, so that padding stays a small part."""
+    hidden, first = [], 0
+    for texts in _similar_lengths(batch.lengths):
+        part = slice(first, first + sum(batch.lengths[texts]))
+        types = None if batch.token_type_ids is None else batch.token_type_ids[part]
+        hidden.append(_padded_part(backbone, PackedBatch(batch.input_ids[part], batch.lengths[texts], types)))
+        first = part.stop
+    return torch.cat(hidden)
+
+
+def _similar_lengths(lengths: Sequence[int]) -> Iterator[slice]:
+    """Cut neighbouring texts into parts of which at most :data:`PADDING` is padding."""
+    first, longest, tokens = 0, 0, 0
+    for place, length in enumerate(lengths):
+        longest, tokens = max(longest, length), tokens + length
+        if tokens < (1 - PADDING) * longest * (place + 1 - first):
+            yield slice(first, place)
+            first, longest, tokens = place, length, length
+    yield slice(first, len(lengths))
+
+
+def _padded_part(backbone: nn.Module, batch: PackedBatch) -> Tensor:
+    lengths = torch.tensor(batch.lengths, device=batch.input_ids.device)
+    real_NL = torch.arange(max(batch.lengths), device=lengths.device) < lengths[:, None]
+    padding: Any = backbone.config.pad_token_id  # type: ignore[union-attr]
+    ids_NL = batch.input_ids.new_full(real_NL.shape, padding or 0).masked_scatter(real_NL, batch.input_ids)
+    types_NL = None
+    if batch.token_type_ids is not None:
+        types_NL = torch.zeros_like(ids_NL).masked_scatter(real_NL, batch.token_type_ids)
+    output = backbone(input_ids=ids_NL, attention_mask=real_NL.long(), **_optional_inputs(backbone, types_NL))
+    return output.last_hidden_state[real_NL]  # type: ignore[no-any-return]
+
+
+def _optional_inputs(backbone: Any, token_type_ids: Tensor | None) -> dict[str, Any]:
+    inputs: dict[str, Any] = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+    if getattr(backbone.config, "use_cache", False):
+        inputs["use_cache"] = False
+    return inputs

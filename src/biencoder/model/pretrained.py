@@ -1,0 +1,183 @@
+"""Models on disk: finding, loading and saving them, and refusing what is damaged."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from biencoder.errors import UserError
+from biencoder.files import sync_folder
+from biencoder.model.folder import ModelSettings, read_settings, write_settings
+
+# The names under which architectures keep the dropouts that act in a backbone.
+DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "dropout",
+    "attention_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+    "hidden_dropout",
+)
+READABLE = 0o644
+
+
+def save_model(
+    folder: Path, backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, settings: ModelSettings
+) -> None:
+    """Write weights, configuration, tokenizer and sentence-transformers' files into ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(prefix=".model.", dir=folder))
+    try:
+        with _quiet():
+            backbone.save_pretrained(staged)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(staged)
+        for file in sorted(staged.iterdir()):
+            with file.open("rb+") as opened:
+                os.fsync(opened.fileno())
+            file.chmod(READABLE)  # safetensors makes files that only their owner can read
+            file.replace(folder / file.name)
+        sync_folder(folder)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    write_settings(folder, settings, int(backbone.config.hidden_size))
+
+
+def locate(path: str | Path) -> Path:
+    """The folder of a model: the path itself, or the hub's cache for a name like ``BAAI/bge-small-en-v1.5``.
+
+    Raises:
+        UserError: neither.
+    """
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"--model {path}: no model in this folder (it has no config.json)")
+        return folder
+    if folder.is_file():
+        raise UserError(f"--model {path}: is a file; name the folder that holds the model")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(str(path), ignore_patterns=["*.bin", "*.h5", "*.onnx", "*.msgpack", "openvino/*"])
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"--model {path}: no such folder, and not to be had from the model hub ({_first_line(error)})"
+        ) from error
+
+
+def load_backbone(folder: Path, dropout: float | None = None) -> PreTrainedModel:
+    """The transformer alone, in float32, its unused pooler frozen.
+
+    A pooler (BERT's dense layer on the first token) takes no part in any pooling here. It is kept, so that what is
+    saved is whole, and frozen, so that data-parallel training does not wait for a gradient that never comes.
+
+    Args:
+        folder: of the model.
+        dropout: probability of every dropout; None for what its configuration says. The configuration stays as it is.
+    """
+    config = AutoConfig.from_pretrained(folder)
+    if not any(folder.glob("*.safetensors")):
+        raise ValueError(
+            "no *.safetensors in it; a pytorch_model.bin is not read, for a pickle can run code: to convert one, load "
+            "it with transformers and save_pretrained it"
+        )
+    own = {name: getattr(config, name) for name in DROPOUTS if hasattr(config, name)} if dropout is not None else {}
+    for name in own:
+        setattr(config, name, dropout)
+    with _quiet():
+        loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModel.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    backbone, report = loaded
+    _refuse_random_weights(report)
+    for name, value in own.items():
+        setattr(backbone.config, name, value)
+    pooler = getattr(backbone, "pooler", None)
+    if isinstance(pooler, nn.Module):
+        pooler.requires_grad_(False)
+    return backbone
+
+
+def _refuse_random_weights(report: dict[str, Any]) -> None:
+    """What a file lacks, transformers fills with random numbers and a line in the log; only a pooler may be lacking."""
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler"))
+    if missing:
+        raise ValueError(f"the file of weights lacks {missing[0]}, one of {len(missing)} that config.json asks for")
+    for name, found, wanted in report["mismatched_keys"]:
+        raise ValueError(f"{name} is {list(found)} in the file of weights and {list(wanted)} by config.json")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars from transformers for loads and saves of a second, and a table of weights, which we check."""
+    shown, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, found as by :func:`locate`.
+
+    Raises:
+        UserError: no such model, one that biencoder does not run, or one without a tokenizer that has a vocabulary.
+    """
+    folder = locate(path)
+    read_settings(folder)  # refuses what is no model that biencoder runs
+    try:
+        with _quiet():
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise _unloadable(path, f"its tokenizer: {_first_line(error)}") from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes where no vocabulary is
+        raise _unloadable(path, "its tokenizer has no vocabulary")
+    return tokenizer
+
+
+def load_checked(folder: Path, path: str | Path, dropout: float | None) -> PreTrainedModel:
+    """:func:`load_backbone` for people.
+
+    Raises:
+        UserError: what does not load, named by ``path``, with the reason.
+    """
+    try:
+        return load_backbone(folder, dropout)
+    except SafetensorError as error:
+        raise _unloadable(path, f"its safetensors file is damaged or cut off: {_first_line(error)}") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise _unloadable(path, _first_line(error)) from error
+
+
+def _unloadable(path: str | Path, reason: str) -> UserError:
+    return UserError(f"--model {path}: cannot be loaded ({reason})")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

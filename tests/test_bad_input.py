@@ -1,0 +1,334 @@
+"""Bad input, as a person meets it: code 2, one line that says what to mend, and nothing written."""
+
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import WORDS, tiny_model
+
+from biencoder.cli import COMMANDS, main
+
+ROWS = [{"query": f"{WORDS[i]} {WORDS[i + 100]}", "pos": [f"{WORDS[i]} word5"], "neg": []} for i in range(40)]
+GOOD: dict[str, list[str]] = {
+    "train": ["--model", "model", "--train-data", "pairs.jsonl", "--output-dir", "out"],
+    "evaluate": ["--model", "model", "--data", "beir", "--output", "figures.json", "--run-file", "ranking.trec"],
+    "encode": ["--model", "model", "--input", "texts.txt", "--output", "vectors.npy"],
+    "search": ["--model", "model", "--corpus", "texts.txt", "--query", "word1", "--output", "hits.jsonl"],
+    "check": ["--train-data", "pairs.jsonl", "--model", "model", "--eval-data", "beir"],
+    "export": ["--model", "model", "--output-dir", "exported"],
+    "demo": ["--output-dir", "tried"],
+}
+
+
+def value_of(command: str, flag: str) -> str:
+    return GOOD[command][GOOD[command].index(flag) + 1]
+
+
+def with_flag(command: str, flag: str, value: str) -> list[str]:
+    """The good command with one flag added, or its value changed."""
+    words = list(GOOD[command])
+    if flag in words:
+        words[words.index(flag) + 1] = value
+        return [command, *words]
+    return [command, *words, flag, value]
+
+
+def write_rows(path: Path, rows: Iterable[object]) -> None:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, training data, an evaluation folder and texts, with which every command of :data:`GOOD` works."""
+    folder = tmp_path_factory.mktemp("template")
+    tiny_model(folder / "model")
+    write_rows(folder / "pairs.jsonl", ROWS)
+    (folder / "texts.txt").write_text("word1 word2\nword3\n")
+    (folder / "beir" / "qrels").mkdir(parents=True)
+    write_rows(folder / "beir" / "corpus.jsonl", [{"_id": f"d{i}", "text": WORDS[i]} for i in range(20)])
+    write_rows(folder / "beir" / "queries.jsonl", [{"_id": f"q{i}", "text": WORDS[i]} for i in range(5)])
+    write_rows(
+        folder / "beir" / "qrels" / "test.tsv", ["query-id\tcorpus-id\tscore", *(f"q{i}\td{i}\t1" for i in range(5))]
+    )
+    return folder
+
+
+@pytest.fixture
+def place(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, a copy of the template; its sibling ``tmp`` is where temporary files go."""
+    folder = tmp_path / "place"
+    shutil.copytree(template, folder)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+Refused = Callable[..., None]
+
+
+@pytest.fixture
+def refused(place: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Runs a command that must refuse: code 2, one line with ``parts`` in it, and nothing written anywhere."""
+
+    def run(words: list[str], *parts: str) -> None:
+        before = contents(place.parent)
+        code = main(words)
+        out, err = capsys.readouterr()
+        assert (code, out) == (2, ""), err
+        assert err.startswith("biencoder: error: ")
+        assert err.count("\n") == 1
+        assert [part for part in parts if part not in err] == [], err
+        assert contents(place.parent) == before
+
+    return run
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "demo"])
+@pytest.mark.usefixtures("place")
+def test_the_commands_work_before_anything_is_broken(command: str) -> None:
+    assert main([command, *GOOD[command]]) == 0
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_unknown_flag(command: str, refused: Refused) -> None:
+    flag = GOOD[command][-2]
+    typed = flag[:-1]
+    refused([command, *GOOD[command], typed, "x"], f"unknown flag {typed}; did you mean {flag}?")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--batch-size", "-4", "--batch-size must be at least 1, not -4"),
+        ("--temperature", "0", "--temperature must be more than 0, not 0"),
+        ("--group-size", "0", "--group-size must be at least 1, not 0"),
+        ("--precision", "fp16", "--precision must be one of auto, fp32, bf16, not 'fp16'"),
+        ("--eval-split", "dev", "--eval-split dev: names a part of --eval-data, which is not given"),
+        ("--config", "none.yaml", "--config: cannot read none.yaml: No such file or directory"),
+        ("--config", "texts.txt", "texts.txt: a configuration is lines of the form 'key: value'"),
+        ("--config", "unknown.yaml", "unknown.yaml:2: unknown key bath-size; did you mean batch-size?"),
+        ("--config", "negative.yaml", "negative.yaml:1: --batch-size must be at least 1, not -4"),
+    ],
+)
+def test_a_wrong_value(flag: str, value: str, message: str, place: Path, refused: Refused) -> None:
+    (place / "unknown.yaml").write_text("epochs: 2\nbath-size: 3\n")
+    (place / "negative.yaml").write_text("batch-size: -4\n")
+    refused(with_flag("train", flag, value), message)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "encode", "search"])
+def test_fp16_is_no_precision(command: str, refused: Refused) -> None:
+    refused(with_flag(command, "--precision", "fp16"), "--precision must be one of auto, fp32, bf16, not 'fp16'")
+
+
+BAD_DATA: dict[str, tuple[list[object] | bytes | None, list[str]]] = {
+    "missing.jsonl": (None, ["missing.jsonl does not exist"]),
+    "not-json.jsonl": ([*ROWS[:3], "{oops"], ["not-json.jsonl:4: not JSON"]),
+    "no-query.jsonl": ([*ROWS[:3], {"pos": ["word1"]}], ["no-query.jsonl:4: no query column. Found: pos. Known: "]),
+    "empty-query.jsonl": ([*ROWS[:3], {"query": " ", "pos": "word1"}], ["empty-query.jsonl:4: query is empty"]),
+    "empty-positive.jsonl": ([{"query": "word1", "pos": [""]}], ["empty-positive.jsonl:1: pos holds an empty text"]),
+    "no-positive.jsonl": ([{"query": "word1", "pos": []}], ["no-positive.jsonl:1: pos holds no positive"]),
+    "columns.jsonl": ([{"title": "a", "body": "b"}], ["columns.jsonl:1:", "Found: title, body", "Known: query/anchor"]),
+    "columns.csv": (b"title,body\na,b\n", ["columns.csv:2:", "Found: title, body", "Known: query/anchor"]),
+    "empty.jsonl": ([], ["empty.jsonl: the file holds no rows"]),
+    "pairs.docx": ([], ["pairs.docx: this kind of file is not supported"]),
+    "cut.jsonl.gz": (gzip.compress(json.dumps(ROWS).encode())[:-20], ["cut.jsonl.gz: the gzip stream is damaged"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["train", "check"])
+@pytest.mark.parametrize("name", BAD_DATA)
+def test_bad_training_data(command: str, name: str, place: Path, refused: Refused) -> None:
+    content, parts = BAD_DATA[name]
+    if isinstance(content, bytes):
+        (place / name).write_bytes(content)
+    elif content is not None:
+        write_rows(place / name, content)
+    refused(with_flag(command, "--train-data", name), *parts)
+
+
+def test_too_little_data_to_hold_some_out(place: Path, refused: Refused) -> None:
+    write_rows(place / "few.jsonl", ROWS[:5])
+    refused(with_flag("train", "--train-data", "few.jsonl"), "5 distinct queries", "--eval-data")
+
+
+@pytest.mark.parametrize(("command", "flag"), [("encode", "--input"), ("search", "--corpus"), ("search", "--queries")])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing.txt", "cannot read missing.txt: No such file or directory"),
+        ("model", "cannot read model: Is a directory"),
+        ("bad.jsonl", "bad.jsonl:2: not JSON"),
+        ("columns.jsonl", "columns.jsonl:1: needs `text`, a string (and may have `title`, `_id`); found: body"),
+    ],
+)
+def test_bad_texts(command: str, flag: str, name: str, message: str, place: Path, refused: Refused) -> None:
+    write_rows(place / "bad.jsonl", [{"text": "word1"}, "{oops"])
+    write_rows(place / "columns.jsonl", [{"body": "word1"}])
+    words = with_flag(command, flag, name)
+    if flag == "--queries":
+        words = [word for word in words if word not in ("--query", "word1")]
+    refused(words, message)
+
+
+def only_a_pickle(model: Path) -> None:
+    torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
+    (model / "model.safetensors").unlink()
+
+
+def cut_off(model: Path) -> None:
+    whole = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+
+
+WEIGHTS = ["train", "evaluate", "encode", "search", "export"]  # the commands that read them
+BAD_MODELS: dict[str, tuple[Callable[[Path], object], list[str], list[str]]] = {
+    "none": (shutil.rmtree, ["--model model: no such folder"], [*WEIGHTS, "check"]),
+    "another folder": (lambda m: (m / "config.json").unlink(), ["no model in this folder"], [*WEIGHTS, "check"]),
+    "only a pickle": (only_a_pickle, ["--model model: cannot be loaded", "pytorch_model.bin is not read"], WEIGHTS),
+    "cut off": (cut_off, ["--model model: cannot be loaded", "safetensors file is damaged or cut off"], WEIGHTS),
+    "config.json is cut off": (
+        lambda m: (m / "config.json").write_text('{"model_type": "bert",'),
+        ["model/config.json: not valid JSON"],
+        [*WEIGHTS, "check"],
+    ),
+    "config.json is of something else": (
+        lambda m: (m / "config.json").write_text("[]"),
+        ["model/config.json: a JSON object is wanted"],
+        [*WEIGHTS, "check"],
+    ),
+    "an unknown architecture": (
+        lambda m: (m / "config.json").write_text('{"model_type": "nonesuch"}'),
+        ["--model model: cannot be loaded", "nonesuch"],
+        WEIGHTS,
+    ),
+    "tokenizer.json is cut off": (
+        lambda m: (m / "tokenizer.json").write_text("{oops"),
+        ["--model model: cannot be loaded (its tokenizer: "],
+        [*WEIGHTS, "check"],
+    ),
+    "modules.json is no list": (
+        lambda m: (m / "modules.json").write_text("{}"),
+        ["model/modules.json: a JSON list is wanted"],
+        [*WEIGHTS, "check"],
+    ),
+    "a module that is not run": (
+        lambda m: (m / "modules.json").write_text('[{"type": "a.Transformer"}, {"type": "a.Dense"}]'),
+        ["model/modules.json: the model has a Dense module"],
+        [*WEIGHTS, "check"],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "command"), [(kind, command) for kind, (_, _, commands) in BAD_MODELS.items() for command in commands]
+)
+def test_a_bad_model(kind: str, command: str, place: Path, refused: Refused) -> None:
+    damage, parts, _ = BAD_MODELS[kind]
+    damage(place / "model")
+    refused([command, *GOOD[command]], *parts)
+
+
+@pytest.mark.parametrize("command", WEIGHTS)
+def test_a_file_in_place_of_a_model(command: str, refused: Refused) -> None:
+    refused(with_flag(command, "--model", "texts.txt"), "--model texts.txt: is a file; name the folder")
+
+
+BAD_COLLECTIONS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "none": (shutil.rmtree, "the evaluation folder beir does not exist"),
+    "no qrels": (lambda b: shutil.rmtree(b / "qrels"), "beir holds no judgements; they belong in beir/qrels/test.tsv"),
+    "an absent document": (
+        lambda b: (b / "qrels" / "test.tsv").write_text("q0\tgone\t1\nq1\tgone2\t1\n"),
+        "beir/qrels/test.tsv names documents that corpus.jsonl lacks: 'gone' and 1 more",
+    ),
+    "an absent query": (
+        lambda b: (b / "qrels" / "test.tsv").write_text("gone\td1\t1\n"),
+        "beir/qrels/test.tsv names queries that queries.jsonl lacks: 'gone'",
+    ),
+    "not JSON": (lambda b: (b / "queries.jsonl").write_text("\n{\n"), "beir/queries.jsonl:2: not JSON"),
+    "no corpus": (lambda b: (b / "corpus.jsonl").unlink(), "the evaluation folder beir holds no corpus.jsonl"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"), [("train", "--eval-data"), ("evaluate", "--data"), ("check", "--eval-data")]
+)
+@pytest.mark.parametrize("kind", BAD_COLLECTIONS)
+def test_a_bad_evaluation_folder(kind: str, command: str, flag: str, place: Path, refused: Refused) -> None:
+    damage, message = BAD_COLLECTIONS[kind]
+    damage(place / "beir")
+    refused(with_flag(command, flag, "beir"), message)
+
+
+@pytest.mark.parametrize(("command", "flag", "value", "message"), [
+    ("train", "--output-dir", "beir", "--output-dir beir: holds other things (corpus.jsonl, qrels, queries.jsonl)"),
+    ("export", "--output-dir", "beir", "--output-dir beir: exists and is not empty"),
+    ("demo", "--output-dir", "beir", "--output-dir beir: holds other things"),
+    ("train", "--output-dir", "model", "--output-dir model: holds other things"),
+    ("export", "--output-dir", "model", "--output-dir model: exists and is not empty"),
+    *((command, "--output-dir", "texts.txt", "--output-dir texts.txt: ") for command in ("train", "export", "demo")),
+    *(
+        (command, flag, f"texts.txt/{value_of(command, flag)}", "texts.txt is a file, not a ")
+        for command, flag in [
+            ("train", "--output-dir"), ("export", "--output-dir"), ("demo", "--output-dir"), ("evaluate", "--output"),
+            ("evaluate", "--run-file"), ("encode", "--output"), ("search", "--output"),
+        ]
+    ),
+    ("evaluate", "--output", "beir", "--output beir: is a folder, and must be a file"),
+    ("evaluate", "--run-file", "beir", "--run-file beir: is a folder, and must be a file"),
+    ("encode", "--output", "beir", "--output beir: must be a file that ends in .npy"),
+    ("search", "--output", "hits.docx", "--output hits.docx: must be a file that ends in .jsonl"),
+    ("export", "--format", "onx", "--format must be one of sentence-transformers, not 'onx'"),
+])  # fmt: skip
+def test_a_bad_output(command: str, flag: str, value: str, message: str, refused: Refused) -> None:
+    refused(with_flag(command, flag, value), message)
+
+
+def test_a_missing_folder_for_the_output_is_made(place: Path) -> None:
+    assert main(with_flag("encode", "--output", "deep/er/vectors.npy")) == 0
+    assert (place / "deep" / "er" / "vectors.npy").is_file()
+
+
+def test_groups_larger_than_the_data_can_fill_are_smaller_and_that_is_said(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [row | {"neg": [WORDS[i + 1] for i in range(number % 3)]} for number, row in enumerate(ROWS)]
+    write_rows(place / "pairs.jsonl", rows)
+    assert main(with_flag("train", "--group-size", "16")) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "fewer than 15 hard negatives 100.0% of rows, the most is 2: their groups are smaller" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (with_flag("train", "--train-data", "missing.jsonl"), "training data missing.jsonl does not exist"),
+        (with_flag("encode", "--model", "strange"), "--model strange: cannot be loaded (The checkpoint "),
+    ],
+)
+def test_a_real_process_in_which_libraries_may_talk_too(words: list[str], message: str, place: Path) -> None:
+    shutil.copytree("model", "strange")
+    (place / "strange" / "config.json").write_text('{"model_type": "nonesuch"}')
+    before = contents(place)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "biencoder", *words], capture_output=True, text=True, env=environment, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"biencoder: error: {message}")
+    assert done.stderr.count("\n") == 1
+    assert contents(place) == before

@@ -1,0 +1,118 @@
+"""A step in bounded memory is the plain step."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import gradients, random_texts, tiny_model
+from torch import Tensor
+
+from biencoder import Encoder
+from biencoder.data.batching import chunks
+from biencoder.training import gradcache
+from biencoder.training.batch import TrainingBatch
+from biencoder.training.objective import Labels, Objective
+
+QUERIES, GROUP = 12, 3
+OBJECTIVE = Objective(0.05, in_batch_negatives=True)
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Encoder:
+    encoder = Encoder.load(tiny_model(tmp_path, dropout=True), pooling="mean", normalize=True)
+    encoder.backbone.train()
+    return encoder
+
+
+def make_batch(encoder: Encoder, chunk_tokens: int = 100) -> TrainingBatch:
+    texts = random_texts(QUERIES * (1 + GROUP), seed=2)
+    return TrainingBatch(
+        chunks=list(chunks(encoder.tokenize(texts), chunk_tokens)),
+        queries=QUERIES,
+        passage_sizes=[QUERIES * GROUP],
+        total_queries=QUERIES,
+        labels=Labels.of_groups(QUERIES, GROUP, torch.device("cpu")),
+    )
+
+
+def step(
+    encoder: Encoder, batch: TrainingBatch, keep_tokens: int, seed: int = 0
+) -> tuple[gradcache.StepLosses, dict[str, Tensor]]:
+    encoder.backbone.zero_grad()
+    losses = gradcache.accumulate_gradients(encoder, batch, OBJECTIVE, keep_tokens=keep_tokens, seed=(seed, 0, 0))
+    return losses, gradients(encoder.backbone)
+
+
+def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    scale = max(float(gradient.abs().max()) for gradient in one.values())
+    return max(float((one[name] - other[name]).abs().max()) for name in one) / scale
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_replayed_chunks_have_the_dropout_masks_of_the_kept_ones(encoder: Encoder, checkpointing: bool) -> None:
+    batch = make_batch(encoder)
+    assert len(batch.chunks) > 4
+    if checkpointing:
+        encoder.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+    whole, part, none = (step(encoder, batch, keep) for keep in (10**9, batch.tokens // 2, 0))
+    for losses, replayed in (part, none):
+        assert losses == whole[0]
+        assert largest_difference(whole[1], replayed) < 1e-6
+    other_masks = step(encoder, batch, 10**9, seed=1)
+    assert other_masks[0] != whole[0]
+    assert largest_difference(whole[1], other_masks[1]) > 1e-2
+
+
+def test_a_step_depends_on_its_seed_and_on_nothing_random_before(encoder: Encoder) -> None:
+    batch = make_batch(encoder)
+    losses, first = step(encoder, batch, 200)
+    torch.manual_seed(1234)
+    torch.rand(17)
+    again, second = step(encoder, batch, 200)
+    assert losses == again
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_chunks_share_no_masks(encoder: Encoder) -> None:
+    """Two chunks with the same text get different vectors: a seed for all of them would drop the same places."""
+    sequence = encoder.tokenize(random_texts(1, longest=20))[0]
+    batch = make_batch(encoder)
+    batch = TrainingBatch(list(chunks([sequence] * 4, len(sequence))), 1, [3], 1, Labels(torch.tensor([[0, 1, 2]])))
+    encoded = gradcache._encode(encoder, batch, 0, (0, 0, 0))
+    vectors = torch.cat([part.vectors for part in encoded])
+    assert len(vectors.unique(dim=0)) == 4
+
+
+def test_the_objective_in_blocks_of_queries_is_the_whole_one(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = make_batch(encoder)
+    whole, gradient = step(encoder, batch, 10**9)
+    for scores_at_once in (1, QUERIES * GROUP * 5):
+        monkeypatch.setattr(gradcache, "SCORES_AT_ONCE", scores_at_once)
+        blocks, other = step(encoder, batch, 10**9)
+        assert blocks.total == pytest.approx(whole.total, rel=1e-6)
+        assert largest_difference(gradient, other) < 1e-5
+
+
+def test_gradients_add_up_to_what_is_there(encoder: Encoder) -> None:
+    batch = make_batch(encoder)
+    _, once = step(encoder, batch, 0)
+    gradcache.accumulate_gradients(encoder, batch, OBJECTIVE, keep_tokens=0, seed=(0, 0, 0))
+    twice = gradients(encoder.backbone)
+    assert largest_difference({name: 2 * gradient for name, gradient in once.items()}, twice) < 1e-6
+
+
+def test_the_cut_into_chunks_does_not_matter_without_dropout(tmp_path: Path) -> None:
+    encoder = Encoder.load(tiny_model(tmp_path), pooling="cls", normalize=True)
+    encoder.backbone.train()
+    (whole, gradient), (parts, other) = (step(encoder, make_batch(encoder, tokens), 0) for tokens in (10**9, 30))
+    assert parts.total == pytest.approx(whole.total, rel=1e-6)
+    assert largest_difference(gradient, other) < 1e-5
+
+
+def test_activations_of_no_more_than_keep_tokens_are_alive(encoder: Encoder) -> None:
+    batch = make_batch(encoder)
+    for keep in (0, 250, 10**9):
+        encoded = gradcache._encode(encoder, batch, keep, (0, 0, 0))
+        kept = sum(part.chunk.tokens for part in encoded if part.vectors.requires_grad)
+        assert kept <= keep
+        assert kept > keep - 200 or kept == batch.tokens

@@ -1,0 +1,235 @@
+"""The command under torchrun, as a person starts it: real processes, gloo on the CPU."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tiny import WORDS, tiny_model
+
+from biencoder.cli import main
+
+ROWS, BATCH, EPOCHS = 25, 8, 2  # the last batch of an epoch is one query: no work for most ranks
+STEPS = EPOCHS * 4
+SECONDS = 120  # in which every run ends, also a broken one
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ragged groups, a query in two rows, a positive of two queries, a negative that is another row's positive."""
+    folder = tmp_path_factory.mktemp("place")
+    tiny_model(folder / "model")
+    tiny_model(folder / "dropout", dropout=True)
+    draw = np.random.default_rng(0)
+    rows: list[dict[str, Any]] = []
+    for i in range(ROWS):
+        query, *texts = (" ".join(draw.choice(WORDS, size=size)) for size in (4, *draw.integers(15, 40, size=4)))
+        rows.append({"query": query, "pos": texts[:1], "neg": texts[1 : 1 + i % 4]})
+    rows[1]["query"] = rows[0]["query"]
+    rows[3]["pos"] = rows[2]["pos"]
+    rows[5]["neg"] = [*rows[4]["pos"], *rows[1]["pos"]]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "beir" / "qrels").mkdir(parents=True)
+    for name, texts in (("corpus", WORDS[:60]), ("queries", WORDS[:20])):
+        lines = [json.dumps({"_id": text, "text": text}) + "\n" for text in texts]
+        (folder / "beir" / f"{name}.jsonl").write_text("".join(lines))
+    (folder / "beir" / "qrels" / "test.tsv").write_text("".join(f"{word}\t{word}\t1\n" for word in WORDS[:20]))
+    return folder
+
+
+def words(place: Path, output: Path, model: str = "model", **more: object) -> list[str]:
+    options = {
+        "model": place / model, "train-data": place / "pairs.jsonl", "eval-data": place / "beir", "output-dir": output,
+        "batch-size": BATCH, "group-size": 4, "epochs": EPOCHS, "learning-rate": 1e-3, "precision": "fp32",
+        "memory-budget": "1MB", "save-steps": 3,
+    } | {name.replace("_", "-"): value for name, value in more.items()}  # fmt: skip
+    return ["train", *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
+
+
+def start(ranks: int, command: list[str], path: Path | None = None) -> "subprocess.Popen[str]":
+    """``torchrun … -m biencoder``; ``path`` holds a ``sitecustomize`` for every process."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | ({} if path is None else {"PYTHONPATH": str(path)})
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
+    return subprocess.Popen(
+        [*torchrun, "-m", "biencoder", *command],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+
+
+def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+    try:
+        out, err = process.communicate(timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        kill_all(process)
+        raise
+    return process.returncode, out, err
+
+
+def kill_all(process: "subprocess.Popen[str]") -> None:
+    """SIGKILL to torchrun and to the processes that it started, which outlive it otherwise."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for pid in (process.pid, *map(int, children)):
+        os.kill(pid, signal.SIGKILL)
+    process.communicate()
+
+
+def weights(folder: Path) -> dict[str, np.ndarray]:
+    return dict(load_file(folder / "model.safetensors"))
+
+
+def last_checkpoint(output: Path) -> Path:
+    return output / "checkpoints" / f"step-{STEPS:08d}"
+
+
+def assert_same_bits(one: Path, other: Path) -> None:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    assert [name for name in first if not np.array_equal(first[name], second[name])] == []
+
+
+def metrics(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(output: Path) -> list[float]:
+    return [record["loss"] for record in metrics(output) if "loss" in record]
+
+
+def errors_of_ours(err: str) -> list[str]:
+    return [line for line in err.splitlines() if line.startswith("biencoder: error: ")]
+
+
+@pytest.fixture(scope="module")
+def alone(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run in one process."""
+    output = tmp_path_factory.mktemp("alone") / "out"
+    assert main(words(place, output)) == 0
+    return output
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_many_processes_train_the_model_that_one_trains(ranks: int, place: Path, alone: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    code, out, err = finish(start(ranks, words(place, output)))
+    assert code == 0, err
+    got, want, base = weights(last_checkpoint(output)), weights(last_checkpoint(alone)), weights(place / "model")
+    for name in want:
+        if name.startswith("pooler."):
+            assert np.array_equal(got[name], base[name])
+        elif not name.endswith("key.bias"):  # its true gradient is 0, and AdamW makes a step of the rounding
+            size = np.linalg.norm(want[name])
+            assert np.linalg.norm(got[name] - want[name]) <= 1e-5 * size, name
+            assert np.linalg.norm(want[name] - base[name]) >= 1e-3 * size, name
+    np.testing.assert_allclose(losses(output), losses(alone), rtol=1e-5)
+
+    # Some chunks were replayed, also in a rank's share of a batch.
+    keep = json.loads((last_checkpoint(output) / "state.json").read_text())["tokens"]["keep"]
+    first_step = next(record for record in metrics(output) if "loss" in record)
+    assert keep < 0.8 * first_step["tokens_per_second"] * first_step["seconds"] / ranks
+
+    # Evaluated once, written once, said once.
+    assert [record["step"] for record in metrics(output)] == [record["step"] for record in metrics(alone)]
+    assert [record["step"] for record in metrics(output) if "evaluation" in record] == [0, STEPS // 2, STEPS]
+    names, wanted = ({str(path.relative_to(folder)) for path in folder.rglob("*")} for folder in (output, alone))
+    assert names == wanted
+    lines = out.splitlines()
+    for line in (f"step {STEPS} of {STEPS}: ", "Before and after, on ", f"The model is in {output}"):
+        assert sum(each.startswith(line) for each in lines) == 1
+    assert sum(f"over {ranks} processes" in line for line in lines) == 1
+    assert err.count(f"train {STEPS}/{STEPS}") == 1
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(place: Path, tmp_path: Path) -> None:
+    """Dropout on, two ranks, chunks replayed; killed before the first checkpoint, after it, and in the second epoch."""
+    whole, output = tmp_path / "whole", tmp_path / "out"
+    assert finish(start(2, words(place, whole, model="dropout")))[0] == 0
+    for step in (1, 4, 7):
+        process = start(2, words(place, output, model="dropout"))
+        until(lambda step=step: output.exists() and len(losses(output)) >= step, process)  # type: ignore[misc]
+        kill_all(process)
+        assert not json.loads((output / "run.json").read_text())["finished"]
+    code, out, err = finish(start(2, words(place, output, model="dropout")))
+    assert code == 0, err
+    assert f"going on from step 6 of {STEPS}" in out
+    assert_same_bits(output, whole)
+    assert_same_bits(last_checkpoint(output), last_checkpoint(whole))
+    assert losses(output) == losses(whole)
+
+
+def until(happened: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    end = time.monotonic() + SECONDS
+    while not happened():
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ({"batch_size": -4}, "--batch-size must be at least 1, not -4"),
+        ({"train_data": "missing.jsonl"}, "training data missing.jsonl does not exist"),
+    ],
+)
+def test_bad_input_is_one_line_of_ours(mistake: dict[str, Any], message: str, place: Path, tmp_path: Path) -> None:
+    code, out, err = finish(start(2, words(place, tmp_path / "out", **mistake)))
+    assert (code, out) == (1, "")
+    assert errors_of_ours(err) == [f"biencoder: error: {message}"]
+    assert f"traceback : {message}" in err  # torchrun's last words
+    assert list(tmp_path.iterdir()) == []
+
+
+FAIL = """
+import os, signal
+if os.environ.get("RANK") == "1":
+    from biencoder.errors import TrainingError
+    from biencoder.training import loop
+    real, calls = loop.sum_gradients, iter(range(10**6))
+    def failing(parameters):
+        if next(calls) == 2:
+            {what}
+        real(parameters)
+    loop.sum_gradients = failing
+"""
+
+
+def fail(what: str, place: Path, folder: Path) -> tuple[int, str, str]:
+    """A run, long but for that rank 1 does ``what`` in its third step."""
+    (folder / "shim").mkdir()
+    (folder / "shim" / "sitecustomize.py").write_text(FAIL.format(what=what))
+    return finish(start(2, words(place, folder / "out", epochs=100_000), folder / "shim"))
+
+
+def test_a_rank_that_fails_stops_all_with_one_error(place: Path, tmp_path: Path) -> None:
+    code, _, err = fail('raise TrainingError("boom")', place, tmp_path)
+    assert code == 1
+    assert errors_of_ours(err) == ["biencoder: error: boom"]
+    assert "]: Traceback" not in err  # of a rank; torchrun prints one of its own
+    assert [record["step"] for record in metrics(tmp_path / "out")] == [0, 1, 2]
+
+
+@pytest.mark.slow
+def test_a_bug_in_one_rank_is_one_traceback(place: Path, tmp_path: Path) -> None:
+    code, _, err = fail('raise ValueError("boom")', place, tmp_path)
+    assert code == 1
+    assert errors_of_ours(err) == []
+    assert err.count("]: Traceback") == err.count("[rank1]: ValueError: boom") == 1
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_stops_all_and_is_named(place: Path, tmp_path: Path) -> None:
+    code, _, err = fail("os.kill(os.getpid(), signal.SIGKILL)", place, tmp_path)
+    assert code == 1
+    assert "]: Traceback" not in err
+    assert "Signal 9 (SIGKILL) received" in err  # torchrun's words; it may end rank 0 before that has any
+    for line in errors_of_ours(err):
+        assert line.startswith("biencoder: error: another process of this run is gone without a word")
