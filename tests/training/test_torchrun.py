@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +37,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows[5]["neg"] = [*rows[4]["pos"], *rows[1]["pos"]]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "beir" / "qrels").mkdir(parents=True)
-    for name, texts in (("corpus", WORDS[:60]), ("queries", WORDS[:20])):
-        lines = [json.dumps({"_id": text, "text": text}) + "\n" for text in texts]
+    for name, count in (("corpus", 60), ("queries", 20)):
+        lines = [json.dumps({"_id": word, "text": word}) + "\n" for word in WORDS[:count]]
         (folder / "beir" / f"{name}.jsonl").write_text("".join(lines))
     (folder / "beir" / "qrels" / "test.tsv").write_text("".join(f"{word}\t{word}\t1\n" for word in WORDS[:20]))
     return folder
@@ -96,7 +95,10 @@ def assert_same_bits(one: Path, other: Path) -> None:
 
 
 def metrics(output: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    """The whole lines, of which there are none before the run begins."""
+    path = output / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def losses(output: Path) -> list[float]:
@@ -154,7 +156,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(place: Path, tmp_pa
     assert finish(start(2, words(place, whole, model="dropout")))[0] == 0
     for step in (1, 4, 7):
         process = start(2, words(place, output, model="dropout"))
-        until(lambda step=step: output.exists() and len(losses(output)) >= step, process)  # type: ignore[misc]
+        wait_for_step(output, step, process)
         kill_all(process)
         assert not json.loads((output / "run.json").read_text())["finished"]
     code, out, err = finish(start(2, words(place, output, model="dropout")))
@@ -165,9 +167,9 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(place: Path, tmp_pa
     assert losses(output) == losses(whole)
 
 
-def until(happened: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+def wait_for_step(output: Path, step: int, process: "subprocess.Popen[str]") -> None:
     end = time.monotonic() + SECONDS
-    while not happened():
+    while len(losses(output)) < step:
         assert process.poll() is None
         assert time.monotonic() < end
         time.sleep(0.005)

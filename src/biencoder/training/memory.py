@@ -21,7 +21,7 @@ def default_budget(encoder: Encoder) -> int:
     if encoder.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(encoder.device)
         return int(0.6 * free)
-    weights = sum(p.numel() * p.element_size() for p in encoder.backbone.parameters())
+    weights: int = sum(p.numel() * p.element_size() for p in encoder.backbone.parameters())
     return min(machine_memory() // 2, max(LOWEST_DEFAULT, WEIGHTS_TIMES * weights))
 
 
