@@ -17,7 +17,10 @@ SYSTEMS = ("biencoder", "sentence-transformers fp32", "sentence-transformers bf1
 
 
 def evaluate(model: str, data: Path, max_length: int, output: Path) -> dict[str, float]:
-    """The measures of a model folder on a BEIR folder, by ``biencoder evaluate``."""
+    """The measures of a model folder on a BEIR folder, by ``biencoder evaluate``; what ``output`` holds is kept."""
+    if output.exists():
+        kept: dict[str, float] = json.loads(output.read_text(encoding="utf-8"))["metrics"]
+        return kept
     command = [sys.executable, "-m", "biencoder", "evaluate", "--model", model, "--data", str(data)]
     command += ["--max-length", str(max_length), "--precision", "auto", "--output", str(output)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -40,8 +43,10 @@ def main() -> None:
     for system in asked.systems:
         work = replace(workload(asked, system, f"quality-{system}"), max_steps=asked.max_steps, seed=asked.seed)
         shutil.rmtree(work.output_dir, ignore_errors=True)
+        evaluated = Path(f"{work.output_dir}.eval.json")
+        evaluated.unlink(missing_ok=True)
         run = measure(work)
-        metrics = evaluate(work.output_dir, asked.eval_data, asked.max_length, Path(f"{work.output_dir}.eval.json"))
+        metrics = evaluate(work.output_dir, asked.eval_data, asked.max_length, evaluated)
         results.append({"system": system, "metrics": metrics, **as_dict(run)})
         rows.append(
             [

@@ -28,9 +28,8 @@ def main() -> None:
                 work = replace(workload(asked, system, f"throughput-{system}"), train_data=str(rows), seed=repeat)
                 shutil.rmtree(work.output_dir, ignore_errors=True)
                 runs[system].append(measure(replace(work, max_steps=asked.steps)))
-                print(
-                    f"{repeat + 1}/{asked.repeats} {system}: {runs[system][-1].pairs_per_second(SKIPPED):.2f} pairs/s"
-                )
+                speed = runs[system][-1].pairs_per_second(SKIPPED)
+                print(f"{repeat + 1}/{asked.repeats} {system}: {speed:.2f} pairs/s", flush=True)
         save(asked, "throughput", [as_dict(run) for system in runs.values() for run in system])
     speeds = {system: [run.pairs_per_second(SKIPPED) for run in done] for system, done in runs.items()}
     first = median(speeds[asked.systems[0]])

@@ -114,7 +114,10 @@ _OUTPUTS = ("output_dir", "output", "run_file")
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"biencoder: error: {message}", file=sys.stderr, flush=True)
+    from biencoder.terminal import escape
+
+    line = escape(message).replace("\n", "\\n")  # it may quote a file
+    print(f"biencoder: error: {line}", file=sys.stderr, flush=True)
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # torchrun repeats it below its own traceback
         extra = {"py_callstack": message, "timestamp": str(int(time.time()))}
         Path(path).write_text(json.dumps({"message": {"message": message, "extraInfo": extra}}), encoding="utf-8")

@@ -1,3 +1,4 @@
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -123,3 +124,23 @@ def test_the_newest_whole_checkpoint_is_where_to_go_on(started: OutputFolder) ->
     for name in ("step-00000009", "step-00000010", ".step-00000011.tmp", "best-00000012"):
         (started.checkpoints / name).mkdir(parents=True)
     assert started.newest_checkpoint() == started.checkpoints / "step-00000010"
+
+
+def test_two_processes_do_not_train_in_one_folder(folder: OutputFolder) -> None:
+    with folder.claimed():
+        with pytest.raises(UserError, match="another process is training there"), OutputFolder(folder.path).claimed():
+            pass
+        folder.start(identity(), CONFIG.to_yaml())  # what the first one does is not disturbed
+    with OutputFolder(folder.path).claimed():
+        assert {path.name for path in folder.path.iterdir()} == {"run.json", "config.yaml"}
+
+
+def test_a_file_system_without_locks_is_no_reason_to_stop(
+    folder: OutputFolder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with caplog.at_level("INFO"), folder.claimed():
+        assert "cannot be locked (No locks available)" in caplog.text

@@ -1,6 +1,11 @@
 """The output folder: whose it is, whether its run is finished, and from where to go on."""
 
+import contextlib
+import fcntl
 import json
+import logging
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +13,8 @@ from biencoder.errors import UserError
 from biencoder.files import atomic_write
 from biencoder.options import flag_name
 from biencoder.training.checkpoint import newest_checkpoint
+
+logger = logging.getLogger(__name__)
 
 # Settings that do not change what a run computes: a resumed run may bring other values.
 FREE_SETTINGS = {"output_dir", "resume", "save_steps", "keep_checkpoints", "memory_budget", "device"}
@@ -69,6 +76,31 @@ class OutputFolder:
                 f"--output-dir {self.path}: holds another run: {'; '.join(differences)}. "
                 "Give what it was started with to resume it, or name another folder"
             )
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other processes from training in the folder as well; the system lifts the claim when this process ends.
+
+        Raises:
+            UserError: another one does.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            self._lock(descriptor)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _lock(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"--output-dir {self.path}: another process is training there; wait for its end, or name another folder"
+            ) from error
+        except OSError as error:  # a file system without locks
+            logger.info("%s cannot be locked (%s): start no second run there", self.path, error.strerror)
 
     def start(self, identity: dict[str, Any], config_yaml: str) -> None:
         """Mark the folder as this run's; what an attempt measured that left no checkpoint is forgotten."""

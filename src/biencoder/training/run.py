@@ -1,5 +1,6 @@
 """``biencoder train``: from a configuration to a tuned model in a folder, and the report of what it gained."""
 
+import contextlib
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -93,17 +94,17 @@ def _train(config: TrainConfig) -> TrainResult | None:
         say(f"{config.output_dir} holds this run, finished: nothing to do")
         return None
     _report_start(job)
-    if (newest := folder.newest_checkpoint()) is not None:
-        _restore(job, newest)
-    else:
-        if rank() == 0:
-            folder.start(identity, config.to_yaml())
-        barrier()
-        evaluate_and_keep_best(job)
-    progress = Progress(job.total_steps, "train", done=job.step)
-    train_steps(job, progress)
-    progress.close()
-    return _finish(job, folder, began)
+    with folder.claimed() if rank() == 0 else contextlib.nullcontext():
+        if (newest := folder.newest_checkpoint()) is not None:
+            _restore(job, newest)
+        else:
+            if rank() == 0:
+                folder.start(identity, config.to_yaml())
+            barrier()
+            evaluate_and_keep_best(job)
+        with Progress(job.total_steps, "train", done=job.step) as progress:
+            train_steps(job, progress)
+        return _finish(job, folder, began)
 
 
 def prepare_encoder(config: TrainConfig) -> tuple[Encoder, TrainConfig]:
