@@ -176,6 +176,7 @@ def raising(error: BaseException) -> Callable[[], None]:
     ("error", "code", "message"),
     [
         (UserError("a.jsonl:3: no query"), 2, "biencoder: error: a.jsonl:3: no query\n"),
+        (UserError("found: a\x1b[2J\nb"), 2, "biencoder: error: found: a\\x1b[2J\\nb\n"),
         (KeyboardInterrupt(), 130, "biencoder: interrupted\n"),
         (
             PermissionError(errno.EACCES, "Permission denied", "/out/x"), 2,

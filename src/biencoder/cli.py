@@ -95,7 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TrainingError as error:
         return _fail(str(error), 1)
     except KeyboardInterrupt:
-        print("biencoder: interrupted", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print("biencoder: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `biencoder search … | head`; the interpreter must not flush the pipe again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -165,7 +165,7 @@ def test_a_process_killed_at_random_moments_ends_in_the_same_weights(
     whole = replace(settings, output_dir=tmp_path / "whole")
     assert command(whole).wait() == 0
     draw, kills = np.random.default_rng(0), 0
-    for _ in range(4):
+    for _ in range(3):
         process = command(settings)
         until_started(process, settings.output_dir)
         time.sleep(draw.uniform(0.0, 1.0))

@@ -79,7 +79,7 @@ at most {encoder.max_length} tokens; prompts: {named}.
 
 ## What it is worth
 
-{_inline(after.description)}: {after.queries:,} queries, {after.documents:,} documents.
+On {_inline(after.description)}:
 
 | {" | ".join(COMPARISON_COLUMNS)} |
 |{" --- |" * len(COMPARISON_COLUMNS)}

@@ -94,6 +94,7 @@ def _train(config: TrainConfig) -> TrainResult | None:
         say(f"{config.output_dir} holds this run, finished: nothing to do")
         return None
     _report_start(job)
+    barrier()  # every rank has seen the folder as it was
     with folder.claimed() if rank() == 0 else contextlib.nullcontext():
         if (newest := folder.newest_checkpoint()) is not None:
             _restore(job, newest)
