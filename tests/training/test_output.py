@@ -89,7 +89,7 @@ def test_finish_is_remembered_with_everything_else(started: OutputFolder) -> Non
     [
         ({"learning_rate": 1e-3}, "--learning-rate was 5e-05 and is 0.001"),
         ({"query_prompt": "q: "}, "--query-prompt was None and is 'q: '"),
-        ({"train_data": ["other.jsonl"]}, "--train-data was ['pairs.jsonl'] and is ['other.jsonl']"),
+        ({"eval_data": "beir"}, "--eval-data was None and is 'beir'"),
         ({"data": "d2"}, "the training data have changed"),
         ({"world_size": 2}, "the number of processes was 1 and is 2"),
         ({"batch_size": 4, "epochs": 3}, "--batch-size was 8 and is 4; --epochs was 1 and is 3"),

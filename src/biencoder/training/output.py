@@ -16,8 +16,8 @@ from biencoder.training.checkpoint import newest_checkpoint
 
 logger = logging.getLogger(__name__)
 
-# Settings that do not change what a run computes: a resumed run may bring other values.
-FREE_SETTINGS = {"output_dir", "resume", "save_steps", "keep_checkpoints", "memory_budget", "device"}
+# Settings that do not change what a run computes: a resumed run may bring other values. The data are known by content.
+FREE_SETTINGS = {"train_data", "output_dir", "resume", "save_steps", "keep_checkpoints", "memory_budget", "device"}
 
 
 class OutputFolder:
