@@ -18,12 +18,16 @@ LARGEST_CHUNK = {"cpu": 4096, "cuda": 65_536}
 
 
 def default_budget(encoder: Encoder) -> int:
-    """Bytes that activations may take when nobody said: in proportion to the weights, at most half of the machine's."""
+    """Bytes that activations may take when nobody said: in proportion to the weights.
+
+    At most half of the machine's, which the ranks on it share.
+    """
     if encoder.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(encoder.device)
         return int(0.6 * free)
     weights: int = sum(p.numel() * p.element_size() for p in encoder.backbone.parameters())
-    return min(machine_memory() // 2, max(LOWEST_DEFAULT, WEIGHTS_TIMES * weights))
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(machine_memory() // 2 // ranks_here, max(LOWEST_DEFAULT, WEIGHTS_TIMES * weights))
 
 
 def machine_memory() -> int:
