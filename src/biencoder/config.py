@@ -72,7 +72,7 @@ class TrainConfig(Config):
     )
 
     batch_size: int = _loss(
-        "queries per optimizer step over all ranks; sets the number of negatives, not the chunks in memory", default=64, least=1
+        "queries per optimizer step over all ranks; sets the number of negatives, not the chunks", default=64, least=1
     )
     group_size: int = _loss("passages per query: 1 positive and up to N-1 of its hard negatives", default=8, least=1)
     temperature: float = _loss(
