@@ -1,11 +1,13 @@
 """biencoder: fine-tune text-embedding models on your own data, and know whether they got better.
 
-``import biencoder`` is instant: PyTorch and transformers are imported when one of the names below is first used.
+``import biencoder`` is instant: PyTorch and transformers are imported when one of the names below is first used. That
+also sets the process's memory allocator, see :mod:`biencoder.allocator`.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from biencoder.allocator import tune_allocator
 from biencoder.config import TrainConfig
 from biencoder.errors import UserError
 
@@ -29,6 +31,7 @@ _LAZY = {
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'biencoder' has no attribute {name!r}")
+    tune_allocator()
     return getattr(importlib.import_module(_LAZY[name]), name)
 
 

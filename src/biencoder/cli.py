@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from biencoder import __version__
+from biencoder.allocator import tune_allocator
 from biencoder.config import (
     CheckConfig,
     DemoConfig,
@@ -136,6 +137,7 @@ def _run(arguments: list[str]) -> int:
             time.sleep(_RANK_0_SPEAKS)
         raise
     _start_logging()
+    tune_allocator()
     importlib.import_module(command.module).run(config)
     sys.stdout.flush()  # a closed pipe shows here, not when the interpreter exits
     return 0

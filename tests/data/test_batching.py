@@ -6,7 +6,11 @@ import pytest
 import torch
 from tiny import tiny_tokenizer
 
-from biencoder.data.batching import chunks, pack, tokenize
+from biencoder.data.batching import TEXTS_AT_ONCE, Tokens, chunks, pack, tokenize
+
+
+def as_lists(tokens: list[Tokens]) -> list[list[int]]:
+    return [text.tolist() for text in tokens]
 
 
 def test_a_packed_row_is_the_texts_end_to_end() -> None:
@@ -42,14 +46,21 @@ def test_chunks_are_filled() -> None:
 
 def test_tokenize_cuts_and_keeps_special_tokens() -> None:
     tokenizer = tiny_tokenizer()
-    assert tokenize(tokenizer, ["word0 word1 word2", "nonesuch"], 4) == [[2, 4, 5, 3], [2, 1, 3]]
+    assert as_lists(tokenize(tokenizer, ["word0 word1 word2", "nonesuch"], 4)) == [[2, 4, 5, 3], [2, 1, 3]]
     assert tokenize(tokenizer, [], 4) == []
-    assert tokenize(tokenizer, [""], 4) == [[2, 3]]
+    assert as_lists(tokenize(tokenizer, [""], 4)) == [[2, 3]]
+
+
+def test_texts_are_tokenised_a_few_at_a_time_and_all_of_them() -> None:
+    texts = [f"word{number % 20}" for number in range(2 * TEXTS_AT_ONCE + 3)]
+    whole = as_lists(tokenize(tiny_tokenizer(), texts, 4))
+    assert whole == [as_lists(tokenize(tiny_tokenizer(), [text], 4))[0] for text in texts[:20]] * 25 + whole[500:]
+    assert len(whole) == len(texts)
 
 
 def test_a_text_without_any_token_becomes_one() -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.backend_tokenizer.post_processor = None  # no special tokens, as Qwen's and Llama's
-    assert tokenize(tokenizer, ["", "word0"], 4) == [[0], [4]]
+    assert as_lists(tokenize(tokenizer, ["", "word0"], 4)) == [[0], [4]]
     tokenizer.eos_token = "[SEP]"
-    assert tokenize(tokenizer, [""], 4) == [[3]]
+    assert as_lists(tokenize(tokenizer, [""], 4)) == [[3]]

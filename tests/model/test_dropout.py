@@ -1,82 +1,15 @@
-"""Attention with dropout on a CPU against the formula, and its masks against what chance says."""
+"""Dropout's masks against what chance says, and its gradient against the formula."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
-from tiny import relative_error
-from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from tiny import tiny_model
+from torch import nn
 
-from biencoder.model.dropout import attend_with_dropout, keep_mask
-
-N, H, L, E = 3, 4, 37, 8
-
-
-def inputs(dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    drawn = [torch.randn(N, H, L, E, dtype=torch.float64, generator=generator) for _ in range(3)]
-    return [x.to(dtype).requires_grad_() for x in drawn]
-
-
-def formula(query: Tensor, key: Tensor, value: Tensor, scale: float, seen: Tensor | None, p: float) -> Tensor:
-    """Plain autograd over the same masks."""
-    scores = query @ key.transpose(-1, -2) * scale
-    weights = (scores if seen is None else scores.masked_fill(~seen, -math.inf)).softmax(-1)
-    keep, factor = keep_mask((N * H, L, L), p)
-    return (weights * keep.view(N, H, L, L) * factor) @ value
-
-
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("window", [False, True])
-def test_output_and_gradients_are_those_of_the_formula(causal: bool, window: bool) -> None:
-    mask = torch.ones(L, L).tril().triu(-5).bool() if window else None
-    seen = mask if window else torch.ones(L, L).tril().bool() if causal else None
-    query, key, value = got = inputs()
-    torch.manual_seed(1)
-    one = attend_with_dropout(query, key, value, scale=0.3, causal=causal, mask=mask, dropout=0.25)
-    query, key, value = want = inputs()
-    torch.manual_seed(1)
-    other = formula(query, key, value, 0.3, seen, 0.25)
-    weights = torch.randn(N, H, L, E, dtype=torch.float64)
-    (one * weights).sum().backward()
-    (other * weights).sum().backward()
-    assert relative_error(one, other) < 1e-12
-    for mine, theirs in zip(got, want, strict=True):
-        assert mine.grad is not None
-        assert theirs.grad is not None
-        assert relative_error(mine.grad, theirs.grad) < 1e-12
-
-
-def test_the_expectation_is_attention_without_dropout() -> None:
-    query, key, value = (x.detach() for x in inputs())
-    plain = scaled_dot_product_attention(query, key, value)
-    torch.manual_seed(0)
-    draws = [
-        attend_with_dropout(query, key, value, scale=None, causal=False, mask=None, dropout=0.3) for _ in range(2000)
-    ]
-    assert relative_error(torch.stack(draws).mean(0), plain) < 0.02
-    assert relative_error(draws[0], plain) > 0.1
-
-
-def test_bf16_gradients_are_as_exact_as_those_of_flash_attention() -> None:
-    def own(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return attend_with_dropout(query, key, value, scale=None, causal=False, mask=None, dropout=1e-9)
-
-    def flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return scaled_dot_product_attention(query, key, value)
-
-    query, key, value = exact = inputs()
-    flash(query, key, value).square().sum().backward()
-    errors = []
-    for attention in (own, flash):
-        query, key, value = rounded = inputs(torch.float32)
-        with torch.autocast("cpu", torch.bfloat16):
-            attention(query, key, value).float().square().sum().backward()
-        pairs = [(r.grad, e.grad) for r, e in zip(rounded, exact, strict=True)]
-        errors.append(max(relative_error(r, e) for r, e in pairs if r is not None and e is not None))
-    print(f"relative error of bf16 gradients: own {errors[0]:.4f}, flash attention's {errors[1]:.4f}")
-    assert errors[0] < 1.25 * errors[1]
+from biencoder.model.dropout import Dropout, keep_mask
+from biencoder.model.pretrained import load_backbone
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.03])
@@ -85,12 +18,24 @@ def test_masks_keep_the_right_share_independently(p: float) -> None:
     shape = (401, 999)
     keep, factor = keep_mask(shape, p)
     share, deviation = keep.double().mean().item(), math.sqrt(p * (1 - p) / keep.numel())
+    assert set(keep.unique().tolist()) == {0, 1}
     assert abs(share - (1 - p)) < 4 * deviation + 2**-16
     assert abs(factor * (1 - p) - 1) < 2**-15
     centred = (keep.double() - share).flatten()
     for lag in (1, 2, 3, 4, 5, 64, 999):  # the four lanes of a draw, neighbouring draws, neighbouring rows
         correlation = (centred[lag:] * centred[:-lag]).mean() / (p * (1 - p))
         assert abs(correlation) < 5 / math.sqrt(keep.numel())
+
+
+def test_masks_of_neighbouring_draws_and_seeds_are_independent() -> None:
+    """Of the heads, layers, chunks and ranks, that is, each of which draws or seeds anew."""
+    masks = []
+    for seed in range(20):
+        torch.manual_seed(seed)
+        masks += [keep_mask((100_000,), 0.1)[0].double() for _ in range(5)]
+    centred = torch.stack(masks) - 0.9
+    correlations = (centred @ centred.T / (0.09 * 100_000)).fill_diagonal_(0)
+    assert correlations.abs().max() < 5 / math.sqrt(100_000)
 
 
 def test_the_same_seed_draws_the_same_mask_and_another_seed_another() -> None:
@@ -100,3 +45,30 @@ def test_the_same_seed_draws_the_same_mask_and_another_seed_another() -> None:
         masks.append(keep_mask((50, 50), 0.5)[0])
     assert torch.equal(masks[0], masks[1])
     assert not torch.equal(masks[0], masks[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_output_and_gradient_are_the_input_times_mask_and_factor(dtype: torch.dtype) -> None:
+    values = torch.randn(7, 9, dtype=dtype, requires_grad=True)
+    torch.manual_seed(3)
+    out = Dropout(0.3)(values)
+    torch.manual_seed(3)
+    keep, factor = keep_mask((7, 9), 0.3)
+    assert torch.equal(out, values * factor * keep)
+    out.backward(torch.ones_like(out))
+    assert values.grad is not None
+    assert torch.equal(values.grad, torch.full_like(values, factor) * keep)
+
+
+def test_outside_of_training_and_at_the_ends_it_is_pytorchs() -> None:
+    values = torch.randn(5, 5)
+    assert torch.equal(Dropout(0.5).eval()(values), values)
+    assert torch.equal(Dropout(0.0)(values), values)
+    assert torch.equal(Dropout(1.0)(values), torch.zeros(5, 5))
+
+
+def test_a_loaded_backbone_has_no_other(tmp_path: Path) -> None:
+    backbone = load_backbone(tiny_model(tmp_path, dropout=True), dropout=0.25)
+    found = [module for module in backbone.modules() if isinstance(module, nn.Dropout)]
+    assert found
+    assert all(type(module) is Dropout and module.p == 0.25 and not module.training for module in found)

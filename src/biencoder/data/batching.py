@@ -5,8 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+
+Tokens = NDArray[np.int32]  # of one text
+TEXTS_AT_ONCE = 256  # tokenizers keep offsets, words and what is cut off beside the ids: many times their memory
 
 
 @dataclass(frozen=True)
@@ -50,34 +54,34 @@ class Chunk:
         return self.batch.input_ids.numel()
 
 
-def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> list[list[int]]:
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> list[Tokens]:
     """Token ids of each text with the model's special tokens, cut to ``max_length`` tokens.
 
     A text that yields no token at all (an empty one, for a tokenizer without special tokens) becomes its end-of-text or
     padding token: a vector needs something to stand on.
     """
-    if not texts:
-        return []
-    encoded = tokenizer(
-        list(texts),
-        truncation=True,
-        max_length=max_length,
-        padding=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-    )
-    ids: list[list[int]] = encoded["input_ids"]
     filler = next((t for t in (tokenizer.eos_token_id, tokenizer.pad_token_id) if t is not None), 0)
-    return [row or [filler] for row in ids]
+    ids: list[Tokens] = []
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        encoded = tokenizer(
+            list(texts[start : start + TEXTS_AT_ONCE]),
+            truncation=True,
+            max_length=max_length,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        ids += [np.array(row or [filler], dtype=np.int32) for row in encoded["input_ids"]]
+    return ids
 
 
-def pack(sequences: Sequence[Sequence[int]]) -> PackedBatch:
+def pack(sequences: Sequence[Sequence[int] | Tokens]) -> PackedBatch:
     """One row out of token lists, in the order given."""
     flat = np.concatenate([np.asarray(s, dtype=np.int64) for s in sequences])
     return PackedBatch(torch.from_numpy(flat), tuple(len(s) for s in sequences))
 
 
-def chunks(sequences: Sequence[Sequence[int]], max_tokens: int) -> Iterator[Chunk]:
+def chunks(sequences: Sequence[Sequence[int] | Tokens], max_tokens: int) -> Iterator[Chunk]:
     """Cut token lists into chunks of at most ``max_tokens`` tokens, longest texts first.
 
     Texts of equal length end up as neighbours, where attention over them is one product. A single text that is longer
@@ -95,5 +99,5 @@ def chunks(sequences: Sequence[Sequence[int]], max_tokens: int) -> Iterator[Chun
         yield _chunk(sequences, order[first:])
 
 
-def _chunk(sequences: Sequence[Sequence[int]], index: np.ndarray) -> Chunk:
+def _chunk(sequences: Sequence[Sequence[int] | Tokens], index: np.ndarray) -> Chunk:
     return Chunk(pack([sequences[i] for i in index]), torch.from_numpy(index.copy()))

@@ -23,7 +23,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from biencoder.model.dropout import attend_with_dropout
+from biencoder.model.cpu_attention import Block, attend_on_cpu
 
 IMPLEMENTATION = "biencoder_packed"
 
@@ -155,33 +155,40 @@ def attend(
         key_TKE, value_TKE = (x.repeat_interleave(repeats, dim=1) for x in (key_TKE, value_TKE))
     if query_THE.is_cuda and value_TKE.dtype in (torch.bfloat16, torch.float16) and not dropout and bias_HLL is None:
         return _attend_flash(query_THE, key_TKE, value_TKE, packing, scale, causal, window)
+    if query_THE.device.type == "cpu" and bias_HLL is None and (dropout or torch.is_grad_enabled()):
+        blocks = [
+            Block(run.start, run.count, run.length, _seen(run.length, query_THE.device, causal, window))
+            for run in packing.runs
+        ]
+        scale = query_THE.shape[-1] ** -0.5 if scale is None else scale
+        return attend_on_cpu(query_THE, key_TKE, value_TKE, blocks, scale=scale, dropout=dropout)
     attended = []
     for run in packing.runs:
         query, key, value = (
             x[run.start : run.stop].unflatten(0, (run.count, run.length)).transpose(1, 2)
             for x in (query_THE, key_TKE, value_TKE)
         )
-        mask = _run_mask(run.length, query, causal, window, bias_HLL)
-        if dropout and bias_HLL is None and not query.is_cuda:
-            out = attend_with_dropout(query, key, value, scale=scale, causal=causal, mask=mask, dropout=dropout)
+        plain = bias_HLL is None and (window is None or run.length <= window)  # needs no mask
+        if bias_HLL is not None:
+            mask: Tensor | None = bias_HLL[:, : run.length, : run.length].to(query.dtype)
         else:
-            plain = causal and mask is None
-            out = scaled_dot_product_attention(
-                query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=plain, scale=scale
-            )
+            mask = None if plain else _seen(run.length, query.device, causal, window)
+        out = scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal and plain, scale=scale
+        )
         attended.append(out.transpose(1, 2).flatten(0, 1))
     return torch.cat(attended)
 
 
-def _run_mask(length: int, like: Tensor, causal: bool, window: int | None, bias_HLL: Tensor | None) -> Tensor | None:
-    """What ``is_causal`` cannot say: ``[L, L]`` bool for a window that is shorter than the texts, or the bias."""
-    if bias_HLL is not None:
-        return bias_HLL[:, :length, :length].to(like.dtype)
-    if window is None or length <= window:
+def _seen(length: int, device: torch.device, causal: bool, window: int | None) -> Tensor | None:
+    """``[L, L]`` bool, True where a token sees another; None where each sees all."""
+    near = window is not None and window < length
+    if not causal and not near:
         return None
-    position = torch.arange(length, device=like.device)
+    position = torch.arange(length, device=device)
     distance = position[:, None] - position[None, :]
-    return (distance >= 0) & (distance < window) if causal else distance.abs() < window
+    seen = distance >= 0 if causal else torch.ones_like(distance, dtype=torch.bool)
+    return seen if window is None else seen & (distance.abs() < window)
 
 
 def _attend_flash(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from biencoder.data.batching import PackedBatch, chunks, tokenize
+from biencoder.data.batching import PackedBatch, Tokens, chunks, tokenize
 from biencoder.model.architectures import enable_packing, longest_text
 from biencoder.model.embedding import embed
 from biencoder.model.folder import ModelSettings, read_settings
@@ -129,7 +129,7 @@ class Encoder:
                 first_position=self.first_position,
             )
 
-    def tokenize(self, texts: Sequence[str], prompt: str = "", max_length: int | None = None) -> list[list[int]]:
+    def tokenize(self, texts: Sequence[str], prompt: str = "", max_length: int | None = None) -> list[Tokens]:
         """Token ids of ``prompt + text``, cut to ``max_length`` tokens or to the model's."""
         prompted = [prompt + text for text in texts]
         if self.settings.lowercase:

@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from biencoder.errors import UserError
 from biencoder.files import sync_folder
+from biencoder.model.dropout import use_fast_dropout
 from biencoder.model.folder import ModelSettings, read_settings, write_settings
 
 # The names under which architectures keep the dropouts that act in a backbone.
@@ -83,7 +84,7 @@ def locate(path: str | Path) -> Path:
 
 
 def load_backbone(folder: Path, dropout: float | None = None) -> PreTrainedModel:
-    """The transformer alone, in float32, its unused pooler frozen.
+    """The transformer alone, in float32, with our dropout, its unused pooler frozen.
 
     A pooler (BERT's dense layer on the first token) takes no part in any pooling here. It is kept, so that what is
     saved is whole, and frozen, so that data-parallel training does not wait for a gradient that never comes.
@@ -117,6 +118,7 @@ def load_backbone(folder: Path, dropout: float | None = None) -> PreTrainedModel
     pooler = getattr(backbone, "pooler", None)
     if isinstance(pooler, nn.Module):
         pooler.requires_grad_(False)
+    use_fast_dropout(backbone)
     return backbone
 
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from biencoder.data.batching import Chunk, chunks
+from biencoder.data.batching import Chunk, Tokens, chunks
 from biencoder.data.records import Example
 from biencoder.data.sampling import BatchPlan, KnownPositives, share
 from biencoder.data.table import ExampleTable
 from biencoder.training.objective import Labels
 
-Tokenize = Callable[[Sequence[str]], list[list[int]]]
+Tokenize = Callable[[Sequence[str]], list[Tokens]]
 
 
 @dataclass(frozen=True)

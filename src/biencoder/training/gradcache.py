@@ -20,13 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from biencoder.allocator import give_back
 from biencoder.data.batching import Chunk
 from biencoder.model.encoder import Encoder
 from biencoder.training.batch import TrainingBatch
 from biencoder.training.distributed import gather, scatter_sum, sum_over_ranks
 from biencoder.training.objective import Objective
 
-SCORES_AT_ONCE = 2**22  # elements of the score matrix that the objective holds at a time: 16 MB in float32
+SCORES_AT_ONCE = 2**20  # elements of the score matrix that the objective holds at a time: 4 MB in float32
 
 
 @dataclass(frozen=True)
@@ -65,16 +66,21 @@ def accumulate_gradients(
         keep_tokens: chunks are kept with their activations up to so many tokens; the rest is replayed.
         seed: (seed, step, rank), from which dropout is drawn.
     """
+    if batch.tokens > keep_tokens:
+        give_back()  # or the kept chunks would lie around the holes that the last step's replays left
     encoded = _encode(encoder, batch, keep_tokens, seed)
     vectors = _in_order(encoded, batch, encoder)
     gradient, losses = _cache_gradient(vectors, batch, objective)
-    kept_first = sorted(encoded, key=lambda part: not part.vectors.requires_grad)
-    for part in kept_first:
-        if not part.vectors.requires_grad:
-            torch.manual_seed(part.seed)
-            part.vectors = encoder.embed(part.chunk.batch)
-        part.vectors.backward(gradient[part.chunk.index.to(gradient.device)])
-        part.vectors = part.vectors.detach()
+    kept = [part for part in encoded if part.vectors.requires_grad]
+    replayed = [part for part in encoded if not part.vectors.requires_grad]
+    for part in kept:
+        _backward(part, gradient)
+    if replayed:
+        give_back()
+    for part in replayed:
+        torch.manual_seed(part.seed)
+        part.vectors = encoder.embed(part.chunk.batch)
+        _backward(part, gradient)
     return losses
 
 
@@ -87,6 +93,11 @@ def _encode(encoder: Encoder, batch: TrainingBatch, keep_tokens: int, seed: tupl
         with torch.set_grad_enabled(kept <= keep_tokens):
             encoded.append(_Encoded(chunk, chunk_seed, encoder.embed(chunk.batch)))
     return encoded
+
+
+def _backward(part: _Encoded, gradient: Tensor) -> None:
+    part.vectors.backward(gradient[part.chunk.index.to(gradient.device)])
+    part.vectors = part.vectors.detach()  # lets go of the activations
 
 
 def _cache_gradient(vectors: Tensor, batch: TrainingBatch, objective: Objective) -> tuple[Tensor, StepLosses]:

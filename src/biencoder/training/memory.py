@@ -14,7 +14,7 @@ from biencoder.model.encoder import Encoder
 LOWEST_DEFAULT = 1_250_000_000  # bytes: MiniLM keeps a batch of 32 with 256 tokens whole
 WEIGHTS_TIMES = 12  # weights, gradients and moments are 4 times the weights; activations may take 3 times that
 # Tokens beyond which a chunk runs no faster: a CPU falls out of its caches, a GPU is busy.
-LARGEST_CHUNK = {"cpu": 4096, "cuda": 65_536}
+LARGEST_CHUNK = {"cpu": 2048, "cuda": 65_536}
 
 
 def default_budget(encoder: Encoder) -> int:
