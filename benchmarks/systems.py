@@ -26,8 +26,7 @@ def read_pairs(path: str) -> tuple[list[str], list[str]]:
 
 def biencoder(work: Workload, precision: str) -> None:
     """`biencoder train`, with a held-out set of one query: other systems do not evaluate either."""
-    from biencoder.config import TrainConfig
-    from biencoder.training.run import train
+    from biencoder import TrainConfig, train
 
     queries, passages = read_pairs(work.train_data)
     with tempfile.TemporaryDirectory() as folder:

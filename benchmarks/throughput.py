@@ -7,7 +7,18 @@ import shutil
 from dataclasses import replace
 from statistics import median
 
-from benchmarks.workload import Measured, arguments, as_dict, measure, report, sample, save, workload
+from benchmarks.workload import (
+    Measured,
+    arguments,
+    as_dict,
+    limits,
+    measure,
+    precision,
+    report,
+    sample,
+    save,
+    workload,
+)
 
 SYSTEMS = ("biencoder", "sentence-transformers bf16", "sentence-transformers fp32")
 SKIPPED = 2  # first steps: memory is being allocated, kernels chosen
@@ -22,13 +33,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="runs of each system")
     asked = parser.parse_args()
     runs: dict[str, list[Measured]] = {system: [] for system in asked.systems}
+    shares: dict[str, list[float]] = {system: [] for system in asked.systems}
     for repeat in range(asked.repeats):
         with sample(asked.train_data, asked.steps * asked.batch_size, seed=repeat) as rows:
+            limit = limits(replace(workload(asked, "", "base"), train_data=str(rows)))
             for system in asked.systems:
                 work = replace(workload(asked, system, f"throughput-{system}"), train_data=str(rows), seed=repeat)
                 shutil.rmtree(work.output_dir, ignore_errors=True)
                 runs[system].append(measure(replace(work, max_steps=asked.steps)))
                 speed = runs[system][-1].pairs_per_second(SKIPPED)
+                used = speed * limit["tokens_a_pair"] * limit["gflop_a_token"]
+                shares[system].append(used / limit["peaks"][precision(system)])
                 print(f"{repeat + 1}/{asked.repeats} {system}: {speed:.2f} pairs/s", flush=True)
         save(asked, "throughput", [as_dict(run) for system in runs.values() for run in system])
     speeds = {system: [run.pairs_per_second(SKIPPED) for run in done] for system, done in runs.items()}
@@ -39,6 +54,7 @@ def main() -> None:
             f"{median(values):.2f}",
             f"{min(values):.2f} to {max(values):.2f}",
             f"{first / median(values):.2f}",
+            f"{median(shares[system]):.0%} of {precision(system)}",
             f"{median(run.peak_bytes for run in runs[system]) / 1e9:.2f}",
             f"{max(run.disturbance for run in runs[system]):.0%}",
         ]
@@ -49,6 +65,7 @@ def main() -> None:
         "pairs/s (median)",
         "range",
         f"{asked.systems[0]}, times as fast",
+        "share of the GEMM peak",
         "peak memory, GB",
         "disturbed",
     ]

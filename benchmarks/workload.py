@@ -111,6 +111,26 @@ def measure(workload: Workload) -> Measured:
     return Measured(workload, step_ends, usage.ru_maxrss * 1024, seconds, round(others, 3))
 
 
+def limits(workload: Workload) -> dict[str, Any]:
+    """What the machine can do at the moment and what a pair asks of it, see `benchmarks.peak`."""
+    command = [sys.executable, "-m", "benchmarks.peak", json.dumps(asdict(workload))]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, env=_environment())
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def precision(system: str) -> str:
+    """The precision in which a system computes: what its name says, else bf16 where the processor has it."""
+    if system.endswith(("fp32", "bf16")):
+        return system[-4:]
+    return "bf16" if has_bf16() else "fp32"
+
+
+def has_bf16() -> bool:
+    """Whether the processor multiplies bf16 numbers."""
+    return Path("/proc/cpuinfo").exists() and "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+
+
 def _busy_seconds() -> float:
     """Seconds that all processors together have worked since the machine started (0 where nothing says it)."""
     stat = Path("/proc/stat")
@@ -195,7 +215,7 @@ def machine() -> str:
     """Processor, cores, memory and versions in one line."""
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     names = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
-    bf16 = "with AVX512-BF16" if "avx512_bf16" in info else "without AVX512-BF16"
+    bf16 = "with AVX512-BF16" if has_bf16() else "without AVX512-BF16"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     packages = ", ".join(f"{package} {_version(package)}" for package in PACKAGES)
     processor = names[0] if names else platform.processor()

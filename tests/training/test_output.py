@@ -13,10 +13,10 @@ CONFIG = TrainConfig(model="base", train_data=(Path("pairs.jsonl"),), output_dir
 
 
 def identity(**changes: Any) -> dict[str, Any]:
-    """What a run is known by; ``data``, ``world_size`` or settings may be changed."""
-    known = {"data": "d1", "world_size": 1} | {k: v for k, v in changes.items() if k in ("data", "world_size")}
+    """What a run is known by; digests, ``world_size`` or settings may be changed."""
+    known = {"data": "d1", "evaluation": "e1", "model": "m1", "world_size": 1}
     settings = {name: value for name, value in changes.items() if name not in known}
-    return {"config": CONFIG.to_dict() | settings} | known
+    return {"config": CONFIG.to_dict() | settings} | {name: changes.get(name, value) for name, value in known.items()}
 
 
 @pytest.fixture
@@ -91,6 +91,8 @@ def test_finish_is_remembered_with_everything_else(started: OutputFolder) -> Non
         ({"query_prompt": "q: "}, "--query-prompt was None and is 'q: '"),
         ({"eval_data": "beir"}, "--eval-data was None and is 'beir'"),
         ({"data": "d2"}, "the training data have changed"),
+        ({"evaluation": "e2"}, "the evaluation data have changed"),
+        ({"model": "m2"}, "the base model's weights have changed"),
         ({"world_size": 2}, "the number of processes was 1 and is 2"),
         ({"batch_size": 4, "epochs": 3}, "--batch-size was 8 and is 4; --epochs was 1 and is 3"),
         ({"seed": 1, "data": "d2"}, "--seed was 42 and is 1; the training data have changed"),

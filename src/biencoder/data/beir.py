@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import xxhash
 
 from biencoder.data.lines import read_lines
 from biencoder.errors import UserError
@@ -35,6 +36,17 @@ class Collection:
     query_texts: list[str]
     qrels: Qrels
     description: str
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hex digits over texts, ids and judgements in their order; file names and compression do not matter."""
+        digest = xxhash.xxh3_128()
+        for part in (self.corpus_ids, self.corpus_texts, self.query_ids, self.query_texts):
+            for text in part:
+                encoded = text.encode()
+                digest.update(len(encoded).to_bytes(8, "little") + encoded)
+        digest.update(orjson.dumps(list(self.qrels.values())))
+        return digest.hexdigest()
 
 
 def load_collection(folder: Path, split: str | None = None) -> Collection:

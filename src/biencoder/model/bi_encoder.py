@@ -20,7 +20,7 @@ from biencoder.model.architectures import enable_packing, longest_text
 from biencoder.model.embedding import embed
 from biencoder.model.folder import ModelSettings
 from biencoder.model.pooling import POOLINGS
-from biencoder.model.pretrained import load_backbone, locate, save_model
+from biencoder.model.pretrained import checkpoint_activations, load_backbone, locate, save_model
 from biencoder.training.distributed import gather_with_gradient, is_distributed
 from biencoder.training.objective import Labels, Objective, similarity
 
@@ -150,8 +150,11 @@ class BiEncoderModel(nn.Module):
 
         Non-reentrant unless said otherwise: the reentrant kind fails under data-parallel training ("ready twice").
         """
-        kwargs.setdefault("gradient_checkpointing_kwargs", {"use_reentrant": False})
-        self.model.gradient_checkpointing_enable(**kwargs)
+        checkpoint_activations(self.model, kwargs.pop("gradient_checkpointing_kwargs", None), **kwargs)
+
+    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
+        """:meth:`gradient_checkpointing_enable` by the name that transformers gives it since 5.23."""
+        checkpoint_activations(self.model, kwargs.pop("activation_checkpointing_kwargs", None), **kwargs)
 
     def save(self, output_dir: str) -> None:
         """Write a folder that transformers, sentence-transformers and biencoder load as the same model."""

@@ -110,7 +110,12 @@ class Encoder:
     @property
     def fingerprint(self) -> str:
         """A digest of weights and settings: equal fingerprints give equal vectors."""
-        digest = hashlib.sha256(repr((self.settings, self.precision)).encode())
+        return hashlib.sha256(repr((self.settings, self.precision, self.weights_fingerprint)).encode()).hexdigest()
+
+    @property
+    def weights_fingerprint(self) -> str:
+        """A digest of the weights alone."""
+        digest = hashlib.sha256()
         for name, weight in self.backbone.state_dict().items():
             digest.update(name.encode())
             digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())

@@ -122,6 +122,19 @@ def load_backbone(folder: Path, dropout: float | None = None) -> PreTrainedModel
     return backbone
 
 
+def checkpoint_activations(backbone: PreTrainedModel, options: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    """Recompute activations in the backward pass instead of keeping them (Chen et al. 2016).
+
+    Args:
+        backbone: of the model.
+        options: of ``torch.utils.checkpoint``; non-reentrant unless said otherwise, for the reentrant kind fails under
+            data-parallel training ("marked ready twice").
+        kwargs: as transformers takes them.
+    """
+    new_name = getattr(backbone, "activation_checkpointing_enable", None)  # since 5.23; the old one warns
+    (new_name or backbone.gradient_checkpointing_enable)({"use_reentrant": False} | (options or {}), **kwargs)
+
+
 def _refuse_random_weights(report: dict[str, Any]) -> None:
     """What a file lacks, transformers fills with random numbers and a line in the log; only a pooler may be lacking."""
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler"))

@@ -40,6 +40,11 @@ class Checkpoint:
     state: dict[str, Any]
 
 
+def checkpoints_in(output_dir: Path) -> Path:
+    """Where a run keeps its checkpoints."""
+    return output_dir / "checkpoints"
+
+
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     """Write ``checkpoint`` below ``folder`` and return its own folder."""
     final = folder / f"{PREFIX}{checkpoint.step:08d}"

@@ -22,7 +22,7 @@ from biencoder.model.encoder import Encoder
 from biencoder.retrieval.evaluate import Evaluation, evaluate, texts_to_encode
 from biencoder.terminal import Progress, say
 from biencoder.training.batch import Batcher, TrainingBatch
-from biencoder.training.checkpoint import Checkpoint, prune, save_best, save_checkpoint
+from biencoder.training.checkpoint import Checkpoint, checkpoints_in, prune, save_best, save_checkpoint
 from biencoder.training.distributed import broadcast_object, rank, sum_gradients
 from biencoder.training.gradcache import StepLosses, accumulate_gradients
 from biencoder.training.objective import Objective
@@ -79,8 +79,8 @@ class Job:
 
     @property
     def checkpoints(self) -> Path:
-        """Where the checkpoints go."""
-        return self.folder / "checkpoints"
+        """Where its checkpoints are."""
+        return checkpoints_in(self.folder)
 
 
 def train_steps(job: Job, progress: Progress) -> None:

@@ -12,12 +12,18 @@ from typing import Any
 from biencoder.errors import UserError
 from biencoder.files import atomic_write
 from biencoder.options import flag_name
-from biencoder.training.checkpoint import newest_checkpoint
+from biencoder.training.checkpoint import checkpoints_in, newest_checkpoint
 
 logger = logging.getLogger(__name__)
 
 # Settings that do not change what a run computes: a resumed run may bring other values. The data are known by content.
 FREE_SETTINGS = {"train_data", "output_dir", "resume", "save_steps", "keep_checkpoints", "memory_budget", "device"}
+# What is compared by content, and what to say when it differs.
+CONTENT = {
+    "data": "the training data have changed",
+    "evaluation": "the evaluation data have changed",
+    "model": "the base model's weights have changed",
+}
 
 
 class OutputFolder:
@@ -30,7 +36,7 @@ class OutputFolder:
     @property
     def checkpoints(self) -> Path:
         """Where the checkpoints are."""
-        return self.path / "checkpoints"
+        return checkpoints_in(self.path)
 
     def refuse_foreign(self, resume: str) -> None:
         """Stop before anything is written into a folder that holds something else.
@@ -54,7 +60,7 @@ class OutputFolder:
         """Stop when the folder's run has another configuration or other data.
 
         Args:
-            identity: ``config``, ``data`` and ``world_size`` of the run that is to go on here.
+            identity: of the run that is to go on here: ``config``, ``world_size`` and digests, see :data:`CONTENT`.
 
         Raises:
             UserError: names every difference.
@@ -67,8 +73,7 @@ class OutputFolder:
             for name, value in identity["config"].items()
             if name not in FREE_SETTINGS and saved["config"].get(name) != value
         ]
-        if saved["data"] != identity["data"]:
-            differences.append("the training data have changed")
+        differences += [said for name, said in CONTENT.items() if saved[name] != identity[name]]
         if saved["world_size"] != identity["world_size"]:
             differences.append(f"the number of processes was {saved['world_size']} and is {identity['world_size']}")
         if differences:
@@ -128,7 +133,7 @@ class OutputFolder:
             saved: Any = json.loads(self._marker.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{self._marker}: not the file that biencoder wrote ({error})") from error
-        if not isinstance(saved, dict) or not {"config", "data", "world_size", "finished"} <= saved.keys():
+        if not isinstance(saved, dict) or not {"config", *CONTENT, "world_size", "finished"} <= saved.keys():
             raise UserError(f"{self._marker}: not the file that biencoder wrote; name another --output-dir")
         return saved
 

@@ -15,6 +15,7 @@ from biencoder.data.sampling import KnownPositives, Sampler
 from biencoder.data.table import ExampleTable
 from biencoder.errors import TrainingError, UserError
 from biencoder.model.encoder import Encoder
+from biencoder.model.pretrained import checkpoint_activations
 from biencoder.report.training import report_result, write_evaluation, write_model_card
 from biencoder.retrieval.evaluate import Evaluation
 from biencoder.terminal import Progress, say, table
@@ -88,7 +89,13 @@ def _train(config: TrainConfig) -> TrainResult | None:
     examples = ExampleTable.from_files(config.train_data, on_bad_row=config.on_bad_row)
     encoder, config = prepare_encoder(config)
     job = _job(config, encoder, *_evaluation_data(config, examples))
-    identity = {"config": config.to_dict(), "data": job.data_fingerprint, "world_size": world_size()}
+    identity = {
+        "config": config.to_dict(),
+        "data": job.data_fingerprint,
+        "evaluation": job.collection.fingerprint,
+        "model": encoder.weights_fingerprint,
+        "world_size": world_size(),
+    }
     folder.refuse_other_run(identity)
     if folder.finished:
         say(f"{config.output_dir} holds this run, finished: nothing to do")
@@ -133,7 +140,7 @@ def prepare_encoder(config: TrainConfig) -> tuple[Encoder, TrainConfig]:
             raise UserError(
                 f"--gradient-checkpointing: transformers does not offer it for {encoder.backbone.config.model_type}"
             )
-        encoder.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoint_activations(encoder.backbone)
     if not settings.normalize:
         say("vectors are not normalised: the temperature is 1.0")
     return encoder, replace(
@@ -240,7 +247,7 @@ def _finish(job: Job, folder: OutputFolder, began: float) -> TrainResult:
     assert job.before is not None
     assert job.best is not None
     if job.best_step != job.step:
-        job.encoder.backbone.load_state_dict(load_best(job.checkpoints, job.best_step))
+        job.encoder.backbone.load_state_dict(load_best(folder.checkpoints, job.best_step))
     if rank() == 0:
         job.encoder.save(job.folder)
         write_evaluation(job.folder / "eval.json", job.before, job.best, job.best_step)

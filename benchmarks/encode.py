@@ -1,0 +1,112 @@
+"""Documents a second turned into vectors, each system in turn and again, and how near the vectors are to float32 ones.
+
+python -m benchmarks.encode --train-data medquad/train.jsonl.gz --output-dir build/encode
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from benchmarks.workload import ROOT, arguments, report, sample, workload
+
+SYSTEMS = ("biencoder", "biencoder fp32", "sentence-transformers fp32", "sentence-transformers bf16")
+REFERENCE = "biencoder fp32"  # what the others' vectors are compared to
+WARM_UP = 32  # texts before the clock starts
+
+
+def biencoder(model: str, texts: list[str], max_length: int, precision: str) -> tuple[np.ndarray, float]:
+    """By `Encoder`."""
+    from biencoder import Encoder
+
+    encoder = Encoder.load(model, precision=precision, max_length=max_length)
+    encoder.encode_passages(texts[:WARM_UP])
+    began = time.perf_counter()
+    vectors = encoder.encode_passages(texts)
+    return vectors, time.perf_counter() - began
+
+
+def sentence_transformers(model: str, texts: list[str], max_length: int, dtype: str) -> tuple[np.ndarray, float]:
+    """By `SentenceTransformer.encode`, whose batch size is the default."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    encoder = SentenceTransformer(model, device="cpu", model_kwargs={"dtype": getattr(torch, dtype)})
+    encoder.max_seq_length = max_length
+    encoder.encode(texts[:WARM_UP])
+    began = time.perf_counter()
+    vectors = encoder.encode(texts, normalize_embeddings=True)
+    return np.asarray(vectors, dtype=np.float32), time.perf_counter() - began
+
+
+ENCODERS: dict[str, Callable[[str, list[str], int], tuple[np.ndarray, float]]] = {
+    "biencoder": partial(biencoder, precision="auto"),
+    "biencoder fp32": partial(biencoder, precision="fp32"),
+    "sentence-transformers fp32": partial(sentence_transformers, dtype="float32"),
+    "sentence-transformers bf16": partial(sentence_transformers, dtype="bfloat16"),
+}
+
+
+def encode_once(system: str, model: str, texts_file: str, max_length: str, output: str) -> None:
+    """In a process of its own: write the vectors, print the seconds."""
+    texts = [json.loads(line)["pos"][0] for line in Path(texts_file).read_text(encoding="utf-8").splitlines()]
+    vectors, seconds = ENCODERS[system](model, texts, int(max_length))
+    np.save(output, vectors)
+    print(seconds)
+
+
+def main() -> None:
+    """Measure, print the table."""
+    parser = arguments(__doc__ or "", batch_size=32, max_length=256, systems=SYSTEMS)
+    parser.add_argument("--texts", type=int, default=512, help="texts a run")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each system")
+    asked = parser.parse_args()
+    if REFERENCE not in asked.systems:
+        parser.error(f"--systems must name {REFERENCE!r}: the vectors are compared to its own")
+    asked.output_dir.mkdir(parents=True, exist_ok=True)
+    model = workload(asked, "", "base").model
+    seconds: dict[str, list[float]] = {system: [] for system in asked.systems}
+    outputs = {system: asked.output_dir / f"{system.replace(' ', '-')}.npy" for system in asked.systems}
+    with sample(asked.train_data, asked.texts) as rows:
+        for repeat in range(asked.repeats):
+            for system in asked.systems:
+                command = [sys.executable, "-m", "benchmarks.encode", "--once"]
+                command += [system, model, str(rows), str(asked.max_length), str(outputs[system])]
+                done = subprocess.run(
+                    command,
+                    check=True,
+                    cwd=ROOT,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env={**os.environ, "HF_HUB_OFFLINE": "1"},
+                )
+                seconds[system].append(float(done.stdout.split()[-1]))
+                print(f"{repeat + 1}/{asked.repeats} {system}: {asked.texts / seconds[system][-1]:.1f}/s", flush=True)
+    exact = np.load(outputs[REFERENCE])
+    first = median(seconds[asked.systems[0]])
+    rows_shown = [
+        [
+            system,
+            f"{asked.texts / median(times):.1f}",
+            f"{asked.texts / max(times):.1f} to {asked.texts / min(times):.1f}",
+            f"{median(times) / first:.2f}",
+            f"{(np.load(outputs[system]) * exact).sum(axis=1).min():.6f}",
+        ]
+        for system, times in seconds.items()
+    ]
+    columns = ["system", "documents/s (median)", "range", f"{asked.systems[0]}, times as fast", "lowest cosine to fp32"]
+    report(asked, f"Encoding, {asked.repeats} runs of {asked.texts} texts", columns, rows_shown)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--once"]:
+        encode_once(*sys.argv[2:])
+    else:
+        main()

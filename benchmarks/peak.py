@@ -1,0 +1,54 @@
+"""The machine's own limit: matrix products of a model's own shapes, and what training on the pairs takes of them.
+
+Run as ``python -m benchmarks.peak WORKLOAD_JSON`` by `benchmarks.throughput`, in a process of its own: it prints JSON.
+"""
+
+import json
+import sys
+import time
+from statistics import median
+
+import torch
+from torch.nn.functional import linear
+from transformers import AutoModel, AutoTokenizer
+
+from benchmarks.systems import read_pairs
+from benchmarks.workload import Workload
+
+REPEATS = 15
+TOKENS = 2048  # rows of each product
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def gflops(shapes: list[tuple[int, int]], dtype: torch.dtype) -> float:
+    """GFLOP/s over one product of `TOKENS` rows with each of the weights, the median of many."""
+    pairs = [(torch.randn(TOKENS, columns).to(dtype), torch.randn(rows, columns).to(dtype)) for rows, columns in shapes]
+    seconds = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        for values, weight in pairs:
+            linear(values, weight)
+        seconds.append(time.perf_counter() - began)
+    return sum(2 * TOKENS * rows * columns for rows, columns in shapes) / median(seconds) / 1e9
+
+
+def main() -> None:
+    """Print GFLOP/s in each precision, tokens a pair, and GFLOP a token of training in the linear layers."""
+    work = Workload(**json.loads(sys.argv[1]))
+    model = AutoModel.from_pretrained(work.model)
+    layers = [m for name, m in model.named_modules() if "pooler" not in name and isinstance(m, torch.nn.Linear)]
+    shapes = [(layer.out_features, layer.in_features) for layer in layers]
+    queries, passages = read_pairs(work.train_data)
+    tokenizer = AutoTokenizer.from_pretrained(work.model)
+    ids = tokenizer(queries + passages, truncation=True, max_length=work.max_length)["input_ids"]
+    limits = {
+        "peaks": {name: gflops(sorted(set(shapes)), dtype) for name, dtype in PRECISIONS.items()},
+        "tokens_a_pair": sum(map(len, ids)) / len(queries),
+        # Forward, gradient of the input, gradient of the weights: a multiplication and an addition each.
+        "gflop_a_token": 6 * sum(rows * columns for rows, columns in shapes) / 1e9,
+    }
+    print(json.dumps(limits))
+
+
+if __name__ == "__main__":
+    main()
