@@ -193,11 +193,16 @@ def workload(asked: argparse.Namespace, system: str, name: str) -> Workload:
 
 
 def report(asked: argparse.Namespace, name: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print the Markdown table under a description of the machine and the setting."""
+    """Print the Markdown table under a description of the machine and of the training."""
     setting = f"{name}: batch {asked.batch_size}, {asked.max_length} tokens, temperature {asked.temperature}, "
     setting += "dropout " + ("as the model says" if asked.dropout is None else str(asked.dropout))
+    print_table(setting, columns, rows)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print the Markdown table under its title and a description of the machine."""
     lines = [" | ".join(cells) for cells in (columns, ["---"] * len(columns), *rows)]
-    print("\n".join([setting, "", machine(), "", *(f"| {line} |" for line in lines)]), flush=True)
+    print("\n".join([title, "", machine(), "", *(f"| {line} |" for line in lines)]), flush=True)
 
 
 def save(asked: argparse.Namespace, name: str, results: list[dict[str, Any]]) -> None:

@@ -11,10 +11,7 @@ if sys.argv[1] == "tuned":
     import biencoder
     biencoder.Encoder
 import torch
-from biencoder.allocator import give_back
-
-def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+from biencoder.allocator import give_back, held_bytes
 
 def step():
     kept = [torch.ones(size) for size in range(2_000_000, 12_000_000, 1_000_000)]
@@ -24,9 +21,10 @@ for _ in range(3):
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 step()
 faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-held = resident()
-give_back()
-print(faults, held, resident())
+give_back(beyond=held_bytes() + 1)
+held = held_bytes()
+give_back(beyond=held - 1)
+print(faults, held, held_bytes())
 """
 
 
@@ -40,4 +38,5 @@ def test_freed_memory_is_used_again_until_it_is_given_back() -> None:
     plain, *_ = run("plain")
     faults, held, left = run("tuned")
     assert faults < plain / 10
+    assert held > 150_000_000
     assert left < held - 150_000_000

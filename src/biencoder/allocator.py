@@ -5,6 +5,7 @@ system at once, which clears every page again when they are next taken, 4 KB at 
 memory is kept, whatever its size, and large tensors lie on pages of 2 MB where the system has them.
 """
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -24,10 +25,23 @@ def tune_allocator() -> None:
         libc.mallopt(M_MMAP_MAX, 0)
 
 
-def give_back() -> None:
-    """Return all free memory to the system, from between the pieces in use too."""
-    if (libc := _glibc()) is not None:
+def give_back(beyond: int) -> None:
+    """Return all free memory to the system, from between the pieces in use too, if this process holds too much.
+
+    Args:
+        beyond: bytes of memory in use or kept that are not too much; taking pages anew is slow.
+    """
+    if (libc := _glibc()) is not None and held_bytes() > beyond:
         libc.malloc_trim(0)
+
+
+def held_bytes() -> int:
+    """Memory of this process that is in use or kept, mapped files left out; 0 where the system does not say it."""
+    with contextlib.suppress(OSError), open("/proc/self/status", "rb") as status:
+        for line in status:
+            if line.startswith(b"RssAnon:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 @cache

@@ -37,6 +37,22 @@ def test_compressed_files_give_the_same(folder: Path) -> None:
         path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
     assert load_collection(folder, "test") == wanted
+    assert load_collection(folder, "test").fingerprint == wanted.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("corpus.jsonl", '{"_id": "d1", "text": "Cats"}\n{"_id": "d2", "text": "They bark."}\n'),
+        ("queries.jsonl", '{"_id": "q1", "text": "who purred?"}\n{"_id": "q2", "text": "who barks?"}\n'),
+        ("qrels/test.tsv", HEADER + "q2\td2\t1\nq1\td1\t1\nq1\td2\t0\n"),
+        ("qrels/test.tsv", HEADER + "q2\td1\t2\nq1\td1\t1\nq1\td2\t0\n"),
+    ],
+)
+def test_the_fingerprint_is_of_the_content(folder: Path, name: str, content: str) -> None:
+    before = load_collection(folder).fingerprint
+    (folder / name).write_text(content, encoding="utf-8")
+    assert load_collection(folder).fingerprint != before
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from biencoder.terminal import say, table
 from biencoder.training.run import TrainResult, train
 
 # Two minutes of training and a minute of evaluations on two cores.
-TRAIN_PAIRS = 2_000
-CORPUS = 1_500
+TRAIN_PAIRS = 1_500
+CORPUS = 1_000
 QUERIES = 500
 PASSAGE_TOKENS = 128
 ASKED = 4

@@ -14,6 +14,7 @@ chunk's random numbers start from a seed of its own, a pure function of (seed, s
 Shapes: b queries and p passages on this rank, P passages on all of them, D dimensions.
 """
 
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +54,13 @@ class _Encoded:
 
 
 def accumulate_gradients(
-    encoder: Encoder, batch: TrainingBatch, objective: Objective, *, keep_tokens: int, seed: tuple[int, ...]
+    encoder: Encoder,
+    batch: TrainingBatch,
+    objective: Objective,
+    *,
+    keep_tokens: int,
+    seed: tuple[int, ...],
+    held_at_most: int = sys.maxsize,
 ) -> StepLosses:
     """Add this rank's part of the gradient of the global batch's mean loss to the parameters' ``grad``.
 
@@ -65,9 +72,9 @@ def accumulate_gradients(
         objective: embeddings and labels to losses.
         keep_tokens: chunks are kept with their activations up to so many tokens; the rest is replayed.
         seed: (seed, step, rank), from which dropout is drawn.
+        held_at_most: bytes of this process beyond which free memory is given back between chunks of different sizes.
     """
-    if batch.tokens > keep_tokens:
-        give_back()  # or the kept chunks would lie around the holes that the last step's replays left
+    give_back(held_at_most)  # or the kept chunks would lie around the holes that the last step's replays left
     encoded = _encode(encoder, batch, keep_tokens, seed)
     vectors = _in_order(encoded, batch, encoder)
     gradient, losses = _cache_gradient(vectors, batch, objective)
@@ -75,8 +82,7 @@ def accumulate_gradients(
     replayed = [part for part in encoded if not part.vectors.requires_grad]
     for part in kept:
         _backward(part, gradient)
-    if replayed:
-        give_back()
+    give_back(held_at_most)
     for part in replayed:
         torch.manual_seed(part.seed)
         part.vectors = encoder.embed(part.chunk.batch)

@@ -49,6 +49,7 @@ class Job:
         collection: what is evaluated on.
         total_steps: optimizer steps of the whole run.
         keep_tokens: see :func:`~biencoder.training.gradcache.accumulate_gradients`.
+        held_at_most: likewise.
         step: optimizer steps done.
         before: the evaluation of the model as it came.
         best: the best evaluation since training began.
@@ -66,6 +67,7 @@ class Job:
     collection: Collection
     total_steps: int
     keep_tokens: int
+    held_at_most: int
     step: int = 0
     before: Evaluation | None = None
     best: Evaluation | None = None
@@ -91,7 +93,12 @@ def train_steps(job: Job, progress: Progress) -> None:
     began = time.perf_counter()
     for batch in _prepared_ahead(job):
         losses = accumulate_gradients(
-            encoder, batch, job.objective, keep_tokens=job.keep_tokens, seed=(config.seed, job.step, rank())
+            encoder,
+            batch,
+            job.objective,
+            keep_tokens=job.keep_tokens,
+            seed=(config.seed, job.step, rank()),
+            held_at_most=job.held_at_most,
         )
         sum_gradients(parameters)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm))

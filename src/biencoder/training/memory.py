@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from biencoder.allocator import held_bytes
 from biencoder.data.batching import PackedBatch, pack
 from biencoder.model.encoder import Encoder
 
@@ -28,6 +29,12 @@ def default_budget(encoder: Encoder) -> int:
     weights: int = sum(p.numel() * p.element_size() for p in encoder.backbone.parameters())
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return min(machine_memory() // 2 // ranks_here, max(LOWEST_DEFAULT, WEIGHTS_TIMES * weights))
+
+
+def held_at_most(encoder: Encoder, budget: int) -> int:
+    """Bytes that this process may hold in training: what it holds now, gradients, two moments, and the budget."""
+    trained: int = sum(p.numel() * p.element_size() for p in encoder.backbone.parameters() if p.requires_grad)
+    return held_bytes() + 3 * trained + budget
 
 
 def machine_memory() -> int:
