@@ -17,7 +17,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 def tune_allocator() -> None:
     """Set this process's allocator to keep what it has; no other system than Linux with glibc needs or gets it.
 
-    PyTorch reads the variable for huge pages at its first tensor, so this comes before PyTorch is imported.
+    PyTorch reads the variable for huge pages when it makes its first tensor, so this comes before.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if (libc := _glibc()) is not None:
