@@ -127,9 +127,12 @@ def test_many_processes_train_the_model_that_one_trains(ranks: int, place: Path,
         if name.startswith("pooler."):
             assert np.array_equal(got[name], base[name])
         elif not name.endswith("key.bias"):  # its true gradient is 0, and AdamW makes a step of the rounding
-            size = np.linalg.norm(want[name])
-            assert np.linalg.norm(got[name] - want[name]) <= 1e-5 * size, name
-            assert np.linalg.norm(want[name] - base[name]) >= 1e-3 * size, name
+            size, moved = np.linalg.norm(want[name]), np.linalg.norm(want[name] - base[name])
+            assert moved >= 1e-3 * size, name
+            # The same for single weights: where one's gradient is near 0, AdamW's step is as long as anywhere.
+            apart = np.abs(got[name] - want[name])
+            assert np.quantile(apart, 0.99) <= 1e-5 * np.abs(want[name]).max(), name
+            assert np.linalg.norm(apart) <= 1e-2 * moved, name
     np.testing.assert_allclose(losses(output), losses(alone), rtol=1e-5)
 
     # Some chunks were replayed, also in a rank's share of a batch.
