@@ -3,19 +3,16 @@
 python -m benchmarks.encode --train-data medquad/train.jsonl.gz --output-dir build/encode
 """
 
-import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 import numpy as np
 
-from benchmarks.workload import ROOT, arguments, report, sample, workload
+from benchmarks.systems import read_pairs
+from benchmarks.workload import arguments, last_line, report, sample, save, workload
 
 SYSTEMS = ("biencoder", "biencoder fp32", "sentence-transformers fp32", "sentence-transformers bf16")
 REFERENCE = "biencoder fp32"  # what the others' vectors are compared to
@@ -56,7 +53,7 @@ ENCODERS: dict[str, Callable[[str, list[str], int], tuple[np.ndarray, float]]] =
 
 def encode_once(system: str, model: str, texts_file: str, max_length: str, output: str) -> None:
     """In a process of its own: write the vectors, print the seconds."""
-    texts = [json.loads(line)["pos"][0] for line in Path(texts_file).read_text(encoding="utf-8").splitlines()]
+    _, texts = read_pairs(texts_file)
     vectors, seconds = ENCODERS[system](model, texts, int(max_length))
     np.save(output, vectors)
     print(seconds)
@@ -77,18 +74,10 @@ def main() -> None:
     with sample(asked.train_data, asked.texts) as rows:
         for repeat in range(asked.repeats):
             for system in asked.systems:
-                command = [sys.executable, "-m", "benchmarks.encode", "--once"]
-                command += [system, model, str(rows), str(asked.max_length), str(outputs[system])]
-                done = subprocess.run(
-                    command,
-                    check=True,
-                    cwd=ROOT,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                    env={**os.environ, "HF_HUB_OFFLINE": "1"},
-                )
-                seconds[system].append(float(done.stdout.split()[-1]))
+                words = (system, model, str(rows), str(asked.max_length), str(outputs[system].resolve()))
+                seconds[system].append(float(last_line("benchmarks.encode", "--once", *words)))
                 print(f"{repeat + 1}/{asked.repeats} {system}: {asked.texts / seconds[system][-1]:.1f}/s", flush=True)
+    save(asked, "encode", [{"system": system, "seconds": times} for system, times in seconds.items()])
     exact = np.load(outputs[REFERENCE])
     first = median(seconds[asked.systems[0]])
     rows_shown = [

@@ -12,7 +12,7 @@ from statistics import median
 import faiss
 import numpy as np
 
-from benchmarks.workload import print_table
+from benchmarks.workload import print_table, save
 from biencoder.retrieval.search import search
 
 Results = tuple[np.ndarray, np.ndarray]
@@ -47,7 +47,7 @@ def main() -> None:
         "biencoder, memory-mapped": lambda queries: search(queries, mapped, asked.k),
         "faiss flat, in memory": lambda queries: index.search(queries, asked.k),
     }
-    rows = []
+    rows, results = [], []
     for count in asked.queries:
         queries = np.random.default_rng(count).standard_normal((count, asked.dim), dtype=np.float32)
         seconds: dict[str, list[float]] = {name: [] for name in systems}
@@ -59,10 +59,12 @@ def main() -> None:
                 seconds[name].append(time.perf_counter() - began)
         same = f"{(found[0] == found[1]).mean():.4f}"
         fastest = median(seconds["faiss flat, in memory"])
+        results += [{"system": name, "queries": count, "seconds": times} for name, times in seconds.items()]
         rows += [
             [name, str(count), f"{count / median(times):.1f}", f"{fastest / median(times):.2f}", same]
             for name, times in seconds.items()
         ]
+    save(asked, "search", results)
     columns = ["system", "queries at a time", "queries/s (median)", "times faiss", "same documents in the same places"]
     title = f"Top {asked.k} of {asked.documents:,} vectors of {asked.dim} dimensions, {asked.repeats} runs"
     print_table(title, columns, rows)

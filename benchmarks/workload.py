@@ -113,10 +113,15 @@ def measure(workload: Workload) -> Measured:
 
 def limits(workload: Workload) -> dict[str, Any]:
     """What the machine can do at the moment and what a pair asks of it, see `benchmarks.peak`."""
-    command = [sys.executable, "-m", "benchmarks.peak", json.dumps(asdict(workload))]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, env=_environment())
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(last_line("benchmarks.peak", json.dumps(asdict(workload))))
     return found
+
+
+def last_line(module: str, *words: str) -> str:
+    """What a module, run in a process of its own, printed last."""
+    command = [sys.executable, "-m", module, *words]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True, env=_environment())
+    return done.stdout.splitlines()[-1]
 
 
 def precision(system: str) -> str:

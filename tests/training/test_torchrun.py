@@ -129,9 +129,9 @@ def test_many_processes_train_the_model_that_one_trains(ranks: int, place: Path,
         elif not name.endswith("key.bias"):  # its true gradient is 0, and AdamW makes a step of the rounding
             size, moved = np.linalg.norm(want[name]), np.linalg.norm(want[name] - base[name])
             assert moved >= 1e-3 * size, name
-            # The same for single weights: where one's gradient is near 0, AdamW's step is as long as anywhere.
-            apart = np.abs(got[name] - want[name])
-            assert np.quantile(apart, 0.99) <= 1e-5 * np.abs(want[name]).max(), name
+            # The same for one weight in 500: where its gradient is near 0, AdamW's step is as long as anywhere.
+            apart = np.sort(np.abs(got[name] - want[name]), axis=None)
+            assert np.linalg.norm(apart[: -(apart.size // 500) or None]) <= 1e-5 * size, name
             assert np.linalg.norm(apart) <= 1e-2 * moved, name
     np.testing.assert_allclose(losses(output), losses(alone), rtol=1e-5)
 
