@@ -1,5 +1,6 @@
 """A step in bounded memory is the plain step."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,24 @@ def test_activations_of_no_more_than_keep_tokens_are_alive(encoder: Encoder) -> 
         kept = sum(part.chunk.tokens for part in encoded if part.vectors.requires_grad)
         assert kept <= keep
         assert kept > keep - 200 or kept == batch.tokens
+
+
+def test_embedding_tables_get_the_rows_of_a_chunk_and_the_plain_gradient(tmp_path: Path) -> None:
+    """PyTorch's own way makes a table of gradients a chunk; ours must agree with it, padding token included."""
+    encoder = Encoder.load(tiny_model(tmp_path), pooling="mean", normalize=True)
+    encoder.backbone.train()
+    plain = copy.deepcopy(encoder)
+    batch = make_batch(encoder)
+    for part in batch.chunks:
+        part.batch.input_ids[part.batch.lengths[0] - 1] = 0  # its row gets no gradient
+    vectors = torch.cat([plain.embed(part.batch) for part in batch.chunks])
+    vectors = vectors[torch.cat([part.index for part in batch.chunks]).argsort()]
+    losses = OBJECTIVE(vectors[:QUERIES], vectors[QUERIES:], batch.labels)
+    losses.total.mean().backward()
+    want = gradients(plain.backbone)
+    table = "embeddings.word_embeddings.weight"
+    _, got = step(encoder, batch, 0)
+    assert got.keys() == want.keys()
+    assert (got[table] - want[table]).abs().max() < 1e-6 * want[table].abs().max()
+    assert not got[table][0].any()
+    assert got[table].layout == torch.strided

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from biencoder.errors import UserError
 from biencoder.model.attention import IMPLEMENTATION, Packing, active_packing, attend
+from biencoder.model.last_layer import spare_last_layer
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ def enable_packing(backbone: nn.Module) -> int | None:
     config._attn_implementation = IMPLEMENTATION
     if config.model_type == "mpnet":
         _pack_mpnet(backbone)
+    spare_last_layer(backbone)
     return first(config)
 
 

@@ -47,10 +47,16 @@ class Packing:
     """Where the texts lie in a packed row.
 
     Attention costs least when texts of equal length are neighbours: each such run is one batched product.
+
+    Attributes:
+        lengths: of the texts.
+        device: of the row.
+        used: ``[N]``, one token of each text, the only ones whose output is used; None for all tokens.
     """
 
     lengths: tuple[int, ...]
     device: torch.device
+    used: Tensor | None = None
 
     @cached_property
     def runs(self) -> list[Run]:
@@ -177,6 +183,31 @@ def attend(
             query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal and plain, scale=scale
         )
         attended.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(attended)
+
+
+def attend_from(
+    query_NHE: Tensor, key_THE: Tensor, value_THE: Tensor, packing: Packing, *, scale: float, dropout: float
+) -> Tensor:
+    """Attention from one token of each text to all tokens of that text: ``[N, H, E]``.
+
+    Args:
+        query_NHE: ``[N, H, E]``.
+        key_THE: ``[T, H, E]``.
+        value_THE: ``[T, H, E]``.
+        packing: where the texts lie.
+        scale: factor on the scores.
+        dropout: probability with which an attention weight is dropped.
+    """
+    attended, first = [], 0
+    for run in packing.runs:
+        query_NHQE = query_NHE[first : first + run.count].unsqueeze(2)
+        key_NHLE, value_NHLE = (
+            x[run.start : run.stop].unflatten(0, (run.count, run.length)).transpose(1, 2) for x in (key_THE, value_THE)
+        )
+        out = scaled_dot_product_attention(query_NHQE, key_NHLE, value_NHLE, dropout_p=dropout, scale=scale)
+        attended.append(out.squeeze(2))
+        first += run.count
     return torch.cat(attended)
 
 

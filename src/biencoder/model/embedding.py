@@ -4,6 +4,7 @@ Shapes: T tokens in a packed row, N texts, L tokens of the longest, D dimensions
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch.nn.functional import normalize as to_unit_length
 
 from biencoder.data.batching import PackedBatch
 from biencoder.model.attention import Packing, packed
-from biencoder.model.pooling import POOLINGS
+from biencoder.model.last_layer import only_pooled
+from biencoder.model.pooling import POOLED_TOKEN, POOLINGS
 
 PADDING = 0.2  # largest share of padding where an architecture needs it
 
@@ -33,15 +35,23 @@ def embed(
         ``[N, D]`` float32, contiguous, in the order of the batch.
     """
     packing = Packing(batch.lengths, batch.input_ids.device)
+    pool = POOLINGS[pooling]
     if first_position is None:
-        hidden_TD = _padded(backbone, batch)
+        hidden = _padded(backbone, batch)
+    elif only_pooled(backbone, pooling):
+        used = POOLED_TOKEN[pooling](packing.starts)
+        hidden, pool = _packed(backbone, batch, replace(packing, used=used), first_position), _pooled_already
     else:
-        hidden_TD = _packed(backbone, batch, packing, first_position)
-    with torch.autocast(hidden_TD.device.type, enabled=False):
-        vectors_ND = POOLINGS[pooling](hidden_TD, packing.starts).float()
+        hidden = _packed(backbone, batch, packing, first_position)
+    with torch.autocast(hidden.device.type, enabled=False):
+        vectors_ND = pool(hidden, packing.starts).float()
         if normalize:
             vectors_ND = to_unit_length(vectors_ND, dim=-1)
     return vectors_ND.contiguous()
+
+
+def _pooled_already(hidden_ND: Tensor, _: Tensor) -> Tensor:
+    return hidden_ND
 
 
 def _packed(backbone: nn.Module, batch: PackedBatch, packing: Packing, first_position: int) -> Tensor:

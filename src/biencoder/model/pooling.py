@@ -12,12 +12,22 @@ from torch import Tensor
 
 def cls_token(hidden_TD: Tensor, starts: Tensor) -> Tensor:
     """The first token of each text: ``[N, D]``."""
-    return hidden_TD[starts[:-1]]
+    return hidden_TD[first_of_each(starts)]
 
 
 def last_token(hidden_TD: Tensor, starts: Tensor) -> Tensor:
     """The last token of each text, which is the only one that has seen them all in a causal model: ``[N, D]``."""
-    return hidden_TD[starts[1:] - 1]
+    return hidden_TD[last_of_each(starts)]
+
+
+def first_of_each(starts: Tensor) -> Tensor:
+    """Where each text's first token is: ``[N]``."""
+    return starts[:-1]
+
+
+def last_of_each(starts: Tensor) -> Tensor:
+    """Where each text's last token is: ``[N]``."""
+    return starts[1:] - 1
 
 
 def mean_tokens(hidden_TD: Tensor, starts: Tensor) -> Tensor:
@@ -31,3 +41,6 @@ POOLINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mean": mean_tokens,
     "last": last_token,
 }
+
+# Poolings that take one token of each text, and where it is.
+POOLED_TOKEN: dict[str, Callable[[Tensor], Tensor]] = {"cls": first_of_each, "last": last_of_each}

@@ -1,0 +1,95 @@
+"""The last layer for the pooled tokens alone gives the vectors and gradients of the whole one."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import CONFIGS, gradient_errors, gradients, relative_error, tiny_model
+from torch import Tensor, nn
+from transformers import AutoModel
+
+from biencoder import Encoder
+from biencoder.data.batching import pack
+from biencoder.model.attention import Packing, attend, attend_from
+from biencoder.model.last_layer import BERT_LIKE, only_pooled
+
+LENGTHS = (30, 12, 12, 12, 7, 2, 1)
+BATCH = pack([[5 + (7 * place + length) % 150 for place in range(length)] for length in LENGTHS])
+TOLERANCE = 1e-5
+
+
+def vectors_and_gradients(encoder: Encoder) -> tuple[Tensor, dict[str, Tensor]]:
+    encoder.backbone.zero_grad()
+    vectors = encoder.embed(BATCH)
+    (vectors * torch.linspace(-1, 1, vectors.numel()).view_as(vectors)).sum().backward()
+    return vectors, gradients(encoder.backbone)
+
+
+def rows_through(module: nn.Module) -> list[int]:
+    rows: list[int] = []
+    module.register_forward_hook(lambda _, inputs, __: rows.append(inputs[0].numel() // inputs[0].shape[-1]))
+    return rows
+
+
+@pytest.mark.parametrize("kind", sorted(BERT_LIKE))
+@pytest.mark.parametrize("pooling", ["cls", "last"])
+def test_vectors_and_gradients_are_those_of_the_whole_layer(
+    kind: str, pooling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = Encoder.load(tiny_model(tmp_path, kind), pooling=pooling, normalize=True)
+    first, last = (rows_through(encoder.backbone.encoder.layer[i].intermediate) for i in (0, -1))
+    got = vectors_and_gradients(encoder)
+    assert first == [sum(LENGTHS)]
+    assert last == [len(LENGTHS)]
+    monkeypatch.setattr("biencoder.model.embedding.only_pooled", lambda *_: False)
+    want = vectors_and_gradients(encoder)
+    assert last == [len(LENGTHS), sum(LENGTHS)]
+    assert relative_error(got[0], want[0]) <= TOLERANCE
+    assert max(gradient_errors(got[1], want[1])) <= TOLERANCE
+
+
+def test_every_token_is_computed_where_every_token_is_used(tmp_path: Path) -> None:
+    encoder = Encoder.load(tiny_model(tmp_path), pooling="mean")
+    last = rows_through(encoder.backbone.encoder.layer[-1].intermediate)
+    encoder.embed(BATCH)
+    assert last == [sum(LENGTHS)]
+
+
+@pytest.mark.parametrize("kind", sorted(set(CONFIGS) - BERT_LIKE))
+def test_layers_of_other_make_are_left_alone(kind: str, tmp_path: Path) -> None:
+    assert not only_pooled(AutoModel.from_pretrained(tiny_model(tmp_path, kind)), "cls")
+
+
+def test_a_causal_bert_keeps_its_causal_mask(tmp_path: Path) -> None:
+    encoder = Encoder.load(tiny_model(tmp_path, is_decoder=True), pooling="last")
+    assert not only_pooled(encoder.backbone, "last")
+    later = pack([[9, 8, 7, 6], [5, 5, 5]])
+    first = encoder.backbone(input_ids=later.input_ids[:4].unsqueeze(0)).last_hidden_state[0, -1]
+    assert relative_error(encoder.embed(later)[0], nn.functional.normalize(first, dim=0)) <= TOLERANCE
+
+
+def test_dropout_acts_in_it(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path, num_hidden_layers=1, attention_probs_dropout_prob=0.3)
+    encoder = Encoder.load(folder, pooling="cls", normalize=False)
+    encoder.backbone.train()
+
+    def drawn(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return encoder.embed(BATCH).detach()
+
+    assert torch.equal(drawn(1), drawn(1))
+    assert relative_error(drawn(1), drawn(2)) > 1e-2
+    layer = encoder.backbone.encoder.layer[0]
+    layer.feed_forward_chunk, layer.attention.output.LayerNorm = (lambda attended: attended), nn.Identity()
+    mean = torch.stack([drawn(seed) for seed in range(2000)]).mean(0)  # of what is linear in the weights, so unbiased
+    encoder.backbone.eval()
+    assert relative_error(mean, encoder.embed(BATCH)) < 0.02
+
+
+def test_attention_from_one_token_is_a_row_of_attention_from_all() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(sum(LENGTHS), 4, 8, generator=generator) for _ in range(3))
+    packing = Packing(LENGTHS, torch.device("cpu"))
+    used = packing.starts[1:] - 1
+    got = attend_from(query[used], key, value, packing, scale=0.3, dropout=0.0)
+    assert relative_error(got, attend(query, key, value, packing, scale=0.3)[used]) <= TOLERANCE
