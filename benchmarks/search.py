@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, required=True, help="folder for the corpus")
     parser.add_argument("--documents", type=int, default=500_000, help="vectors in the corpus")
     parser.add_argument("--dim", type=int, default=384, help="of a vector")
-    parser.add_argument("--queries", type=int, nargs="+", default=[1, 512], help="at a time")
+    parser.add_argument("--queries", type=int, nargs="+", default=[1, 64, 512], help="at a time")
     parser.add_argument("--k", type=int, default=10, help="results a query")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each")
     asked = parser.parse_args()

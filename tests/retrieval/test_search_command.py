@@ -88,6 +88,9 @@ def test_embeddings_of_something_else_are_refused(encoder: HashingEncoder, corpu
     np.save(tmp_path / "rows.npy", np.zeros((99, 256), np.float32))
     np.save(tmp_path / "dim.npy", np.zeros((100, 64), np.float32))
     np.save(tmp_path / "type.npy", np.zeros((100, 256), np.float64))
+    not_finite = encoder.encode_passages(CORPUS)
+    not_finite[41, 5] = np.nan
+    np.save(tmp_path / "finite.npy", not_finite)
     (tmp_path / "text.npy").write_text("no matrix")
     for name, message in {
         "texts": "made from other texts",
@@ -95,6 +98,7 @@ def test_embeddings_of_something_else_are_refused(encoder: HashingEncoder, corpu
         "rows": "holds 99 vectors of 256 dimensions, but .* has 100 texts",
         "dim": "of 64 dimensions, .* the model makes 256",
         "type": "must hold a float32 matrix",
+        "finite": "vector 42: has values that are not finite",
         "text": "not a .npy file",
         "missing": "missing.npy: not a .npy file",
     }.items():

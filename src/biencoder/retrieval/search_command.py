@@ -19,7 +19,7 @@ from biencoder.retrieval.encode import (
     shifted,
 )
 from biencoder.retrieval.evaluate import write_trec_run
-from biencoder.retrieval.search import BLOCK_BYTES, extend, nothing, search
+from biencoder.retrieval.search import BLOCK_BYTES, blocks, extend, nothing, search
 from biencoder.retrieval.texts import Summary, Text, in_batches, read_texts, summarize
 
 if TYPE_CHECKING:
@@ -145,7 +145,10 @@ def _open_embeddings(path: Path, corpus: Path, texts: Summary, encoder: TextEnco
             f"makes {encoder.dim} dimensions; encode the corpus again"
         )
     made_from = description(path)
-    if made_from is not None:
+    if made_from is None:  # not known to be ours, which are finite
+        for start, stop in blocks(*matrix.shape):
+            finite(matrix[start:stop], f"{flag}, vector", start)
+    else:
         if made_from.get("texts") != texts.fingerprint:
             raise UserError(f"{flag}: was made from other texts than {corpus}; encode the corpus again")
         if made_from.get("model") != encoder.fingerprint:
