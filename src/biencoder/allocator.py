@@ -37,9 +37,18 @@ def give_back(beyond: int) -> None:
 
 def held_bytes() -> int:
     """Memory of this process that is in use or kept, mapped files left out; 0 where the system does not say it."""
-    with contextlib.suppress(OSError), open("/proc/self/status", "rb") as status:
+    return _status("RssAnon")
+
+
+def resident_bytes() -> int:
+    """Memory of this process, mapped files included; 0 where the system does not say it."""
+    return _status("VmRSS")
+
+
+def _status(name: str) -> int:
+    with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii") as status:
         for line in status:
-            if line.startswith(b"RssAnon:"):
+            if line.startswith(name + ":"):
                 return int(line.split()[1]) * 1024
     return 0
 

@@ -131,9 +131,9 @@ class TrainConfig(Config):
     )
     device: str = _running("where to compute; auto: a GPU if there is one", default="auto", choices=DEVICES)
     memory_budget: int | None = _running(
-        "memory that one step's activations may take, such as 800MB or 2GB",
+        "most memory that each process may take, such as 1.5GB; on a GPU, of its memory",
         default=None,
-        unset="in proportion to the model, at most half of the machine's; on a GPU, most of what is free",
+        unset="activations in proportion to the model, at most half of the memory; on a GPU, most of what is free",
         metavar="SIZE",
         convert=parse_size,
     )

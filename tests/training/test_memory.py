@@ -1,5 +1,9 @@
 """The token budget: measured on the model, in proportion to the bytes."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,10 +48,11 @@ def test_gradient_checkpointing_and_evaluation_cost_less(encoder: Encoder) -> No
     assert memory.activation_bytes_per_token(encoder, 32) < before / 2
 
 
-def test_the_budget_is_kept(encoder: Encoder) -> None:
-    """What autograd really keeps for as many tokens as the budget allows is no more than the budget."""
+def test_activations_are_as_many_as_they_may(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What autograd really keeps for as many tokens as activations may take is no more than that."""
     budget = 4_000_000
-    chunk, keep = memory.token_budget(encoder, budget, 32)
+    monkeypatch.setattr(memory, "default_activations", lambda _: budget)
+    chunk, keep, _ = memory.token_budget(encoder, None, 32)
     assert chunk == keep // 2
     kept: dict[int, int] = {}
     alive = []
@@ -62,24 +67,65 @@ def test_the_budget_is_kept(encoder: Encoder) -> None:
     assert 0.7 * budget < sum(kept.values()) < 1.1 * budget
 
 
-def test_more_bytes_are_more_tokens_within_bounds(encoder: Encoder) -> None:
-    budgets = [memory.token_budget(encoder, budget, 64) for budget in (1, 10**6, 10**7, 10**9, 10**12)]
+@pytest.mark.parametrize("whole_process", [False, True])
+def test_more_bytes_are_more_tokens_within_bounds(
+    encoder: Encoder, whole_process: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budgets = []
+    for budget in (1, 10**7, 10**9, 10**10, 10**13):
+        monkeypatch.setattr(memory, "default_activations", lambda _, budget=budget: budget)
+        budgets.append(memory.token_budget(encoder, budget if whole_process else None, 64)[:2])
     assert budgets[0] == (64, 64)  # one text goes through, whatever it costs
     assert budgets == sorted(budgets)
     assert budgets[-1][0] == memory.LARGEST_CHUNK["cpu"]
     assert all(keep >= chunk for chunk, keep in budgets)
 
 
+def test_the_size_of_chunks_does_not_depend_on_what_the_process_holds(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It decides which masks dropout draws: the same command must give the same weights."""
+    first = memory.token_budget(encoder, 3 * 10**9, 64)
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 10**9 + 12_345_678)
+    second = memory.token_budget(encoder, 3 * 10**9, 64)
+    assert first[0] == second[0]
+    assert first[1] != second[1]
+
+
+def test_a_budget_that_is_too_small_is_said(encoder: Encoder, capsys: pytest.CaptureFixture[str]) -> None:
+    memory.token_budget(encoder, 10**6, 64)
+    assert "cannot be kept: this model takes about" in capsys.readouterr().out
+    memory.token_budget(encoder, 10**10, 64)
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory as Linux counts it")
+def test_a_process_stays_within_its_budget(minilm: str, tmp_path: Path) -> None:
+    """The whole process, with the real model; most of a batch's chunks are replayed."""
+    budget, batch_size = 1_300_000_000, 96
+    rows = [{"query": f"q{i} " * 6, "pos": f"passage {i} of many " * 40} for i in range(2 * batch_size + 50)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = [sys.executable, "-m", "biencoder", "train", "--model", minilm, "--group-size", "1", "--max-steps", "2"]
+    command += ["--train-data", str(tmp_path / "pairs.jsonl"), "--output-dir", str(tmp_path / "tuned")]
+    command += ["--batch-size", str(batch_size), "--memory-budget", f"{budget // 10**6}MB", "--passage-max-len", "128"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    assert usage.ru_maxrss * 1024 < 1.05 * budget
+
+
 def test_the_default_grows_with_the_model_and_fits_the_machine(
     encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert memory.default_budget(encoder) == min(memory.LOWEST_DEFAULT, memory.machine_memory() // 2)
+    assert memory.default_activations(encoder) == min(memory.LOWEST_DEFAULT, memory.machine_memory() // 2)
     monkeypatch.setattr(memory, "machine_memory", lambda: 10**9)
-    assert memory.default_budget(encoder) == 5 * 10**8
+    assert memory.default_activations(encoder) == 5 * 10**8
     monkeypatch.setattr(memory, "machine_memory", lambda: 10**15)
     monkeypatch.setattr(memory, "LOWEST_DEFAULT", 0)
     weights = sum(p.numel() * 4 for p in encoder.backbone.parameters())
-    assert memory.default_budget(encoder) == memory.WEIGHTS_TIMES * weights
+    assert memory.default_activations(encoder) == memory.WEIGHTS_TIMES * weights
 
 
 def test_machine_memory_is_that_of_a_machine() -> None:

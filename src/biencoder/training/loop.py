@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from biencoder.allocator import give_back
 from biencoder.config import TrainConfig
 from biencoder.data.beir import Collection
 from biencoder.data.sampling import Sampler
@@ -174,6 +175,7 @@ def evaluate_and_keep_best(job: Job) -> None:
 
 
 def _evaluate(job: Job) -> Evaluation:
+    give_back(beyond=0)  # other sizes are needed than in training, which would lie beside the free ones
     with Progress(texts_to_encode(job.collection), "evaluate") as progress:
         return evaluate(job.encoder, job.collection, progress=progress.update)
 

@@ -8,18 +8,21 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from biencoder.allocator import held_bytes
+from biencoder.allocator import give_back, held_bytes, resident_bytes
 from biencoder.data.batching import PackedBatch, pack
 from biencoder.model.encoder import Encoder
+from biencoder.terminal import say
 
 LOWEST_DEFAULT = 1_250_000_000  # bytes: MiniLM keeps a batch of 32 with 256 tokens whole
 WEIGHTS_TIMES = 12  # weights, gradients and moments are 4 times the weights; activations may take 3 times that
+HEADROOM = 1.3  # what a step takes, over the activations that autograd keeps: a chunk's passing ones, holes in the heap
+CHUNK_SHARE = 1 / 12  # of a budget for the whole process
 # Tokens beyond which a chunk runs no faster: a CPU falls out of its caches, a GPU is busy.
 LARGEST_CHUNK = {"cpu": 2048, "cuda": 65_536}
 
 
-def default_budget(encoder: Encoder) -> int:
-    """Bytes that activations may take when nobody said: in proportion to the weights.
+def default_activations(encoder: Encoder) -> int:
+    """Bytes that activations may take when nobody set a budget: in proportion to the weights.
 
     At most half of the machine's, which the ranks on it share.
     """
@@ -31,10 +34,24 @@ def default_budget(encoder: Encoder) -> int:
     return min(machine_memory() // 2 // ranks_here, max(LOWEST_DEFAULT, WEIGHTS_TIMES * weights))
 
 
-def held_at_most(encoder: Encoder, budget: int) -> int:
-    """Bytes that this process may hold in training: what it holds now, gradients, two moments, and the budget."""
+def activations_within(encoder: Encoder, budget: int) -> int:
+    """Bytes that activations may take so that the whole process stays within ``budget``; below 0 if it cannot.
+
+    What it holds now, gradients and two moments come first.
+    """
+    give_back(beyond=0)
+    held = torch.cuda.memory_allocated(encoder.device) if encoder.device.type == "cuda" else resident_bytes()
+    return int((budget - held - _state_bytes(encoder)) / HEADROOM)
+
+
+def held_at_most(encoder: Encoder, activations: int) -> int:
+    """Bytes that this process may hold in training: what it holds now, gradients, two moments, and activations."""
+    return held_bytes() + _state_bytes(encoder) + activations
+
+
+def _state_bytes(encoder: Encoder) -> int:
     trained: int = sum(p.numel() * p.element_size() for p in encoder.backbone.parameters() if p.requires_grad)
-    return held_bytes() + 3 * trained + budget
+    return 3 * trained
 
 
 def machine_memory() -> int:
@@ -45,19 +62,36 @@ def machine_memory() -> int:
     return memory
 
 
-def token_budget(encoder: Encoder, budget: int, max_length: int) -> tuple[int, int]:
-    """Tokens to send through the model at once, and tokens to keep activations of.
+def token_budget(encoder: Encoder, memory_budget: int | None, max_length: int) -> tuple[int, int, int]:
+    """Tokens to send through the model at once, tokens to keep activations of, and bytes to hold at most.
+
+    Chunks decide which masks dropout draws, so their size depends on nothing that changes from run to run, such as what
+    the process holds at the moment. How many of them are kept changes no result.
 
     Args:
         encoder: in training mode, so that dropout's masks are counted.
-        budget: bytes for activations.
+        memory_budget: bytes for the whole process; None for :func:`default_activations` beside everything else.
         max_length: tokens of the longest text, which costs most a token.
 
     Returns:
-        ``(chunk_tokens, keep_tokens)``: at least two chunks fit, so that what is left over of a batch is small.
+        ``(chunk_tokens, keep_tokens, held_at_most)``, the last two for
+        :func:`~biencoder.training.gradcache.accumulate_gradients`. Several chunks fit, so that what is left over of a
+        batch is small.
     """
-    keep = max(max_length, budget // activation_bytes_per_token(encoder, max_length))
-    return max(max_length, min(LARGEST_CHUNK[encoder.device.type], keep // 2)), keep
+    bytes_per_token = activation_bytes_per_token(encoder, max_length)
+    if memory_budget is None:
+        activations = default_activations(encoder)
+        chunk = activations // 2 // bytes_per_token
+    else:
+        activations = activations_within(encoder, memory_budget)
+        chunk = int(CHUNK_SHARE * memory_budget) // bytes_per_token
+    chunk = max(max_length, min(LARGEST_CHUNK[encoder.device.type], chunk))
+    least = chunk * bytes_per_token
+    if activations < least:
+        needed = (memory_budget or 0) + HEADROOM * (least - activations)
+        say(f"the memory budget cannot be kept: this model takes {needed / 1e9:.1f} GB, with {chunk:,} tokens at once")
+    activations = max(activations, least)
+    return chunk, activations // bytes_per_token, held_at_most(encoder, activations)
 
 
 def activation_bytes_per_token(encoder: Encoder, max_length: int) -> int:

@@ -23,7 +23,7 @@ from biencoder.training.batch import Batcher
 from biencoder.training.checkpoint import load_best, load_checkpoint
 from biencoder.training.distributed import barrier, first_to_fail, lost_a_rank, process_group, rank, world_size
 from biencoder.training.loop import Job, evaluate_and_keep_best, forget_metrics_after, train_steps
-from biencoder.training.memory import default_budget, held_at_most, token_budget
+from biencoder.training.memory import token_budget
 from biencoder.training.objective import Objective
 from biencoder.training.optimizer import adamw, restore_optimizer
 from biencoder.training.output import OutputFolder
@@ -179,8 +179,7 @@ def _job(config: TrainConfig, encoder: Encoder, examples: ExampleTable, collecti
     sampler = Sampler(examples, batch_size=config.batch_size, group_size=config.group_size, seed=config.seed)
     encoder.backbone.train()
     longest = max(config.query_max_len, config.passage_max_len)
-    budget = config.memory_budget or default_budget(encoder)
-    chunk_tokens, keep_tokens = token_budget(encoder, budget, longest)
+    chunk_tokens, keep_tokens, held_at_most = token_budget(encoder, config.memory_budget, longest)
     batcher = Batcher(
         table=examples,
         tokenize_queries=lambda texts: encoder.tokenize(texts, max_length=config.query_max_len),
@@ -205,7 +204,7 @@ def _job(config: TrainConfig, encoder: Encoder, examples: ExampleTable, collecti
         collection=collection,
         total_steps=config.max_steps or config.epochs * sampler.steps_per_epoch,
         keep_tokens=keep_tokens,
-        held_at_most=held_at_most(encoder, budget),
+        held_at_most=held_at_most,
     )
 
 
