@@ -4,9 +4,11 @@ python -m benchmarks.encode --train-data medquad/train.jsonl.gz --output-dir bui
 """
 
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -14,7 +16,13 @@ import numpy as np
 from benchmarks.systems import read_pairs
 from benchmarks.workload import arguments, last_line, report, sample, save, workload
 
-SYSTEMS = ("biencoder", "biencoder fp32", "sentence-transformers fp32", "sentence-transformers bf16")
+SYSTEMS = (
+    "biencoder",
+    "biencoder fp32",
+    "sentence-transformers fp32",
+    "sentence-transformers bf16",
+    "ONNX Runtime int8",
+)
 REFERENCE = "biencoder fp32"  # what the others' vectors are compared to
 WARM_UP = 32  # texts before the clock starts
 
@@ -43,11 +51,25 @@ def sentence_transformers(model: str, texts: list[str], max_length: int, dtype: 
     return np.asarray(vectors, dtype=np.float32), time.perf_counter() - began
 
 
+def onnx_int8(model: str, texts: list[str], max_length: int) -> tuple[np.ndarray, float]:
+    """By ONNX Runtime, from a file that is made first."""
+    from benchmarks.onnx_int8 import encode, export
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "model.onnx")
+        export(model, file)
+        encode(model, file, texts[:WARM_UP], max_length)
+        began = time.perf_counter()
+        vectors = encode(model, file, texts, max_length)
+        return vectors, time.perf_counter() - began
+
+
 ENCODERS: dict[str, Callable[[str, list[str], int], tuple[np.ndarray, float]]] = {
     "biencoder": partial(biencoder, precision="auto"),
     "biencoder fp32": partial(biencoder, precision="fp32"),
     "sentence-transformers fp32": partial(sentence_transformers, dtype="float32"),
     "sentence-transformers bf16": partial(sentence_transformers, dtype="bfloat16"),
+    "ONNX Runtime int8": onnx_int8,
 }
 
 

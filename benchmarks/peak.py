@@ -1,6 +1,6 @@
 """The machine's own limit: matrix products of a model's own shapes, and what training on the pairs takes of them.
 
-Run as ``python -m benchmarks.peak WORKLOAD_JSON`` by `benchmarks.throughput`, in a process of its own: it prints JSON.
+Run as ``python -m benchmarks.peak WORKLOAD_JSON`` by `benchmarks.train`, in a process of its own: it prints JSON.
 """
 
 import json

@@ -6,6 +6,7 @@ same for all: PyTorch's own hook behind every optimizer's step.
 
 import gzip
 import json
+import runpy
 import sys
 import tempfile
 import time
@@ -48,6 +49,7 @@ def biencoder(work: Workload, precision: str) -> None:
                 dropout=work.dropout,
                 max_steps=work.max_steps,
                 precision=precision,
+                memory_budget=work.memory_budget,
                 seed=work.seed,
                 resume="never",
                 device="cpu",
@@ -108,11 +110,64 @@ def sentence_transformers(work: Workload, bf16: bool) -> None:
     model.save_pretrained(work.output_dir)
 
 
+def flag_embedding(work: Workload, bf16: bool) -> None:
+    """FlagEmbedding's own command for encoders, with cross-device negatives off: there is one device."""
+    from biencoder.model.folder import read_settings
+
+    queries, passages = read_pairs(work.train_data)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [{"query": q, "pos": [p], "neg": []} for q, p in zip(queries, passages, strict=True)]
+        train_data, model = Path(folder, "train.jsonl"), Path(folder, "model")
+        train_data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        _with_dropout(Path(work.model), model, work.dropout)
+        options: dict[str, Any] = {
+            "model_name_or_path": model,
+            "train_data": train_data,
+            "cache_path": folder,
+            "output_dir": work.output_dir,
+            "train_group_size": 1,
+            "query_max_len": work.max_length,
+            "passage_max_len": work.max_length,
+            "sentence_pooling_method": read_settings(Path(work.model)).pooling,
+            "temperature": work.temperature,
+            "num_train_epochs": 1,
+            "max_steps": work.max_steps or -1,
+            "per_device_train_batch_size": work.batch_size,
+            "learning_rate": work.learning_rate,
+            "lr_scheduler_type": "linear",
+            "warmup_steps": 0.1,
+            "weight_decay": 0.01,
+            "max_grad_norm": 1.0,
+            "bf16": bf16,
+            "use_cpu": True,
+            "dataloader_drop_last": True,
+            "seed": work.seed,
+            "save_strategy": "no",
+            "report_to": "none",
+        }
+        sys.argv = ["FlagEmbedding", *(str(word) for name, value in options.items() for word in (f"--{name}", value))]
+        runpy.run_module("FlagEmbedding.finetune.embedder.encoder_only.base", run_name="__main__")
+
+
+def _with_dropout(model: Path, folder: Path, dropout: float | None) -> None:
+    """The model's files by links, under a configuration with another dropout: the command has no flag for it."""
+    folder.mkdir()
+    for file in model.iterdir():
+        (folder / file.name).symlink_to(file)
+    if dropout is not None:
+        config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+        config |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+        (folder / "config.json").unlink()
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
 SYSTEMS: dict[str, Callable[[Workload], None]] = {
     "biencoder": partial(biencoder, precision="auto"),
     "biencoder fp32": partial(biencoder, precision="fp32"),
     "sentence-transformers fp32": partial(sentence_transformers, bf16=False),
     "sentence-transformers bf16": partial(sentence_transformers, bf16=True),
+    "FlagEmbedding fp32": partial(flag_embedding, bf16=False),
+    "FlagEmbedding bf16": partial(flag_embedding, bf16=True),
 }
 
 
@@ -122,9 +177,9 @@ def main() -> None:
 
     step_ends: list[float] = []
     register_optimizer_step_post_hook(lambda *_: step_ends.append(time.perf_counter()))
-    work = Workload(**json.loads(sys.argv[1]))
+    work, result = Workload(**json.loads(sys.argv[1])), Path(sys.argv[2])
     SYSTEMS[work.system](work)
-    Path(sys.argv[2]).write_text(json.dumps({"step_ends": step_ends}), encoding="utf-8")
+    result.write_text(json.dumps({"step_ends": step_ends}), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ from typing import Any
 from biencoder.demo.mini_lm import find_model
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("biencoder", "sentence-transformers", "transformers", "torch")
+PACKAGES = ("biencoder", "sentence-transformers", "FlagEmbedding", "transformers", "torch")
+BERT_BASE = "bert-base"  # in the place of a model's folder: see `benchmarks.bert_base`
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Workload:
         dropout: probability; None for the model's own.
         max_steps: optimizer steps; None for one epoch.
         seed: of order and dropout.
+        memory_budget: bytes, for biencoder, which alone has one; None for its default.
     """
 
     system: str
@@ -55,6 +57,7 @@ class Workload:
     dropout: float | None = None
     max_steps: int | None = None
     seed: int = 42
+    memory_budget: int | None = None
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,7 @@ def arguments(description: str, *, batch_size: int, max_length: int, systems: Se
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--train-data", type=Path, required=True, help="JSON lines with query and pos, .gz too")
     parser.add_argument("--output-dir", type=Path, required=True, help="folder for models, logs and results")
-    parser.add_argument("--model", help="model folder (default: the demo's MiniLM)")
+    parser.add_argument("--model", help=f"model folder, or {BERT_BASE}: that size, random (default: the demo's MiniLM)")
     parser.add_argument("--systems", nargs="+", default=list(systems), help="names in benchmarks/systems.py")
     parser.add_argument("--batch-size", type=int, default=batch_size, help="pairs a step")
     parser.add_argument("--max-length", type=int, default=max_length, help="tokens of queries and of passages")
@@ -187,7 +190,7 @@ def workload(asked: argparse.Namespace, system: str, name: str) -> Workload:
     """The run of ``system`` that the flags ask for, with its model in the folder ``name`` below ``--output-dir``."""
     return Workload(
         system=system,
-        model=asked.model or str(find_model()),
+        model=model_folder(asked),
         train_data=str(asked.train_data.resolve()),
         output_dir=str(asked.output_dir.resolve() / name.replace(" ", "-")),
         batch_size=asked.batch_size,
@@ -197,9 +200,20 @@ def workload(asked: argparse.Namespace, system: str, name: str) -> Workload:
     )
 
 
+def model_folder(asked: argparse.Namespace) -> str:
+    """The folder of the model that the flags ask for, made there if it is the random one."""
+    if asked.model != BERT_BASE:
+        return asked.model or str(find_model())
+    folder: Path = asked.output_dir.resolve() / BERT_BASE
+    if not folder.exists():
+        subprocess.run([sys.executable, "-m", "benchmarks.bert_base", str(folder)], cwd=ROOT, check=True)
+    return str(folder)
+
+
 def report(asked: argparse.Namespace, name: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print the Markdown table under a description of the machine and of the training."""
-    setting = f"{name}: batch {asked.batch_size}, {asked.max_length} tokens, temperature {asked.temperature}, "
+    model = Path(asked.model).name if asked.model else "MiniLM-L6"
+    setting = f"{name}: {model}, batch {asked.batch_size}, {asked.max_length} tokens, temperature {asked.temperature}, "
     setting += "dropout " + ("as the model says" if asked.dropout is None else str(asked.dropout))
     print_table(setting, columns, rows)
 

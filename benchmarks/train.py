@@ -1,6 +1,6 @@
 """Training pairs a second, each system in turn and again, so that a busy machine is busy for all of them.
 
-python -m benchmarks.throughput --train-data medquad/train.jsonl.gz --output-dir build/throughput
+python -m benchmarks.train --train-data medquad/train.jsonl.gz --output-dir build/train
 """
 
 import shutil
@@ -20,7 +20,13 @@ from benchmarks.workload import (
     workload,
 )
 
-SYSTEMS = ("biencoder", "sentence-transformers bf16", "sentence-transformers fp32")
+SYSTEMS = (
+    "biencoder",
+    "sentence-transformers fp32",
+    "sentence-transformers bf16",
+    "FlagEmbedding fp32",
+    "FlagEmbedding bf16",
+)
 SKIPPED = 2  # first steps: memory is being allocated, kernels chosen
 
 
@@ -34,25 +40,29 @@ def main() -> None:
     asked = parser.parse_args()
     runs: dict[str, list[Measured]] = {system: [] for system in asked.systems}
     shares: dict[str, list[float]] = {system: [] for system in asked.systems}
+    tokens: list[float] = []
     for repeat in range(asked.repeats):
         with sample(asked.train_data, asked.steps * asked.batch_size, seed=repeat) as rows:
             limit = limits(replace(workload(asked, "", "base"), train_data=str(rows)))
+            tokens.append(limit["tokens_a_pair"])
             for system in asked.systems:
-                work = replace(workload(asked, system, f"throughput-{system}"), train_data=str(rows), seed=repeat)
+                work = replace(workload(asked, system, f"train-{system}"), train_data=str(rows), seed=repeat)
                 shutil.rmtree(work.output_dir, ignore_errors=True)
                 runs[system].append(measure(replace(work, max_steps=asked.steps)))
                 speed = runs[system][-1].pairs_per_second(SKIPPED)
                 used = speed * limit["tokens_a_pair"] * limit["gflop_a_token"]
                 shares[system].append(used / limit["peaks"][precision(system)])
                 print(f"{repeat + 1}/{asked.repeats} {system}: {speed:.2f} pairs/s", flush=True)
-        save(asked, "throughput", [as_dict(run) for system in runs.values() for run in system])
+        save(asked, "train", [as_dict(run) for system in runs.values() for run in system])
     speeds = {system: [run.pairs_per_second(SKIPPED) for run in done] for system, done in runs.items()}
+    tokens_a_pair = median(tokens)
     first = median(speeds[asked.systems[0]])
     rows_shown = [
         [
             system,
             f"{median(values):.2f}",
             f"{min(values):.2f} to {max(values):.2f}",
+            f"{median(values) * tokens_a_pair:,.0f}",
             f"{first / median(values):.2f}",
             f"{median(shares[system]):.0%} of {precision(system)}",
             f"{median(run.peak_bytes for run in runs[system]) / 1e9:.2f}",
@@ -64,6 +74,7 @@ def main() -> None:
         "system",
         "pairs/s (median)",
         "range",
+        "useful tokens/s",
         f"{asked.systems[0]}, times as fast",
         "share of the GEMM peak",
         "peak memory, GB",
