@@ -24,6 +24,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from biencoder.model.cpu_attention import Block, attend_on_cpu
+from biencoder.model.flash_attention import Texts, attend_flash, flash_runs
 
 IMPLEMENTATION = "biencoder_packed"
 
@@ -156,11 +157,12 @@ def attend(
     Returns:
         ``[T, H, E]``, contiguous.
     """
+    if bias_HLL is None and flash_runs(value_TKE, dropout):
+        texts = Texts(packing.starts, max(packing.lengths))
+        return attend_flash(query_THE, key_TKE, value_TKE, texts, texts, scale=scale, causal=causal, window=window)
     repeats = query_THE.shape[1] // key_TKE.shape[1]
     if repeats > 1:
         key_TKE, value_TKE = (x.repeat_interleave(repeats, dim=1) for x in (key_TKE, value_TKE))
-    if query_THE.is_cuda and value_TKE.dtype in (torch.bfloat16, torch.float16) and not dropout and bias_HLL is None:
-        return _attend_flash(query_THE, key_TKE, value_TKE, packing, scale, causal, window)
     if query_THE.device.type == "cpu" and bias_HLL is None and (dropout or torch.is_grad_enabled()):
         blocks = [
             Block(run.start, run.count, run.length, _seen(run.length, query_THE.device, causal, window))
@@ -199,6 +201,10 @@ def attend_from(
         scale: factor on the scores.
         dropout: probability with which an attention weight is dropped.
     """
+    if flash_runs(value_THE, dropout):
+        places = torch.arange(len(packing.lengths) + 1, dtype=torch.int32, device=packing.device)
+        texts = Texts(packing.starts, max(packing.lengths))
+        return attend_flash(query_NHE, key_THE, value_THE, Texts(places, 1), texts, scale=scale)
     attended, first = [], 0
     for run in packing.runs:
         query_NHQE = query_NHE[first : first + run.count].unsqueeze(2)
@@ -220,33 +226,6 @@ def _seen(length: int, device: torch.device, causal: bool, window: int | None) -
     distance = position[:, None] - position[None, :]
     seen = distance >= 0 if causal else torch.ones_like(distance, dtype=torch.bool)
     return seen if window is None else seen & (distance.abs() < window)
-
-
-def _attend_flash(
-    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float | None, causal: bool, window: int | None
-) -> Tensor:
-    """The whole row in one call of PyTorch's variable-length flash attention (Dao 2023); CUDA, half precision.
-
-    It has no dropout: with attention dropout the runs go one by one through ``scaled_dot_product_attention``.
-    """
-    from torch.nn.attention.varlen import varlen_attn
-
-    reach = -1 if window is None else window - 1
-    longest = max(packing.lengths)
-    query, key = query.to(value.dtype), key.to(value.dtype)  # rotary embeddings may have widened them
-    attended = varlen_attn(
-        query.contiguous(),
-        key.contiguous(),
-        value.contiguous(),
-        packing.starts,
-        packing.starts,
-        longest,
-        longest,
-        scale=scale,
-        window_size=(reach, 0 if causal else reach),
-    )
-    assert isinstance(attended, Tensor)  # a tuple only when auxiliary outputs are asked for
-    return attended
 
 
 AttentionInterface.register(IMPLEMENTATION, _attention)
