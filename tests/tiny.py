@@ -1,7 +1,7 @@
 """Small random models and tokenizers, made on the spot: no test downloads anything."""
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModel, PreTrainedTokenizerFast
 
 WORDS = tuple(f"word{i}" for i in range(200))
@@ -145,6 +146,21 @@ def pool(hidden_NLD: Tensor, mask_NL: Tensor, pooling: str) -> Tensor:
 def gradients(model: nn.Module) -> dict[str, Tensor]:
     """Copies of the parameters' gradients by name, those that are trained."""
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad and p.grad is not None}
+
+
+def bytes_kept(compute: Callable[[], object]) -> int:
+    """What autograd keeps for the backward pass of ``compute``, a storage that several operations keep once."""
+    storages: dict[int, int] = {}
+    alive = []  # so that no address is used twice
+
+    def count(tensor: Tensor) -> Tensor:
+        alive.append(tensor)
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with saved_tensors_hooks(count, lambda tensor: tensor):
+        compute()
+    return sum(storages.values())
 
 
 def relative_error(got: Tensor, want: Tensor) -> float:

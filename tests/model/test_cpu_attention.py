@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tiny import relative_error
+from tiny import bytes_kept, relative_error
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -96,19 +96,10 @@ def test_the_expectation_is_attention_without_dropout() -> None:
 
 
 def test_of_the_weights_only_a_byte_each_is_kept_for_the_backward_pass() -> None:
-    kept: dict[int, int] = {}
-    alive = []
-
-    def count(tensor: Tensor) -> Tensor:
-        alive.append(tensor)
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
     packing = Packing((64,) * 10, torch.device("cpu"))
     query, key, value = (torch.randn(640, H, E, requires_grad=True) for _ in range(3))
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        attend(query, key, value, packing, dropout=0.1)
-    assert sum(kept.values()) == 10 * H * 64 * 64 + 3 * query.nbytes
+    kept = bytes_kept(lambda: attend(query, key, value, packing, dropout=0.1))
+    assert kept == 10 * H * 64 * 64 + 3 * query.nbytes
 
 
 def test_bf16_gradients_are_as_exact_as_those_of_flash_attention() -> None:

@@ -37,7 +37,7 @@ def test_vectors_and_gradients_are_those_of_the_whole_layer(
     kind: str, pooling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = Encoder.load(tiny_model(tmp_path, kind), pooling=pooling, normalize=True)
-    first, last = (rows_through(encoder.backbone.encoder.layer[i].intermediate) for i in (0, -1))
+    first, last = (rows_through(encoder.backbone.encoder.layer[i].intermediate.dense) for i in (0, -1))
     got = vectors_and_gradients(encoder)
     assert first == [sum(LENGTHS)]
     assert last == [len(LENGTHS)]
@@ -50,7 +50,7 @@ def test_vectors_and_gradients_are_those_of_the_whole_layer(
 
 def test_every_token_is_computed_where_every_token_is_used(tmp_path: Path) -> None:
     encoder = Encoder.load(tiny_model(tmp_path), pooling="mean")
-    last = rows_through(encoder.backbone.encoder.layer[-1].intermediate)
+    last = rows_through(encoder.backbone.encoder.layer[-1].intermediate.dense)
     encoder.embed(BATCH)
     assert last == [sum(LENGTHS)]
 

@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from tiny import tiny_model
-from torch.autograd.graph import saved_tensors_hooks
+from tiny import bytes_kept, tiny_model
 
 from biencoder import Encoder
 from biencoder.data.batching import pack
@@ -54,17 +52,8 @@ def test_activations_are_as_many_as_they_may(encoder: Encoder, monkeypatch: pyte
     monkeypatch.setattr(memory, "default_activations", lambda _: budget)
     chunk, keep, _ = memory.token_budget(encoder, None, 32)
     assert chunk == keep // 2
-    kept: dict[int, int] = {}
-    alive = []
-
-    def count(tensor: torch.Tensor) -> torch.Tensor:
-        alive.append(tensor)
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with saved_tensors_hooks(count, lambda tensor: tensor):
-        encoder.embed(pack([[5] * 32] * (keep // 32)))
-    assert 0.7 * budget < sum(kept.values()) < 1.1 * budget
+    kept = bytes_kept(lambda: encoder.embed(pack([[5] * 32] * (keep // 32))))
+    assert 0.7 * budget < kept < 1.1 * budget
 
 
 @pytest.mark.parametrize("whole_process", [False, True])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from biencoder.errors import UserError
 from biencoder.model.attention import IMPLEMENTATION, Packing, active_packing, attend
+from biencoder.model.feed_forward import spare_activations
 from biencoder.model.last_layer import spare_last_layer
 
 logger = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ def enable_packing(backbone: nn.Module) -> int | None:
     if config.model_type == "mpnet":
         _pack_mpnet(backbone)
     spare_last_layer(backbone)
+    spare_activations(backbone)
     return first(config)
 
 
