@@ -101,9 +101,9 @@ def main() -> None:
         sample(asked.train_data, STEPS * asked.batch_size) as few,
     ):
         model = workload(asked, "", "base").model
-        tokens = [tokens_in(few, model, length) for length in LENGTHS]
+        tokens = [tokens_in(few, model, length) // STEPS for length in LENGTHS]
         costs: dict[str, tuple[Sequence[int], Callable[[int], float]]] = {
-            f"training step, tokens of {asked.batch_size} pairs": (
+            f"training step of {asked.batch_size} pairs, tokens": (
                 tokens,
                 lambda size: train_seconds(
                     asked, few, batch_size=asked.batch_size, max_length=LENGTHS[tokens.index(size)]
