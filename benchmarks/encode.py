@@ -9,12 +9,11 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 
 from benchmarks.systems import read_pairs
-from benchmarks.workload import arguments, last_line, report, sample, save, workload
+from benchmarks.workload import arguments, compared, last_line, report, sample, save, workload
 
 SYSTEMS = (
     "biencoder",
@@ -101,16 +100,14 @@ def main() -> None:
                 print(f"{repeat + 1}/{asked.repeats} {system}: {asked.texts / seconds[system][-1]:.1f}/s", flush=True)
     save(asked, "encode", [{"system": system, "seconds": times} for system, times in seconds.items()])
     exact = np.load(outputs[REFERENCE])
-    first = median(seconds[asked.systems[0]])
+    speeds = {system: [asked.texts / t for t in times] for system, times in seconds.items()}
     rows_shown = [
         [
             system,
-            f"{asked.texts / median(times):.1f}",
-            f"{asked.texts / max(times):.1f} to {asked.texts / min(times):.1f}",
-            f"{median(times) / first:.2f}",
+            *compared(values, speeds[asked.systems[0]]),
             f"{(np.load(outputs[system]) * exact).sum(axis=1).min():.6f}",
         ]
-        for system, times in seconds.items()
+        for system, values in speeds.items()
     ]
     columns = ["system", "documents/s (median)", "range", f"{asked.systems[0]}, times as fast", "lowest cosine to fp32"]
     report(asked, f"Encoding, {asked.repeats} runs of {asked.texts} texts", columns, rows_shown)

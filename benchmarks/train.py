@@ -11,6 +11,7 @@ from benchmarks.workload import (
     Measured,
     arguments,
     as_dict,
+    compared,
     limits,
     measure,
     precision,
@@ -56,14 +57,11 @@ def main() -> None:
         save(asked, "train", [as_dict(run) for system in runs.values() for run in system])
     speeds = {system: [run.pairs_per_second(SKIPPED) for run in done] for system, done in runs.items()}
     tokens_a_pair = median(tokens)
-    first = median(speeds[asked.systems[0]])
     rows_shown = [
         [
             system,
-            f"{median(values):.2f}",
-            f"{min(values):.2f} to {max(values):.2f}",
+            *compared(values, speeds[asked.systems[0]]),
             f"{median(values) * tokens_a_pair:,.0f}",
-            f"{first / median(values):.2f}",
             f"{median(shares[system]):.0%} of {precision(system)}",
             f"{median(run.peak_bytes for run in runs[system]) / 1e9:.2f}",
             f"{max(run.disturbance for run in runs[system]):.0%}",
@@ -74,8 +72,8 @@ def main() -> None:
         "system",
         "pairs/s (median)",
         "range",
-        "useful tokens/s",
         f"{asked.systems[0]}, times as fast",
+        "useful tokens/s",
         "share of the GEMM peak",
         "peak memory, GB",
         "disturbed",

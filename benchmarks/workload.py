@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from biencoder.demo.mini_lm import find_model
@@ -208,6 +209,12 @@ def model_folder(asked: argparse.Namespace) -> str:
     if not folder.exists():
         subprocess.run([sys.executable, "-m", "benchmarks.bert_base", str(folder)], cwd=ROOT, check=True)
     return str(folder)
+
+
+def compared(speeds: Sequence[float], to: Sequence[float]) -> list[str]:
+    """Three cells: the median, the range, and how many times as fast ``to`` is."""
+    middle = median(speeds)
+    return [f"{middle:.2f}", f"{min(speeds):.2f} to {max(speeds):.2f}", f"{median(to) / middle:.2f}"]
 
 
 def report(asked: argparse.Namespace, name: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

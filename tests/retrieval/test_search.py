@@ -53,6 +53,14 @@ def test_a_collapsed_model_gives_the_first_documents(queries: int) -> None:
     assert (scores == 4).all()
 
 
+def test_few_queries_over_many_short_vectors_hold_few_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, corpus = (np.round(16 * vectors(rows, 24)) / 16 for rows in (50, 1000))
+    expected = search(q, corpus, 7)
+    monkeypatch.setattr("biencoder.retrieval.search.SCORE_BYTES", 4 * 1000 * 3)
+    for part, want in zip(search(q, corpus, 7), expected, strict=True):
+        np.testing.assert_array_equal(part, want)
+
+
 def test_more_results_than_documents_gives_all_documents() -> None:
     q, corpus = vectors(3, 8), vectors(5, 8)
     for block_rows in (None, 2):

@@ -80,10 +80,14 @@ def test_the_size_of_chunks_does_not_depend_on_what_the_process_holds(
     assert first[1] != second[1]
 
 
-def test_a_budget_that_is_too_small_is_said(encoder: Encoder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_budget_that_is_too_small_is_said(
+    encoder: Encoder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     memory.token_budget(encoder, 10**6, 64)
     assert "cannot be kept: this model takes" in capsys.readouterr().out
     memory.token_budget(encoder, 10**10, 64)
+    monkeypatch.setattr(memory, "default_activations", lambda _: 1)
+    memory.token_budget(encoder, None, 64)  # nobody set one
     assert not capsys.readouterr().out
 
 

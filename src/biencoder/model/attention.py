@@ -42,6 +42,11 @@ class Run:
         """The token after the last."""
         return self.start + self.count * self.length
 
+    def heads_first(self, row_THE: Tensor) -> Tensor:
+        """A view of its texts in the row: ``[N, H, L, E]``."""
+        texts_NLHE: Tensor = row_THE[self.start : self.stop].unflatten(0, (self.count, self.length))
+        return texts_NLHE.transpose(1, 2)
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -67,6 +72,11 @@ class Packing:
             runs.append(Run(start, sum(1 for _ in texts), length))
             start = runs[-1].stop
         return runs
+
+    @property
+    def texts(self) -> Texts:
+        """The same, as flash attention takes it."""
+        return Texts(self.starts, max(self.lengths))
 
     @cached_property
     def starts(self) -> Tensor:
@@ -158,7 +168,7 @@ def attend(
         ``[T, H, E]``, contiguous.
     """
     if bias_HLL is None and flash_runs(value_TKE, dropout):
-        texts = Texts(packing.starts, max(packing.lengths))
+        texts = packing.texts
         return attend_flash(query_THE, key_TKE, value_TKE, texts, texts, scale=scale, causal=causal, window=window)
     repeats = query_THE.shape[1] // key_TKE.shape[1]
     if repeats > 1:
@@ -172,10 +182,7 @@ def attend(
         return attend_on_cpu(query_THE, key_TKE, value_TKE, blocks, scale=scale, dropout=dropout)
     attended = []
     for run in packing.runs:
-        query, key, value = (
-            x[run.start : run.stop].unflatten(0, (run.count, run.length)).transpose(1, 2)
-            for x in (query_THE, key_TKE, value_TKE)
-        )
+        query, key, value = (run.heads_first(x) for x in (query_THE, key_TKE, value_TKE))
         plain = bias_HLL is None and (window is None or run.length <= window)  # needs no mask
         if bias_HLL is not None:
             mask: Tensor | None = bias_HLL[:, : run.length, : run.length].to(query.dtype)
@@ -203,14 +210,11 @@ def attend_from(
     """
     if flash_runs(value_THE, dropout):
         places = torch.arange(len(packing.lengths) + 1, dtype=torch.int32, device=packing.device)
-        texts = Texts(packing.starts, max(packing.lengths))
-        return attend_flash(query_NHE, key_THE, value_THE, Texts(places, 1), texts, scale=scale)
+        return attend_flash(query_NHE, key_THE, value_THE, Texts(places, 1), packing.texts, scale=scale)
     attended, first = [], 0
     for run in packing.runs:
         query_NHQE = query_NHE[first : first + run.count].unsqueeze(2)
-        key_NHLE, value_NHLE = (
-            x[run.start : run.stop].unflatten(0, (run.count, run.length)).transpose(1, 2) for x in (key_THE, value_THE)
-        )
+        key_NHLE, value_NHLE = run.heads_first(key_THE), run.heads_first(value_THE)
         out = scaled_dot_product_attention(query_NHQE, key_NHLE, value_NHLE, dropout_p=dropout, scale=scale)
         attended.append(out.squeeze(2))
         first += run.count

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 BLOCK_BYTES = 64 << 20  # of document vectors searched at a time: large enough for full speed
-TIE_BYTES = 64 << 20  # of scores held when ties at the last place are settled
+SCORE_BYTES = 64 << 20  # of scores held at a time
 MANY = 384  # queries from which on faiss is the faster one; for 256, one product and torch's top-k are 6 times as fast
 
 
@@ -35,6 +35,8 @@ def search(
     """
     if queries.ndim != 2 or corpus.ndim != 2 or queries.shape[1] != corpus.shape[1]:
         raise ValueError(f"queries {queries.shape} and corpus {corpus.shape} are not matrices of equal width")
+    if not (good := np.isfinite(queries).all(axis=1)).all():
+        raise ValueError(f"the vector of query {int(good.argmin())} has values that are not finite")
     best = nothing(len(queries))
     for start, stop in blocks(len(corpus), corpus.shape[1], block_rows):
         best = extend(best, queries, corpus[start:stop], start, k)
@@ -60,19 +62,17 @@ def extend(
 
     Args:
         best: scores and indices so far, from :func:`nothing` or from here.
-        queries: ``[Q, D]``.
-        block: ``[B, D]``, the documents ``offset``, ``offset + 1``, and so on; blocks come in ascending order.
+        queries: ``[Q, D]``, finite.
+        block: ``[B, D]``, finite, the documents ``offset``, ``offset + 1``, and so on; blocks come in ascending order.
         offset: index of the block's first document.
         k: results a query.
 
     Raises:
-        ValueError: k below 1, or queries with values that are not finite.
+        ValueError: k below 1.
     """
     if k < 1:
         raise ValueError(f"k is {k}: at least 1 result a query")
     queries, block = (np.ascontiguousarray(vectors, dtype=np.float32) for vectors in (queries, block))
-    if not (good := np.isfinite(queries).all(axis=1)).all():
-        raise ValueError(f"the vector of query {int(good.argmin())} has values that are not finite")
     scores, indices = _search_block(queries, block, k)
     scores = np.concatenate([best[0], scores], axis=1)
     indices = np.concatenate([best[1], indices + offset], axis=1)
@@ -90,7 +90,7 @@ def _search_block(queries: np.ndarray, block: np.ndarray, k: int) -> tuple[np.nd
     if found > k:
         tied = np.flatnonzero(scores[:, k - 1] == scores[:, k])
         scores, indices = scores[:, :k].copy(), indices[:, :k].copy()
-        step = max(1, TIE_BYTES // (4 * len(block)))
+        step = max(1, SCORE_BYTES // (4 * len(block)))
         for start in range(0, len(tied), step):
             rows = tied[start : start + step]
             scores[rows], indices[rows] = _settle(queries[rows] @ block.T, k)
@@ -100,8 +100,9 @@ def _search_block(queries: np.ndarray, block: np.ndarray, k: int) -> tuple[np.nd
 def _product_and_top(queries: np.ndarray, block: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     import torch
 
-    scores, indices = torch.from_numpy(queries @ block.T).topk(k)
-    return scores.numpy(), indices.numpy()
+    step = max(1, SCORE_BYTES // (4 * len(block)))
+    parts = [torch.from_numpy(queries[i : i + step] @ block.T).topk(k) for i in range(0, max(1, len(queries)), step)]
+    return torch.cat([part.values for part in parts]).numpy(), torch.cat([part.indices for part in parts]).numpy()
 
 
 def _faiss_top(queries: np.ndarray, block: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

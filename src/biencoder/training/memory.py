@@ -65,8 +65,8 @@ def machine_memory() -> int:
 def token_budget(encoder: Encoder, memory_budget: int | None, max_length: int) -> tuple[int, int, int]:
     """Tokens to send through the model at once, tokens to keep activations of, and bytes to hold at most.
 
-    Chunks decide which masks dropout draws, so their size depends on nothing that changes from run to run, such as what
-    the process holds at the moment. How many of them are kept changes no result.
+    Chunks decide which masks dropout draws, so on a CPU, and with a budget anywhere, their size depends on nothing that
+    changes from run to run, such as what the process holds at the moment. How many of them are kept changes no result.
 
     Args:
         encoder: in training mode, so that dropout's masks are counted.
@@ -87,8 +87,8 @@ def token_budget(encoder: Encoder, memory_budget: int | None, max_length: int) -
         chunk = int(CHUNK_SHARE * memory_budget) // bytes_per_token
     chunk = max(max_length, min(LARGEST_CHUNK[encoder.device.type], chunk))
     least = chunk * bytes_per_token
-    if activations < least:
-        needed = (memory_budget or 0) + HEADROOM * (least - activations)
+    if memory_budget is not None and activations < least:
+        needed = memory_budget + HEADROOM * (least - activations)
         say(f"the memory budget cannot be kept: this model takes {needed / 1e9:.1f} GB, with {chunk:,} tokens at once")
     activations = max(activations, least)
     return chunk, activations // bytes_per_token, held_at_most(encoder, activations)
