@@ -1,5 +1,6 @@
 """What the allocator is told, seen from outside of a process of its own."""
 
+import os
 import subprocess
 import sys
 
@@ -29,7 +30,8 @@ print(faults, held, held_bytes())
 
 
 def run(how: str) -> list[int]:
-    done = subprocess.run([sys.executable, "-c", SCRIPT, how], capture_output=True, text=True, check=True)
+    plain = {k: v for k, v in os.environ.items() if k != "THP_MEM_ALLOC_ENABLE"}  # which importing biencoder sets
+    done = subprocess.run([sys.executable, "-c", SCRIPT, how], env=plain, capture_output=True, text=True, check=True)
     return [int(word) for word in done.stdout.split()]
 
 

@@ -13,7 +13,7 @@ from biencoder.data.batching import PackedBatch, pack
 from biencoder.model.encoder import Encoder
 from biencoder.terminal import say
 
-LOWEST_DEFAULT = 1_250_000_000  # bytes: MiniLM keeps a batch of 32 with 256 tokens whole
+LOWEST_DEFAULT = 1_050_000_000  # bytes: MiniLM keeps 32 pairs of 240 tokens whole
 WEIGHTS_TIMES = 12  # weights, gradients and moments are 4 times the weights; activations may take 3 times that
 HEADROOM = 1.3  # what a step takes, over the activations that autograd keeps: a chunk's passing ones, holes in the heap
 CHUNK_SHARE = 1 / 12  # of a budget for the whole process
@@ -45,8 +45,8 @@ def activations_within(encoder: Encoder, budget: int) -> int:
 
 
 def held_at_most(encoder: Encoder, activations: int) -> int:
-    """Bytes that this process may hold in training: what it holds now, gradients, two moments, and activations."""
-    return held_bytes() + _state_bytes(encoder) + activations
+    """Bytes that this process may hold in training: what it holds now, gradients, two moments, and a step's needs."""
+    return held_bytes() + _state_bytes(encoder) + int(HEADROOM * activations)
 
 
 def _state_bytes(encoder: Encoder) -> int:
