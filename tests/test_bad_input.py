@@ -118,6 +118,11 @@ def test_an_unknown_flag(command: str, refused: Refused) -> None:
         ("--group-size", "0", "--group-size must be at least 1, not 0"),
         ("--precision", "fp16", "--precision must be one of auto, fp32, bf16, not 'fp16'"),
         ("--eval-split", "dev", "--eval-split dev: names a part of --eval-data, which is not given"),
+        ("--dims", "64,0", "--dims: '0' is no number of dimensions; write them like 256,128,64"),
+        ("--dims", "4096", "--dims 4096: model makes 32 dimensions"),
+        ("--guide", "nowhere", "nowhere"),
+        ("--guide-margin", "0.1", "--guide-margin 0.1: is of --guide, which is not given"),
+        ("--distillation", "mse", "--distillation must be one of kl, margin-mse, not 'mse'"),
         ("--config", "none.yaml", "--config: cannot read none.yaml: No such file or directory"),
         ("--config", "texts.txt", "texts.txt: a configuration is lines of the form 'key: value'"),
         ("--config", "unknown.yaml", "unknown.yaml:2: unknown key bath-size; did you mean batch-size?"),
@@ -133,6 +138,16 @@ def test_a_wrong_value(flag: str, value: str, message: str, place: Path, refused
 @pytest.mark.parametrize("command", ["evaluate", "encode", "search"])
 def test_fp16_is_no_precision(command: str, refused: Refused) -> None:
     refused(with_flag(command, "--precision", "fp16"), "--precision must be one of auto, fp32, bf16, not 'fp16'")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "encode", "search"])
+def test_more_dimensions_than_the_model_has(command: str, refused: Refused) -> None:
+    refused(with_flag(command, "--dim", "64"), "--dim 64: model makes 32 dimensions")
+
+
+def test_two_ways_need_a_batch(refused: Refused) -> None:
+    words = [*with_flag("train", "--two-way", "--no-in-batch-negatives")]
+    refused(words, "--two-way finds a query among those of the batch; it needs --in-batch-negatives")
 
 
 BAD_DATA: dict[str, tuple[list[object] | bytes | None, list[str]]] = {

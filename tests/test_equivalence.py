@@ -18,6 +18,7 @@ CANCELLING = 0.1  # of the largest gradient: smaller ones are the rest of a sum;
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     tiny_model(folder / "bert")
+    tiny_model(folder / "guide", seed=1)
     world.write_rows(folder)
     return folder
 

@@ -103,11 +103,11 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_model(folder: Path, kind: str = "bert", *, dropout: bool = False, **changes: Any) -> Path:
+def tiny_model(folder: Path, kind: str = "bert", *, dropout: bool = False, seed: int = 0, **changes: Any) -> Path:
     """Save a random model of ``kind`` (a key of :data:`CONFIGS`) and its tokenizer into ``folder``."""
     name, arguments = CONFIGS[kind]
     chosen = arguments | ({} if dropout else NO_DROPOUT) | changes
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = AutoModel.from_config(getattr(transformers, name)(**chosen))
     with torch.no_grad():
         for parameter in model.parameters():  # biases and gains too, which start as zeros and ones

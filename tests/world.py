@@ -24,11 +24,13 @@ from biencoder.data.table import ExampleTable
 from biencoder.training import gradcache
 from biencoder.training.batch import Batcher
 from biencoder.training.distributed import sum_gradients
+from biencoder.training.guide import Guide
 from biencoder.training.objective import Objective
 
 TEMPERATURE = 0.3
 WEIGHT = 0.7  # of the distillation, in the trainer
 QUERY_PROMPT = "word5 "
+GUIDE_MARGIN = 0.02
 
 Outcome = tuple[float, dict[str, Tensor]]  # a loss, and the parameters' gradients
 
@@ -62,6 +64,8 @@ def mean_loss(
     candidates: list[list[int]],
     teacher: list[dict[int, float]],
     weight: float,
+    askers: list[list[int]] | None = None,
+    margins: bool = False,
 ) -> Tensor:
     """The mean loss of the queries, by definition.
 
@@ -72,12 +76,22 @@ def mean_loss(
         candidates: of each query, the passages that the positive must beat, and the positive.
         teacher: of each query, the teacher's scores of passages that it scored.
         weight: of the distillation.
+        askers: of each query's positive, the queries among which it must find its own; None for one way alone.
+        margins: distil the margins to the positive, not the distribution.
     """
     total = torch.zeros((), dtype=queries.dtype)
     for i, query in enumerate(queries):
         score = {j: query @ passages[j] / TEMPERATURE for j in {*candidates[i], *groups[i]}}
-        total = total + torch.stack([score[j] for j in candidates[i]]).logsumexp(0) - score[groups[i][0]]
-        if len(teacher[i]) > 1:
+        contrast = torch.stack([score[j] for j in candidates[i]]).logsumexp(0) - score[groups[i][0]]
+        if askers is not None:
+            asked = {j: queries[j] @ passages[groups[i][0]] / TEMPERATURE for j in askers[i]}
+            contrast = (contrast + torch.stack(list(asked.values())).logsumexp(0) - asked[i]) / 2
+        total = total + contrast
+        if len(teacher[i]) > 1 and margins:
+            first, *others = teacher[i]
+            errors = [score[first] - score[j] - (teacher[i][first] - teacher[i][j]) for j in others]
+            total = total + weight * torch.stack(errors).square().mean()
+        elif len(teacher[i]) > 1:
             student = torch.stack([score[j] for j in teacher[i]]).log_softmax(0)
             total = total - weight * (torch.tensor(list(teacher[i].values())).double().softmax(0) * student).sum()
     return total / len(queries)
@@ -108,14 +122,34 @@ class Combination:
     masked: bool
     in_batch: bool
     cross_device: bool
+    two_way: bool = False
+    distillation: str = "kl"
+    dims: tuple[int, ...] = ()
+    guided: bool = False
 
 
-COMBINATIONS = [
+PLAIN = [
     Combination(queries, taught, masked, in_batch, cross_device)
     for queries in (7, 3)
     for taught, masked, in_batch, cross_device in itertools.product((True, False), repeat=4)
 ]
-STEPS = list(itertools.product(COMBINATIONS, ("all", "part", "none")))  # what is kept, and what is replayed
+VARIANTS: list[dict[str, Any]] = [
+    {"two_way": True},
+    {"distillation": "margin-mse"},
+    {"dims": (32, 12, 5)},
+    {"guided": True},
+    {"two_way": True, "distillation": "margin-mse", "dims": (32, 12, 5), "guided": True},
+]
+VARIED = [Combination(queries, True, True, True, True, **variant) for variant in VARIANTS for queries in (7, 3)]
+VARIED += [
+    Combination(7, True, True, True, False, **VARIANTS[-1]),
+    Combination(7, True, False, True, True, **VARIANTS[-1]),
+    Combination(7, True, True, False, True, distillation="margin-mse", dims=(12,), guided=True),
+]
+STEPS = [
+    *itertools.product(PLAIN, ("all", "part", "none")),  # what is kept, and what is replayed
+    *itertools.product(VARIED, ("part",)),
+]
 
 
 def write_rows(folder: Path) -> None:
@@ -146,10 +180,22 @@ def plan_of(combination: Combination, folder: Path) -> tuple[ExampleTable, Batch
     return table, Sampler(table, batch_size=combination.queries, group_size=4, seed=5).plan(0)
 
 
+def objective_of(combination: Combination) -> Objective:
+    return Objective(
+        TEMPERATURE,
+        combination.in_batch,
+        WEIGHT,
+        distillation=combination.distillation,
+        two_way=combination.two_way,
+        dims=combination.dims,
+    )
+
+
 def trainer(rank: int, world: int, folder: Path) -> list[Outcome]:
     """Loss and gradients of every one of :data:`STEPS`, by our code."""
     encoder = Encoder.load(folder / "bert", pooling="mean", normalize=True)
     encoder.backbone.train()
+    asked = Encoder.load(folder / "guide", pooling="mean", normalize=True)
     outcomes = []
     for combination, keep in STEPS:
         table, plan = plan_of(combination, folder)
@@ -160,15 +206,23 @@ def trainer(rank: int, world: int, folder: Path) -> list[Outcome]:
             query_prompt=QUERY_PROMPT,
             chunk_tokens=60,
             known_positives=KnownPositives(table) if combination.masked else None,
+            tokenize_for_guide=(lambda q, p: asked.tokenize(q) + asked.tokenize(p)) if combination.guided else None,
+            two_way=combination.two_way,
             rank=rank,
             world=world,
             cross_device=combination.cross_device,
         )
         batch = batcher(plan)
-        objective = Objective(TEMPERATURE, combination.in_batch, WEIGHT)
         gradcache.SCORES_AT_ONCE = 30 if keep == "part" else 2**22
         keep_tokens = {"all": 10**9, "part": batch.tokens // 2, "none": 0}[keep]
-        losses = gradcache.accumulate_gradients(encoder, batch, objective, keep_tokens=keep_tokens, seed=(1, 2, rank))
+        losses = gradcache.accumulate_gradients(
+            encoder,
+            batch,
+            objective_of(combination),
+            keep_tokens=keep_tokens,
+            seed=(1, 2, rank),
+            guide=Guide(asked, GUIDE_MARGIN) if combination.guided else None,
+        )
         sum_gradients(encoder.backbone.parameters())
         outcomes.append((losses.total, gradients(encoder.backbone)))
         encoder.backbone.zero_grad()
@@ -187,26 +241,57 @@ def trainer_truth(combination: Combination, world: int, folder: Path) -> Outcome
         scores = rows[i].positive_scores if positive else rows[i].negative_scores
         texts.append((rows[i].positives if positive else rows[i].negatives)[index])
         groups[i].append(passage)
-        if scores is not None:
+        if rows[i].positive_scores is not None and rows[i].negative_scores is not None and scores is not None:
             teacher[i][passage] = scores[index]
     answers: dict[str, set[str]] = {}
     for number in range(len(table)):
         answers.setdefault(table[number].query, set()).update(table[number].positives)
     owner = {i: rank for rank in range(world) for i in range(len(rows))[share(len(rows), rank, world)]}
-    candidates = []
+    answering = guide_finds(folder, [row.query for row in rows], texts, [group[0] for group in groups])
+    candidates, askers = [], []
     for i, row in enumerate(rows):
         reach = [
             j for j in range(len(texts)) if combination.cross_device or owner[int(plan.passage_row[j])] == owner[i]
         ]
         seen = reach if combination.in_batch else groups[i]
         known = answers[row.query] if combination.masked else set()
+        known = known | {texts[j] for j in range(len(texts)) if combination.guided and (i, j) in answering[0]}
         candidates.append([j for j in seen if j == groups[i][0] or texts[j] not in known])
+        positive = texts[groups[i][0]]
+        others = [j for j in range(len(rows)) if combination.cross_device or owner[j] == owner[i]]
+        if combination.masked:
+            others = [j for j in others if j == i or positive not in answers[rows[j].query]]
+        askers.append([j for j in others if j == i or not (combination.guided and (i, j) in answering[1])])
 
     prompted = [(QUERY_PROMPT if row.prompt is None else row.prompt) + row.query for row in rows]
     queries, passages = (
         unit_vectors(model, tokenizer(t, padding=True, return_tensors="pt")) for t in (prompted, texts)
     )
-    return outcome(model, mean_loss(queries, passages, groups, candidates, teacher, WEIGHT))
+    losses = []
+    for dim in combination.dims or (queries.shape[1],):
+        cut = (torch.nn.functional.normalize(vectors[:, :dim], dim=-1) for vectors in (queries, passages))
+        told = askers if combination.two_way else None
+        margins = combination.distillation == "margin-mse"
+        losses.append(mean_loss(*cut, groups, candidates, teacher, WEIGHT, told, margins))
+    return outcome(model, torch.stack(losses).mean())
+
+
+def guide_finds(
+    folder: Path, queries: list[str], passages: list[str], positives: list[int]
+) -> tuple[set[tuple[int, int]], set[tuple[int, int]]]:
+    """What the guide finds as near as the positive: (query, passage), and (query, other query of its positive)."""
+    model = AutoModel.from_pretrained(folder / "guide", dtype=torch.float64)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "guide")
+    with torch.no_grad():
+        asked, found = (
+            unit_vectors(model, tokenizer(texts, padding=True, return_tensors="pt")) for texts in (queries, passages)
+        )
+    near: tuple[set[tuple[int, int]], set[tuple[int, int]]] = (set(), set())
+    for i, positive in enumerate(positives):
+        least = float(asked[i] @ found[positive]) - GUIDE_MARGIN - 1e-6
+        near[0].update((i, j) for j in range(len(found)) if float(asked[i] @ found[j]) >= least)
+        near[1].update((i, j) for j in range(len(asked)) if float(asked[j] @ found[positive]) >= least)
+    return near
 
 
 # --- the seed's way: BiEncoderModel under DistributedDataParallel -----------------------------------------------------

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from biencoder.errors import UserError
-from biencoder.options import Config, option, parse_size
+from biencoder.options import Config, option, parse_dims, parse_size
 
 POOLINGS = ("auto", "cls", "mean", "last")
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -83,10 +83,31 @@ class TrainConfig(Config):
     mask_false_negatives: bool = _loss(
         "a passage that equals a known positive of the query is no negative of it", default=True
     )
+    two_way: bool = _loss("learn to find the query among queries too, with half of the weight", default=False)
+    dims: tuple[int, ...] | None = _loss(
+        "dimensions, such as 256,128,64, to which vectors may be cut later: each is trained beside all of them",
+        default=None,
+        unset="all of the model's",
+        metavar="N",
+        convert=parse_dims,
+    )
+    guide: str | None = _loss(
+        "another model: a passage that it finds as near to the query as the positive is no negative",
+        default=None,
+        unset="none",
+        metavar="MODEL",
+    )
+    guide_margin: float = _loss(
+        "a passage counts as that near from so much below the positive's score by --guide", default=0.0, least=0
+    )
+    distillation: str = _loss(
+        "loss against pos_scores and neg_scores, where rows carry both; kl: of the two distributions over the group; "
+        "margin-mse: squared error of the margins, for scores on the scale of similarity over temperature",
+        default="kl",
+        choices=("kl", "margin-mse"),
+    )
     distillation_weight: float = _loss(
-        "weight of the distillation loss beside the contrastive one, where rows carry pos_scores and neg_scores",
-        default=1.0,
-        least=0,
+        "weight of the distillation loss beside the contrastive one", default=1.0, least=0
     )
 
     learning_rate: float = _optimizer("highest learning rate, per step", default=5e-5, above=0)
@@ -153,6 +174,10 @@ class TrainConfig(Config):
                 "hardly tell a positive from a negative; use 0.01 to 0.1, or --no-normalize"
             )
         refuse_split_alone(self.eval_split, self.eval_data)
+        if self.two_way and not self.in_batch_negatives:
+            raise UserError("--two-way finds a query among those of the batch; it needs --in-batch-negatives")
+        if self.guide_margin and self.guide is None:
+            raise UserError(f"--guide-margin {self.guide_margin:g}: is of --guide, which is not given")
         if self.group_size == 1 and (self.batch_size == 1 or not self.in_batch_negatives):
             why = "--batch-size 1" if self.in_batch_negatives else "--no-in-batch-negatives"
             raise UserError(f"--group-size 1 with {why} leaves no negatives to learn from; raise one of them")
@@ -170,6 +195,12 @@ class _EncoderConfig(Config):
         default=None,
         unset="what the model says",
         least=3,
+    )
+    dim: int | None = _model(
+        "keep the first N dimensions of each vector, for models trained with --dims",
+        default=None,
+        unset="all",
+        least=1,
     )
     precision: str = _running(
         "arithmetic of the model; auto: bf16 where the processor has it, else fp32", default="fp32", choices=PRECISIONS

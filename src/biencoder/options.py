@@ -244,6 +244,18 @@ def parse_size(value: str | int) -> int:
     return size
 
 
+def parse_dims(value: Any) -> tuple[int, ...]:
+    """``"256,128"``, or a list of such texts or of numbers, as distinct whole numbers, largest first.
+
+    Raises:
+        UserError: something in it is no whole number of at least 1.
+    """
+    words = [word for item in (value if isinstance(value, list | tuple) else [value]) for word in str(item).split(",")]
+    if bad := [word for word in words if not word.strip().isdecimal() or int(word) < 1]:
+        raise UserError(f"{bad[0]!r} is no number of dimensions; write them like 256,128,64")
+    return tuple(sorted({int(word) for word in words}, reverse=True))
+
+
 def read_yaml(kind: type[Config], path: Path) -> dict[str, Any]:
     """Values for ``kind`` from a YAML file whose keys are its flags, with dashes or underscores.
 

@@ -199,3 +199,23 @@ def test_what_is_no_model_is_a_clear_error(tmp_path: Path) -> None:
         Encoder.load(tmp_path / "absent")
     with pytest.raises(UserError, match="not to be had"):
         Encoder.load("nobody/nothing")
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_vectors_cut_short_are_those_of_sentence_transformers(bert: Path, tmp_path: Path, normalize: bool) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    encoder = Encoder.load(bert, pooling="mean", normalize=normalize, max_length=30)
+    encoder.save(tmp_path)
+    short = Encoder.load(tmp_path, dim=12)
+    other = SentenceTransformer(str(tmp_path), device="cpu", truncate_dim=12)
+    ours, theirs = short.encode(TEXTS), other.encode(TEXTS, normalize_embeddings=normalize)
+    assert ours.shape == (len(TEXTS), short.dim) == (len(TEXTS), 12)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    np.testing.assert_allclose(encoder.cut(encoder.encode(TEXTS), 12), ours, atol=1e-6)
+    assert short.fingerprint != encoder.fingerprint
+
+
+def test_more_dimensions_than_the_model_has(bert: Path) -> None:
+    with pytest.raises(UserError, match=r"--dim 33: .* makes 32 dimensions"):
+        Encoder.load(bert, dim=33)

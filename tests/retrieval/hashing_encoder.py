@@ -48,5 +48,9 @@ class HashingEncoder:
     def encode_queries(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> np.ndarray:
         return self.encode(texts, self.query_prompt, progress)
 
+    def cut(self, vectors: np.ndarray, dim: int) -> np.ndarray:
+        short = vectors[:, :dim]
+        return short / np.maximum(np.linalg.norm(short, axis=1, keepdims=True), 1e-9) if self.normalize else short
+
     def encode_passages(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> np.ndarray:
         return self.encode(texts, self.passage_prompt, progress)

@@ -31,6 +31,7 @@ def make_batch(encoder: Encoder, chunk_tokens: int = 100) -> TrainingBatch:
     return TrainingBatch(
         chunks=list(chunks(encoder.tokenize(texts), chunk_tokens)),
         queries=QUERIES,
+        query_sizes=[QUERIES],
         passage_sizes=[QUERIES * GROUP],
         total_queries=QUERIES,
         labels=Labels.of_groups(QUERIES, GROUP, torch.device("cpu")),
@@ -79,7 +80,9 @@ def test_chunks_share_no_masks(encoder: Encoder) -> None:
     """Two chunks with the same text get different vectors: a seed for all of them would drop the same places."""
     sequence = encoder.tokenize(random_texts(1, longest=20))[0]
     batch = make_batch(encoder)
-    batch = TrainingBatch(list(chunks([sequence] * 4, len(sequence))), 1, [3], 1, Labels(torch.tensor([[0, 1, 2]])))
+    batch = TrainingBatch(
+        list(chunks([sequence] * 4, len(sequence))), 1, [1], [3], 1, Labels(torch.tensor([[0, 1, 2]]))
+    )
     encoded = gradcache._encode(encoder, batch, 0, (0, 0, 0))
     vectors = torch.cat([part.vectors for part in encoded])
     assert len(vectors.unique(dim=0)) == 4

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from biencoder.training.losses import contrastive, distillation
+from biencoder.training.losses import contrastive, distillation, margin_mse
 
 INF = float("inf")
 
@@ -62,3 +62,26 @@ def test_distillation_has_no_gradient_where_the_student_is_the_teacher() -> None
     distillation(scores, teacher, torch.ones(4, 3, dtype=torch.bool)).sum().backward()
     assert scores.grad is not None
     assert scores.grad.abs().max() < 1e-12
+
+
+def test_margin_mse_is_the_mean_squared_error_of_the_margins() -> None:
+    scores, teacher = draw(4, 3, scale=20), draw(4, 3, seed=1, scale=3)
+    present = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0], [0, 1, 1]]).bool()
+    teacher[~present] = float("nan")
+    scores.requires_grad_()
+    losses = margin_mse(scores, teacher, present)
+    for i, negatives in ((0, (1, 2)), (1, (1,))):
+        errors = [((scores[i, 0] - scores[i, j]) - (teacher[i, 0] - teacher[i, j])).item() for j in negatives]
+        assert losses[i].item() == pytest.approx(sum(e * e for e in errors) / len(errors), rel=1e-12)
+    assert losses[2:].tolist() == [0.0, 0.0]  # no negative, or no score of the positive: no margin
+    losses.sum().backward()
+    assert scores.grad is not None
+    assert scores.grad.isfinite().all()
+    assert not scores.grad[1, 2]
+    assert not scores.grad[2:].any()
+
+
+def test_margin_mse_asks_for_margins_alone() -> None:
+    teacher = draw(4, 3)
+    shifted = teacher + torch.arange(4.0)[:, None]
+    assert margin_mse(shifted, teacher, torch.ones(4, 3).bool()).abs().max() < 1e-12

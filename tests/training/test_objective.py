@@ -118,3 +118,52 @@ def test_similarity_is_float32_whatever_autocast_says() -> None:
 
 def test_labels_of_equal_groups() -> None:
     assert Labels.of_groups(2, 3, torch.device("cpu")).groups.tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_two_ways_are_the_mean_of_each_alone() -> None:
+    """Radford et al. 2021, figure 3: the loss over rows and the loss over columns, halved."""
+    queries, passages = (x.float() for x in vectors())
+    labels = Labels.of_groups(4, 2, torch.device("cpu"))
+    forth = Objective(0.3)(queries, passages[:8], labels).contrastive
+    alone = Objective(0.3)(passages[:8:2], queries, Labels(torch.arange(4)[:, None])).contrastive
+    both = Objective(0.3, two_way=True)(queries, passages[:8], labels).contrastive
+    torch.testing.assert_close(both, (forth + alone) / 2)
+
+
+def test_a_query_that_the_positive_answers_is_none_to_tell_it_from() -> None:
+    queries, passages = (x.float() for x in vectors())
+    answered = torch.zeros(4, 4, dtype=torch.bool)
+    answered[1, [0, 1]] = True
+    masked, plain = (
+        Objective(1.0, two_way=True)(queries, passages, Labels(GROUPS, answered=known)).contrastive
+        for known in (answered, None)
+    )
+    assert masked[1] < plain[1]
+    assert masked[[0, 2, 3]].equal(plain[[0, 2, 3]])
+    everyone = torch.ones(4, 4, dtype=torch.bool)  # its own query is always there
+    forth = Objective(1.0)(queries, passages, Labels(GROUPS)).contrastive
+    all_known = Objective(1.0, two_way=True)(queries, passages, Labels(GROUPS, answered=everyone)).contrastive
+    torch.testing.assert_close(all_known, forth / 2)
+
+
+def test_two_ways_in_blocks_of_queries_are_the_whole() -> None:
+    queries, passages = (x.float() for x in vectors())
+    answered = torch.rand(4, 4, generator=torch.Generator().manual_seed(1)) < 0.3
+    labels = Labels(GROUPS, KNOWN, TEACHER, torch.arange(4), answered)
+    objective = Objective(1.0, two_way=True)
+    parts = [objective(queries[i : i + 1], passages, labels.rows(slice(i, i + 1)), queries).total for i in range(4)]
+    torch.testing.assert_close(torch.cat(parts), objective(queries, passages, labels).total)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_nested_dimensions_are_the_mean_over_vectors_cut_and_scaled_again(normalize: bool) -> None:
+    queries, passages = (x.float() for x in vectors(0.01))
+    labels = Labels(GROUPS, KNOWN, TEACHER)
+    nested = Objective(0.1, dims=(6, 4, 1), normalize=normalize)(queries, passages, labels)
+    each = []
+    for dim in (6, 4, 1):
+        cut = [x[:, :dim] / (x[:, :dim].norm(dim=1, keepdim=True) if normalize else 1) for x in (queries, passages)]
+        each.append(Objective(0.1)(cut[0], cut[1], labels))
+    torch.testing.assert_close(nested.total, torch.stack([losses.total for losses in each]).mean(0))
+    assert nested.distillation is not None
+    torch.testing.assert_close(nested.scores, each[0].scores)

@@ -271,3 +271,34 @@ def test_prompts_are_kept_in_the_model(config: TrainConfig) -> None:
     encoder = Encoder.load(config.output_dir)
     assert np.array_equal(encoder.encode_queries(["word1"]), encoder.encode(["word7 word1"]))
     assert np.array_equal(encoder.encode_passages(["word1"]), encoder.encode(["word8 word1"]))
+
+
+def test_every_loss_at_once_learns_and_is_reported(config: TrainConfig, model: Path) -> None:
+    asked = replace(config, two_way=True, dims=(16, 8), guide=str(model), guide_margin=0.01)
+    result = train(asked)
+    assert result is not None
+    found = [loss for _, loss in losses(asked.output_dir)]
+    assert np.mean(found[-4:]) < np.mean(found[:4])
+    report = json.loads((asked.output_dir / "eval.json").read_text())
+    measures = {each["measure"]: each for each in report["comparison"]}
+    assert {"ndcg@10", "ndcg@10, 16 dimensions", "ndcg@10, 8 dimensions"} <= measures.keys()
+    assert measures["ndcg@10"]["after"] != measures["ndcg@10, 8 dimensions"]["after"]
+    assert "| ndcg@10, 8 dimensions |" in (asked.output_dir / "README.md").read_text()
+    resumed = json.loads((asked.output_dir / "run.json").read_text())["config"]
+    assert resumed["dims"] == [32, 16, 8]  # all of the model's are trained too
+
+
+def test_a_guide_of_other_weights_is_another_run(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    guided = replace(config, guide=str(tiny_model(tmp_path / "guide", seed=1)))
+    train_until(5, guided, monkeypatch)
+    tiny_model(tmp_path / "guide", seed=2)
+    with pytest.raises(UserError, match="the guide's weights or settings have changed"):
+        train(guided)
+
+
+def test_nested_dimensions_beyond_the_models(config: TrainConfig) -> None:
+    with pytest.raises(UserError, match=r"--dims 64: .* makes 32 dimensions"):
+        train(replace(config, dims=(64, 8)))
+    assert not config.output_dir.exists()

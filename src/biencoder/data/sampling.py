@@ -143,18 +143,20 @@ class KnownPositives:
         self._query = query  # [n]: the number of each row's query text
         self._positives = Ragged(passage, np.searchsorted(owner, np.arange(query.max(initial=-1) + 2)))
 
-    def mask(self, plan: BatchPlan, queries: slice) -> NDArray[np.bool_]:
-        """Which passages of the batch are no negatives of which queries, bool ``[b, P]``.
+    def mask(self, plan: BatchPlan, queries: slice, passages: NDArray[np.int64] | None = None) -> NDArray[np.bool_]:
+        """Which passages of the batch are no negatives of which queries, bool ``[b, p]``.
 
         True where the passage's text equals any known positive of the query, at the query's own positive too.
 
         Args:
             plan: the global batch.
             queries: which of its queries, as ``share`` says.
+            passages: ``[p]``, which of its passages; None for all P.
         """
         known = self._positives.take(self._query[plan.rows[queries]])
-        order = np.argsort(plan.passage_hash, kind="stable")
-        hashes = plan.passage_hash[order]
+        hashes = plan.passage_hash if passages is None else plan.passage_hash[passages]
+        order = np.argsort(hashes, kind="stable")
+        hashes = hashes[order]
         first = np.searchsorted(hashes, known.values, side="left")
         found = np.searchsorted(hashes, known.values, side="right") - first  # passages with each known text
         before = np.cumsum(found) - found

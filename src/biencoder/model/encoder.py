@@ -15,9 +15,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biencoder.data.batching import PackedBatch, Tokens, chunks, tokenize
+from biencoder.errors import UserError
 from biencoder.model.architectures import enable_packing, longest_text
 from biencoder.model.embedding import embed
 from biencoder.model.folder import ModelSettings, read_settings
+from biencoder.model.pooling import truncate
 from biencoder.model.precision import autocast, choose_device, choose_precision
 from biencoder.model.pretrained import load_checked, load_tokenizer, locate, save_model
 
@@ -35,6 +37,7 @@ class Encoder:
         settings: pooling, normalisation, prompts and length; nothing in it is None but ``similarity``.
         precision: ``fp32`` or ``bf16`` (autocast); vectors are float32 in both.
         first_position: see :func:`~biencoder.model.embedding.embed`.
+        dim: dimensions of a vector: the model's, or the first ones of them.
     """
 
     backbone: PreTrainedModel
@@ -42,6 +45,7 @@ class Encoder:
     settings: ModelSettings
     precision: str
     first_position: int | None
+    dim: int
 
     @classmethod
     def load(
@@ -54,6 +58,7 @@ class Encoder:
         device: str = "auto",
         max_length: int | None = None,
         dropout: float | None = None,
+        dim: int | None = None,
     ) -> "Encoder":
         """Load a model folder, or a model of the hub by name.
 
@@ -65,9 +70,11 @@ class Encoder:
             device: ``auto``, ``cpu``, ``cuda``.
             max_length: tokens a text is cut to; None for what the model's own files say.
             dropout: probability of every dropout in training; None for the model's own.
+            dim: the first dimensions to keep of each vector, normalised anew if the model's are; None for all.
 
         Raises:
-            UserError: no such model, a damaged one, or one with parts that biencoder does not run.
+            UserError: no such model, a damaged one, one with parts that biencoder does not run, or with fewer than
+                ``dim`` dimensions.
         """
         folder = locate(path)
         settings = read_settings(folder)
@@ -75,6 +82,9 @@ class Encoder:
         tokenizer = load_tokenizer(path)
         backbone = load_checked(folder, path, dropout)
         first_position = enable_packing(backbone)
+        width = int(backbone.config.hidden_size)
+        if dim is not None and dim > width:
+            raise UserError(f"--dim {dim}: {path} makes {width} dimensions")
         longest = longest_text(backbone.config)
         known = [n for n in (max_length or settings.max_length or tokenizer.model_max_length, longest) if n]
         return cls(
@@ -88,6 +98,7 @@ class Encoder:
             ),
             precision=choose_precision(precision, target),
             first_position=first_position,
+            dim=dim or width,
         )
 
     @property
@@ -95,11 +106,6 @@ class Encoder:
         """Where the weights are."""
         device: torch.device = self.backbone.device
         return device
-
-    @property
-    def dim(self) -> int:
-        """Dimensions of a vector."""
-        return int(self.backbone.config.hidden_size)
 
     @property
     def max_length(self) -> int:
@@ -110,7 +116,8 @@ class Encoder:
     @property
     def fingerprint(self) -> str:
         """A digest of weights and settings: equal fingerprints give equal vectors."""
-        return hashlib.sha256(repr((self.settings, self.precision, self.weights_fingerprint)).encode()).hexdigest()
+        made_by = (self.settings, self.precision, self.dim, self.weights_fingerprint)
+        return hashlib.sha256(repr(made_by).encode()).hexdigest()
 
     @property
     def weights_fingerprint(self) -> str:
@@ -126,13 +133,14 @@ class Encoder:
         assert self.settings.pooling is not None
         assert self.settings.normalize is not None
         with autocast(self.precision, self.device):
-            return embed(
+            vectors = embed(
                 self.backbone,
                 batch.to(self.device),
                 pooling=self.settings.pooling,
                 normalize=self.settings.normalize,
                 first_position=self.first_position,
             )
+        return vectors if self.dim == vectors.shape[1] else truncate(vectors, self.dim, self.settings.normalize)
 
     def tokenize(self, texts: Sequence[str], prompt: str = "", max_length: int | None = None) -> list[Tokens]:
         """Token ids of ``prompt + text``, cut to ``max_length`` tokens or to the model's."""
@@ -173,6 +181,12 @@ class Encoder:
     def encode_passages(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> np.ndarray:
         """Vectors of passages, under the model's passage prompt: ``[N, D]`` float32."""
         return self.encode(texts, self.settings.passage_prompt, progress)
+
+    def cut(self, vectors: np.ndarray, dim: int) -> np.ndarray:
+        """The first dimensions of this encoder's vectors, as one loaded with ``dim`` makes them: ``[N, dim]``."""
+        if dim == vectors.shape[1]:
+            return vectors
+        return truncate(torch.from_numpy(vectors), dim, bool(self.settings.normalize)).numpy()
 
     def save(self, folder: Path) -> None:
         """Write a folder that transformers and sentence-transformers load; each file appears whole or not at all."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize as unit_length
 
 
 def cls_token(hidden_TD: Tensor, starts: Tensor) -> Tensor:
@@ -34,6 +35,12 @@ def mean_tokens(hidden_TD: Tensor, starts: Tensor) -> Tensor:
     """The mean over each text's tokens, summed in float32: ``[N, D]`` (Reimers and Gurevych 2019, section 3)."""
     lengths = starts.diff().long()
     return torch.segment_reduce(hidden_TD.float(), "mean", lengths=lengths, axis=0)
+
+
+def truncate(vectors_ND: Tensor, dim: int, normalize: bool) -> Tensor:
+    """The first ``dim`` dimensions, of length 1 again if asked: ``[N, dim]`` (Kusupati et al. 2022, section 3)."""
+    short = vectors_ND[:, :dim]
+    return unit_length(short, dim=-1) if normalize else short
 
 
 POOLINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -52,6 +52,9 @@ class TextEncoder(Protocol):
     def encode_passages(self, texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:
         """Vectors of passages under the model's passage prompt."""
 
+    def cut(self, vectors: np.ndarray, dim: int) -> np.ndarray:
+        """The first dimensions of its vectors: ``[N, dim]``, as the model would make them."""
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -92,6 +95,7 @@ def load_encoder(config: "EncodeConfig | EvaluateConfig | SearchConfig") -> Text
         precision=config.precision,
         device=config.device,
         max_length=config.max_length,
+        dim=config.dim,
     )
 
 

@@ -98,7 +98,12 @@ def run(config: "EvaluateConfig") -> None:
 
 
 def evaluate(
-    encoder: TextEncoder, collection: "Collection", *, k: int = 100, progress: Progress | None = None
+    encoder: TextEncoder,
+    collection: "Collection",
+    *,
+    k: int = 100,
+    dims: Sequence[int] = (),
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Encode a collection, search it exactly and score the result.
 
@@ -106,12 +111,19 @@ def evaluate(
         encoder: the model.
         collection: documents, queries and judgements.
         k: documents retrieved a query. Measures cut deeper than ``k`` see ``k`` documents.
+        dims: adds nDCG@10 of vectors cut to each of these dimensions, as a measure of its own.
         progress: called with the number of texts encoded, of :func:`texts_to_encode`.
 
     Raises:
         UserError: no query has a relevant document, or the model's vectors are not finite.
     """
-    return score(retrieve(encoder, collection, k=k, progress=progress), collection)
+    found, *found_cut = _retrieve(encoder, collection, (encoder.dim, *dims), k, progress)
+    evaluation = score(found, collection)
+    for dim, run_of_dim in zip(dims, found_cut, strict=True):
+        cut, name = score(run_of_dim, collection), f"{CUT_MEASURE}, {dim} dimensions"
+        evaluation.metrics[name] = cut.metrics[CUT_MEASURE]
+        evaluation.per_query[name] = cut.per_query[CUT_MEASURE]
+    return evaluation
 
 
 def retrieve(
@@ -121,21 +133,33 @@ def retrieve(
 
     Documents are encoded and searched block by block: their vectors are never all in memory.
     """
+    return _retrieve(encoder, collection, (encoder.dim,), k, progress)[0]
+
+
+def _retrieve(
+    encoder: TextEncoder, collection: "Collection", dims: Sequence[int], k: int, progress: Progress | None
+) -> list[dict[str, dict[str, float]]]:
+    """:func:`retrieve` by vectors cut to each of ``dims``, which are encoded once."""
     query_ids, query_texts = _answerable(collection)
     if not query_ids:
         raise UserError(f"{collection.description}: no query has a relevant document (a judgement above 0)")
     queries = finite(encoder.encode_queries(query_texts, progress), "query")
-    best = nothing(len(queries))
+    best = [nothing(len(queries)) for _ in dims]
     for start, stop in blocks(len(collection.corpus_ids), encoder.dim):
         documents = encoder.encode_passages(
             collection.corpus_texts[start:stop], shifted(progress, len(queries) + start)
         )
-        best = extend(best, queries, finite(documents, "document", start), start, k)
+        finite(documents, "document", start)
+        for place, dim in enumerate(dims):
+            best[place] = extend(best[place], encoder.cut(queries, dim), encoder.cut(documents, dim), start, k)
     ids = collection.corpus_ids
-    return {
-        query: {ids[i]: value for i, value in zip(indices, scores, strict=True)}
-        for query, scores, indices in zip(query_ids, best[0].tolist(), best[1].tolist(), strict=True)
-    }
+    return [
+        {
+            query: {ids[i]: value for i, value in zip(indices, scores, strict=True)}
+            for query, scores, indices in zip(query_ids, of_dim[0].tolist(), of_dim[1].tolist(), strict=True)
+        }
+        for of_dim in best
+    ]
 
 
 def texts_to_encode(collection: "Collection") -> int:
@@ -193,6 +217,8 @@ def compare(before: Evaluation, after: Evaluation, *, rounds: int = 10_000, seed
         for column, measure in enumerate(before.per_query)
     ]
 
+
+CUT_MEASURE = "ndcg@10"  # what is also told of vectors cut short
 
 COMPARISON_COLUMNS = ["measure", "before", "after", "difference", "95% interval", "p"]
 

@@ -5,7 +5,7 @@ all ranks' passages need no communication; only the embeddings do.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -26,16 +26,20 @@ class TrainingBatch:
     Attributes:
         chunks: this rank's texts; their ``index`` counts the queries first, then the passages.
         queries: how many of the texts are queries.
-        passage_sizes: the number of passages on every rank that shares its passages; only this rank's if none does.
+        query_sizes: the number of queries on every rank that shares its texts; only this rank's if none does.
+        passage_sizes: the number of passages on the same ranks.
         total_queries: queries of the global batch, over all ranks.
         labels: of this rank's queries, over the shared passages.
+        guide_chunks: this rank's texts in the tokens of a guide, when there is one.
     """
 
     chunks: list[Chunk]
     queries: int
+    query_sizes: list[int]
     passage_sizes: list[int]
     total_queries: int
     labels: Labels
+    guide_chunks: list[Chunk] = field(default_factory=list)
 
     @property
     def texts(self) -> int:
@@ -59,6 +63,8 @@ class Batcher:
         query_prompt: for rows that bring none of their own.
         chunk_tokens: most tokens that go through the model at once.
         known_positives: masks false negatives; None leaves them in.
+        tokenize_for_guide: token ids of queries and passages for a guide, its prompts included; None without a guide.
+        two_way: queries are told from other queries too.
         rank: of this process.
         world: number of ranks.
         cross_device: passages of all ranks are negatives.
@@ -70,6 +76,8 @@ class Batcher:
     query_prompt: str
     chunk_tokens: int
     known_positives: KnownPositives | None
+    tokenize_for_guide: Callable[[Sequence[str], Sequence[str]], list[Tokens]] | None = None
+    two_way: bool = False
     rank: int = 0
     world: int = 1
     cross_device: bool = True
@@ -82,38 +90,47 @@ class Batcher:
         queries = [(self.query_prompt if e.prompt is None else e.prompt) + e.query for e in examples]
         passages = [_passage(plan, examples[int(plan.passage_row[p]) - mine.start], p) for p in range(first, last)]
         sequences = self.tokenize_queries(queries) + self.tokenize_passages(passages)
+        guided = self.tokenize_for_guide and self.tokenize_for_guide([e.query for e in examples], passages)
+        query_sizes, passage_sizes = self._sizes(plan)
         return TrainingBatch(
             chunks=list(chunks(sequences, self.chunk_tokens)),
             queries=len(queries),
-            passage_sizes=self._passage_sizes(plan),
+            query_sizes=query_sizes,
+            passage_sizes=passage_sizes,
             total_queries=len(plan.rows),
             labels=self._labels(plan, mine, examples),
+            guide_chunks=list(chunks(guided or [], self.chunk_tokens)),
         )
 
     @property
     def _shared(self) -> bool:
         return self.cross_device and self.world > 1
 
-    def _passage_sizes(self, plan: BatchPlan) -> list[int]:
+    def _sizes(self, plan: BatchPlan) -> tuple[list[int], list[int]]:
+        """Queries and passages of each rank that shares them."""
         ranks = range(self.world) if self._shared else [self.rank]
         parts = [share(len(plan.rows), rank, self.world) for rank in ranks]
-        return [int(plan.group_starts[part.stop] - plan.group_starts[part.start]) for part in parts]
+        passages = [int(plan.group_starts[part.stop] - plan.group_starts[part.start]) for part in parts]
+        return [part.stop - part.start for part in parts], passages
 
     def _labels(self, plan: BatchPlan, mine: slice, examples: list[Example]) -> Labels:
         starts, stops = plan.group_starts[mine], plan.group_starts[mine.start + 1 : mine.stop + 1]
         sizes = stops - starts
         within = np.arange(max(sizes, default=1))
         groups = np.where(within < sizes[:, None], starts[:, None] + within, -1)
-        known = None if self.known_positives is None else self.known_positives.mask(plan, mine)
         teacher = _teacher(plan, examples, groups)
-        if not self._shared:
-            first, last = (int(plan.group_starts[i]) for i in (mine.start, mine.stop))
-            groups = np.where(groups >= 0, groups - first, -1)
-            known = None if known is None else known[:, first:last]
+        sharing = slice(0, len(plan.rows)) if self._shared else mine
+        first, last = (int(plan.group_starts[i]) for i in (sharing.start, sharing.stop))
+        known = answered = None
+        if self.known_positives is not None:
+            known = self.known_positives.mask(plan, mine, np.arange(first, last))
+            answered = self.known_positives.mask(plan, sharing, starts).T if self.two_way else None
         return Labels(
-            groups=torch.from_numpy(groups),
+            groups=torch.from_numpy(np.where(groups >= 0, groups - first, -1)),
             known_positive=None if known is None or not known.any() else torch.from_numpy(known),
             teacher=None if teacher is None else torch.from_numpy(teacher),
+            own=torch.arange(mine.start, mine.stop) - sharing.start,
+            answered=None if answered is None or not answered.any() else torch.from_numpy(answered.copy()),
         )
 
 
@@ -123,15 +140,16 @@ def _passage(plan: BatchPlan, example: Example, passage: int) -> str:
 
 
 def _teacher(plan: BatchPlan, examples: list[Example], groups: np.ndarray) -> np.ndarray | None:
-    """``[b, G]`` float32, NaN where a row has no score; None where no row has any."""
-    if all(e.positive_scores is None and e.negative_scores is None for e in examples):
+    """``[b, G]`` float32, NaN for rows without scores on both sides, as mined ones are; None where no row has them."""
+    if all(e.positive_scores is None or e.negative_scores is None for e in examples):
         return None
     teacher = np.full(groups.shape, np.nan, dtype=np.float32)
     for query, example in enumerate(examples):
+        if example.positive_scores is None or example.negative_scores is None:
+            continue
         for place, passage in enumerate(groups[query]):
             if passage < 0:
                 continue
             scores = example.positive_scores if plan.is_positive[passage] else example.negative_scores
-            if scores is not None:
-                teacher[query, place] = scores[int(plan.passage_index[passage])]
+            teacher[query, place] = scores[int(plan.passage_index[passage])]
     return teacher

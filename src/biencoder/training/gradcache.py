@@ -26,6 +26,7 @@ from biencoder.data.batching import Chunk
 from biencoder.model.encoder import Encoder
 from biencoder.training.batch import TrainingBatch
 from biencoder.training.distributed import gather, scatter_sum, sum_over_ranks
+from biencoder.training.guide import Guide, Opinion
 from biencoder.training.objective import Objective
 
 SCORES_AT_ONCE = 2**20  # elements of the score matrix that the objective holds at a time: 4 MB in float32
@@ -61,6 +62,7 @@ def accumulate_gradients(
     keep_tokens: int,
     seed: tuple[int, ...],
     held_at_most: int = sys.maxsize,
+    guide: Guide | None = None,
 ) -> StepLosses:
     """Add this rank's part of the gradient of the global batch's mean loss to the parameters' ``grad``.
 
@@ -73,12 +75,14 @@ def accumulate_gradients(
         keep_tokens: chunks are kept with their activations up to so many tokens; the rest is replayed.
         seed: (seed, step, rank), from which dropout is drawn.
         held_at_most: bytes of this process beyond which free memory is given back between chunks of different sizes.
+        guide: masks false negatives; the batch holds its tokens.
     """
     _share_embedding_gradients(encoder)
     give_back(held_at_most)  # or the kept chunks would lie around the holes that the last step's replays left
     encoded = _encode(encoder, batch, keep_tokens, seed)
     vectors = _in_order(encoded, batch, encoder)
-    gradient, losses = _cache_gradient(vectors, batch, objective)
+    opinion = guide and guide.opinion(batch.guide_chunks, batch.queries, batch.query_sizes, batch.passage_sizes)
+    gradient, losses = _cache_gradient(vectors, batch, objective, opinion)
     kept = [part for part in encoded if part.vectors.requires_grad]
     replayed = [part for part in encoded if not part.vectors.requires_grad]
     for part in kept:
@@ -124,24 +128,38 @@ def _backward(part: _Encoded, gradient: Tensor) -> None:
     part.vectors = part.vectors.detach()  # lets go of the activations
 
 
-def _cache_gradient(vectors: Tensor, batch: TrainingBatch, objective: Objective) -> tuple[Tensor, StepLosses]:
+def _cache_gradient(
+    vectors: Tensor, batch: TrainingBatch, objective: Objective, opinion: Opinion | None
+) -> tuple[Tensor, StepLosses]:
     """The loss's gradient with respect to this rank's embeddings, ``[b + p, D]``, and the losses."""
-    queries, passages = vectors[: batch.queries].requires_grad_(), vectors[batch.queries :]
-    shared = len(batch.passage_sizes) > 1
-    candidates = (gather(passages, batch.passage_sizes) if shared else passages.clone()).requires_grad_()
+    queries = vectors[: batch.queries].clone().requires_grad_()
+    candidates = _of_all_ranks(vectors[batch.queries :], batch.passage_sizes)
+    everyone = _of_all_ranks(vectors[: batch.queries], batch.query_sizes) if objective.two_way else queries
     labels = batch.labels.to(vectors.device)
     sums = torch.zeros(3, device=vectors.device)
     rows = max(1, SCORES_AT_ONCE // max(1, len(candidates)))
     for start in range(0, batch.queries, rows):
         part = slice(start, start + rows)
-        losses = objective(queries[part], candidates, labels.rows(part))
+        labelled = labels.rows(part) if opinion is None else opinion.rows(part).added_to(labels.rows(part))
+        losses = objective(queries[part], candidates, labelled, everyone)
         (losses.total.sum() / batch.total_queries).backward()
         distilled = losses.total.new_zeros(1) if losses.distillation is None else losses.distillation
         sums += torch.stack([x.detach().sum() for x in (losses.total, losses.contrastive, distilled)])
     total, contrastive, distillation = (sum_over_ranks(sums) / batch.total_queries).tolist()
-    to_queries, to_candidates = _gradient_of(queries), _gradient_of(candidates)
-    to_passages = scatter_sum(to_candidates, batch.passage_sizes) if shared else to_candidates
+    to_queries, to_passages = _gradient_of(queries), _to_this_rank(candidates, batch.passage_sizes)
+    if objective.two_way:
+        to_queries = to_queries + _to_this_rank(everyone, batch.query_sizes)
     return torch.cat([to_queries, to_passages]), StepLosses(total, contrastive, distillation)
+
+
+def _of_all_ranks(rows: Tensor, sizes: list[int]) -> Tensor:
+    """The rows of all ranks that share them, as a leaf that collects a gradient."""
+    return (gather(rows, sizes) if len(sizes) > 1 else rows.clone()).requires_grad_()
+
+
+def _to_this_rank(leaf: Tensor, sizes: list[int]) -> Tensor:
+    """The gradient of this rank's rows of :func:`_of_all_ranks`, from the losses of all ranks."""
+    return scatter_sum(_gradient_of(leaf), sizes) if len(sizes) > 1 else _gradient_of(leaf)
 
 
 def _in_order(encoded: list[_Encoded], batch: TrainingBatch, encoder: Encoder) -> Tensor:

@@ -26,6 +26,7 @@ from biencoder.training.batch import Batcher, TrainingBatch
 from biencoder.training.checkpoint import Checkpoint, checkpoints_in, prune, save_best, save_checkpoint
 from biencoder.training.distributed import broadcast_object, rank, sum_gradients
 from biencoder.training.gradcache import StepLosses, accumulate_gradients
+from biencoder.training.guide import Guide
 from biencoder.training.objective import Objective
 from biencoder.training.optimizer import learning_rate_at, optimizer_state
 
@@ -45,6 +46,7 @@ class Job:
         encoder: the model being trained.
         optimizer: its AdamW.
         objective: embeddings and labels to losses.
+        guide: a second model that masks false negatives, or None.
         sampler: the step to the rows of its global batch.
         batcher: those rows to this rank's tokens.
         collection: what is evaluated on.
@@ -63,6 +65,7 @@ class Job:
     encoder: Encoder
     optimizer: torch.optim.AdamW
     objective: Objective
+    guide: Guide | None
     sampler: Sampler
     batcher: Batcher
     collection: Collection
@@ -100,6 +103,7 @@ def train_steps(job: Job, progress: Progress) -> None:
             keep_tokens=job.keep_tokens,
             seed=(config.seed, job.step, rank()),
             held_at_most=job.held_at_most,
+            guide=job.guide,
         )
         sum_gradients(parameters)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm))
@@ -177,7 +181,8 @@ def evaluate_and_keep_best(job: Job) -> None:
 def _evaluate(job: Job) -> Evaluation:
     give_back(beyond=0)  # other sizes are needed than in training, which would lie beside the free ones
     with Progress(texts_to_encode(job.collection), "evaluate") as progress:
-        return evaluate(job.encoder, job.collection, progress=progress.update)
+        dims = (job.config.dims or ())[1:]
+        return evaluate(job.encoder, job.collection, dims=dims, progress=progress.update)
 
 
 def save(job: Job) -> None:

@@ -3,6 +3,8 @@
 Shapes: B queries, C candidates of each, the positive among them; G passages in a query's own group.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax, softmax
@@ -40,3 +42,29 @@ def distillation(scores_BG: Tensor, teacher_BG: Tensor, present_BG: Tensor) -> T
     teacher = softmax(teacher_BG.to(scores_BG.dtype).masked_fill(absent, lowest), dim=-1)
     loss = -(teacher * student).masked_fill(absent, 0.0).sum(dim=-1)
     return loss.masked_fill(present_BG.sum(dim=-1) < 2, 0.0)
+
+
+def margin_mse(scores_BG: Tensor, teacher_BG: Tensor, present_BG: Tensor) -> Tensor:
+    """Squared error of the student's margins against the teacher's (Hofstätter et al. 2020, section 3.1).
+
+    The margin is the positive's score less a negative's; the mean is over a query's negatives.
+
+    Args:
+        scores_BG: ``[B, G]`` float32, the student's similarities over temperature, the positive's first.
+        teacher_BG: ``[B, G]`` the teacher's scores, on the scale of the student's.
+        present_BG: ``[B, G]`` bool, False where the group has no such passage or the teacher gave no score.
+
+    Returns:
+        ``[B]``, in squared units of the scores; 0 for a query without a margin that both know.
+    """
+    known = present_BG[:, 1:] & present_BG[:, :1]
+    teacher = teacher_BG.to(scores_BG.dtype).masked_fill(~present_BG, 0.0)
+    error = (scores_BG[:, :1] - scores_BG[:, 1:]) - (teacher[:, :1] - teacher[:, 1:])
+    return error.square().masked_fill(~known, 0.0).sum(dim=-1) / known.sum(dim=-1).clamp(min=1)
+
+
+# Losses against a teacher, by the name that is typed.
+DISTILLATIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "kl": distillation,
+    "margin-mse": margin_mse,
+}

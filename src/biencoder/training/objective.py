@@ -1,14 +1,17 @@
 """The objective: embeddings and labels to named losses. Plain, cached and distributed training all call this one.
 
-Shapes: B queries, P passages (of this rank, or of all of them), G passages in the largest group, D dimensions.
+Shapes: B queries, P passages (of this rank, or of all of them), Q queries of the batch, of which the B are some,
+G passages in the largest group, D dimensions.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from biencoder.training.losses import contrastive, distillation
+from biencoder.model.pooling import truncate
+from biencoder.training.losses import DISTILLATIONS, contrastive
 
 
 @dataclass(frozen=True)
@@ -20,27 +23,28 @@ class Labels:
             shorter.
         known_positive: ``[B, P]`` bool, passages known to answer the query: no negatives. None for no such knowledge.
         teacher: ``[B, G]`` float32 scores of a teacher; NaN where it gave none. None for no teacher.
+        own: ``[B]`` int64, the place of each query among the Q. None: the B are all of them.
+        answered: ``[B, Q]`` bool, queries that the positive of each of the B is known to answer. None for no such
+            knowledge.
     """
 
     groups: Tensor
     known_positive: Tensor | None = None
     teacher: Tensor | None = None
+    own: Tensor | None = None
+    answered: Tensor | None = None
 
     def rows(self, part: slice) -> "Labels":
         """The labels of some of the queries."""
-        return Labels(
-            self.groups[part],
-            None if self.known_positive is None else self.known_positive[part],
-            None if self.teacher is None else self.teacher[part],
-        )
+        return self._each(lambda values: values[part])
 
     def to(self, device: torch.device) -> "Labels":
         """The same labels on ``device``."""
-        return Labels(
-            self.groups.to(device),
-            None if self.known_positive is None else self.known_positive.to(device),
-            None if self.teacher is None else self.teacher.to(device),
-        )
+        return self._each(lambda values: values.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Labels":
+        values = (getattr(self, field.name) for field in fields(self))
+        return Labels(*(None if value is None else change(value) for value in values))  # type: ignore[arg-type]
 
     @staticmethod
     def of_groups(queries: int, group_size: int, device: torch.device) -> "Labels":
@@ -74,33 +78,69 @@ class Objective:
         temperature: similarities are divided by it.
         in_batch_negatives: every passage of the batch is a candidate for every query; else its own group's only.
         distillation_weight: factor on the distillation loss.
+        distillation: its name in :data:`~biencoder.training.losses.DISTILLATIONS`.
+        two_way: the mean of finding the passage among passages and the query among queries (Radford et al. 2021,
+            figure 3); needs in-batch negatives.
+        dims: the mean of the losses of vectors cut to each of these dimensions (Kusupati et al. 2022, eq. 1, with
+            equal weights); empty for all dimensions alone.
+        normalize: vectors have length 1, so that those cut short are scaled to it again.
     """
 
     temperature: float = 0.02
     in_batch_negatives: bool = True
     distillation_weight: float = 1.0
+    distillation: str = "kl"
+    two_way: bool = False
+    dims: tuple[int, ...] = ()
+    normalize: bool = True
 
-    def __call__(self, queries_BD: Tensor, passages_PD: Tensor, labels: Labels) -> Losses:
+    def __call__(
+        self, queries_BD: Tensor, passages_PD: Tensor, labels: Labels, everyone_QD: Tensor | None = None
+    ) -> Losses:
         """Losses of queries over passages, in float32 also under autocast.
 
         Under autocast a bf16 similarity near 0.8 would move in steps of 0.004: at temperature 0.02, 0.2 of a logit.
+
+        Args:
+            queries_BD: ``[B, D]``.
+            passages_PD: ``[P, D]``.
+            labels: of these queries over these passages.
+            everyone_QD: ``[Q, D]``, all queries of the batch, for a loss that goes both ways. None: the B are all.
         """
         with torch.autocast(queries_BD.device.type, enabled=False):
             queries, passages = queries_BD.float(), passages_PD.float()
-            if self.in_batch_negatives:
-                scores = similarity(queries, passages) / self.temperature
-                target, candidate = labels.groups[:, 0], _in_batch_candidates(labels)
-            else:
-                scores = group_similarity(queries, passages, labels.groups) / self.temperature
-                target, candidate = torch.zeros_like(labels.groups[:, 0]), _group_candidates(labels)
-            masked = scores if candidate is None else scores.masked_fill(~candidate, float("-inf"))
-            contrast = contrastive(masked, target)
-            if labels.teacher is None:
-                return Losses(contrast, None, contrast, scores)
-            own = scores.gather(1, labels.groups.clamp(min=0)) if self.in_batch_negatives else scores
-            present = (labels.groups >= 0) & labels.teacher.isfinite()
-            distilled = distillation(own, labels.teacher, present)
-            return Losses(contrast, distilled, contrast + self.distillation_weight * distilled, scores)
+            everyone = queries if everyone_QD is None else everyone_QD.float()
+            if not self.dims:
+                return self._losses(queries, passages, labels, everyone)
+            nested = []
+            for dim in self.dims:
+                cut = [truncate(vectors, dim, self.normalize) for vectors in (queries, passages, everyone)]
+                nested.append(self._losses(cut[0], cut[1], labels, cut[2]))
+            return _mean(nested)
+
+    def _losses(self, queries: Tensor, passages: Tensor, labels: Labels, everyone: Tensor) -> Losses:
+        if self.in_batch_negatives:
+            scores = similarity(queries, passages) / self.temperature
+            target, candidate = labels.groups[:, 0], _in_batch_candidates(labels)
+        else:
+            scores = group_similarity(queries, passages, labels.groups) / self.temperature
+            target, candidate = torch.zeros_like(labels.groups[:, 0]), _group_candidates(labels)
+        contrast = contrastive(_only(candidate, scores), target)
+        if self.two_way:
+            contrast = (contrast + self._backwards(passages, labels, everyone)) / 2
+        if labels.teacher is None:
+            return Losses(contrast, None, contrast, scores)
+        own = scores.gather(1, labels.groups.clamp(min=0)) if self.in_batch_negatives else scores
+        present = (labels.groups >= 0) & labels.teacher.isfinite()
+        distilled = DISTILLATIONS[self.distillation](own, labels.teacher, present)
+        return Losses(contrast, distilled, contrast + self.distillation_weight * distilled, scores)
+
+    def _backwards(self, passages: Tensor, labels: Labels, everyone: Tensor) -> Tensor:
+        """``[B]``: the loss of finding each positive's query among all queries."""
+        scores = similarity(passages[labels.groups[:, 0]], everyone) / self.temperature
+        own = torch.arange(len(scores), device=scores.device) if labels.own is None else labels.own
+        candidate = None if labels.answered is None else (~labels.answered).scatter(1, own[:, None], value=True)
+        return contrastive(_only(candidate, scores), own)
 
 
 def similarity(queries_BD: Tensor, passages_PD: Tensor) -> Tensor:
@@ -111,6 +151,11 @@ def similarity(queries_BD: Tensor, passages_PD: Tensor) -> Tensor:
 def group_similarity(queries_BD: Tensor, passages_PD: Tensor, groups_BG: Tensor) -> Tensor:
     """Inner products of each query with its own group: ``[B, G]``."""
     return torch.einsum("bd,bgd->bg", queries_BD, passages_PD[groups_BG.clamp(min=0)])
+
+
+def _only(candidate: Tensor | None, scores: Tensor) -> Tensor:
+    """The scores of the candidates, minus infinity for the others."""
+    return scores if candidate is None else scores.masked_fill(~candidate, float("-inf"))
 
 
 def _in_batch_candidates(labels: Labels) -> Tensor | None:
@@ -127,3 +172,14 @@ def _group_candidates(labels: Labels) -> Tensor:
         candidate = candidate & ~labels.known_positive.gather(1, labels.groups.clamp(min=0))
     candidate[:, 0] = True
     return candidate
+
+
+def _mean(nested: list[Losses]) -> Losses:
+    """Of losses at several dimensions; the scores are those of the first."""
+    distilled = [losses.distillation for losses in nested if losses.distillation is not None]
+    return Losses(
+        contrastive=torch.stack([losses.contrastive for losses in nested]).mean(dim=0),
+        distillation=torch.stack(distilled).mean(dim=0) if distilled else None,
+        total=torch.stack([losses.total for losses in nested]).mean(dim=0),
+        scores=nested[0].scores,
+    )

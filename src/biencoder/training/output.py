@@ -23,6 +23,7 @@ CONTENT = {
     "data": "the training data have changed",
     "evaluation": "the evaluation data have changed",
     "model": "the base model's weights have changed",
+    "guide": "the guide's weights or settings have changed",
 }
 
 
@@ -73,7 +74,7 @@ class OutputFolder:
             for name, value in identity["config"].items()
             if name not in FREE_SETTINGS and saved["config"].get(name) != value
         ]
-        differences += [said for name, said in CONTENT.items() if saved[name] != identity[name]]
+        differences += [said for name, said in CONTENT.items() if saved.get(name) != identity[name]]
         if saved["world_size"] != identity["world_size"]:
             differences.append(f"the number of processes was {saved['world_size']} and is {identity['world_size']}")
         if differences:

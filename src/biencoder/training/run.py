@@ -2,12 +2,15 @@
 
 import contextlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from biencoder.config import TrainConfig
 from biencoder.data.audit import audit
+from biencoder.data.batching import Tokens
 from biencoder.data.beir import Collection, load_collection
 from biencoder.data.check import token_counter
 from biencoder.data.held_out import hold_out
@@ -22,6 +25,7 @@ from biencoder.terminal import Progress, say, table
 from biencoder.training.batch import Batcher
 from biencoder.training.checkpoint import load_best, load_checkpoint
 from biencoder.training.distributed import barrier, first_to_fail, lost_a_rank, process_group, rank, world_size
+from biencoder.training.guide import Guide
 from biencoder.training.loop import Job, evaluate_and_keep_best, forget_metrics_after, train_steps
 from biencoder.training.memory import token_budget
 from biencoder.training.objective import Objective
@@ -94,6 +98,7 @@ def _train(config: TrainConfig) -> TrainResult | None:
         "data": job.data_fingerprint,
         "evaluation": job.collection.fingerprint,
         "model": encoder.weights_fingerprint,
+        "guide": job.guide and job.guide.encoder.fingerprint,
         "world_size": world_size(),
     }
     folder.refuse_other_run(identity)
@@ -135,6 +140,8 @@ def prepare_encoder(config: TrainConfig) -> tuple[Encoder, TrainConfig]:
         settings = replace(settings, normalize=True)  # compared by cosine, so it is trained by cosine
     encoder.settings = settings
     assert settings.pooling is not None
+    if config.dims is not None and config.dims[0] > encoder.dim:
+        raise UserError(f"--dims {config.dims[0]}: {config.model} makes {encoder.dim} dimensions")
     if config.gradient_checkpointing:
         if not encoder.backbone.supports_gradient_checkpointing:
             raise UserError(
@@ -149,6 +156,7 @@ def prepare_encoder(config: TrainConfig) -> tuple[Encoder, TrainConfig]:
         normalize=settings.normalize,
         temperature=config.temperature if settings.normalize else 1.0,
         precision=encoder.precision,
+        dims=None if config.dims is None else tuple(sorted({encoder.dim, *config.dims}, reverse=True)),
         query_prompt=settings.query_prompt,
         passage_prompt=settings.passage_prompt,
         query_max_len=min(config.query_max_len, encoder.max_length),
@@ -177,6 +185,7 @@ def _held_out_size(config: TrainConfig, rows: int) -> tuple[int, int]:
 
 def _job(config: TrainConfig, encoder: Encoder, examples: ExampleTable, collection: Collection) -> Job:
     sampler = Sampler(examples, batch_size=config.batch_size, group_size=config.group_size, seed=config.seed)
+    guide = _guide(config)
     encoder.backbone.train()
     longest = max(config.query_max_len, config.passage_max_len)
     chunk_tokens, keep_tokens, held_at_most = token_budget(encoder, config.memory_budget, longest)
@@ -189,6 +198,8 @@ def _job(config: TrainConfig, encoder: Encoder, examples: ExampleTable, collecti
         query_prompt=encoder.settings.query_prompt,
         chunk_tokens=chunk_tokens,
         known_positives=KnownPositives(examples) if config.mask_false_negatives else None,
+        tokenize_for_guide=None if guide is None else partial(_tokenize_for_guide, config, guide.encoder),
+        two_way=config.two_way,
         rank=rank(),
         world=world_size(),
         cross_device=config.negatives_cross_device,
@@ -198,13 +209,46 @@ def _job(config: TrainConfig, encoder: Encoder, examples: ExampleTable, collecti
         data_fingerprint=examples.fingerprint,
         encoder=encoder,
         optimizer=adamw(encoder.backbone, config.learning_rate, config.weight_decay),
-        objective=Objective(config.temperature, config.in_batch_negatives, config.distillation_weight),
+        objective=_objective(config),
+        guide=guide,
         sampler=sampler,
         batcher=batcher,
         collection=collection,
         total_steps=config.max_steps or config.epochs * sampler.steps_per_epoch,
         keep_tokens=keep_tokens,
         held_at_most=held_at_most,
+    )
+
+
+def _objective(config: TrainConfig) -> Objective:
+    return Objective(
+        temperature=config.temperature,
+        in_batch_negatives=config.in_batch_negatives,
+        distillation_weight=config.distillation_weight,
+        distillation=config.distillation,
+        two_way=config.two_way,
+        dims=config.dims or (),
+        normalize=bool(config.normalize),
+    )
+
+
+def _guide(config: TrainConfig) -> Guide | None:
+    """The model that is asked for false negatives, before the budget of memory counts what is held."""
+    if config.guide is None:
+        return None
+    longest = max(config.query_max_len, config.passage_max_len)
+    encoder = Encoder.load(config.guide, precision=config.precision, device=config.device, max_length=longest)
+    if not encoder.settings.normalize and config.guide_margin:
+        say(f"{config.guide}: its vectors are not normalised, so --guide-margin is in units of its own scores")
+    return Guide(encoder, config.guide_margin)
+
+
+def _tokenize_for_guide(
+    config: TrainConfig, guide: Encoder, queries: Sequence[str], passages: Sequence[str]
+) -> list[Tokens]:
+    settings = guide.settings
+    return guide.tokenize(queries, settings.query_prompt, config.query_max_len) + guide.tokenize(
+        passages, settings.passage_prompt, config.passage_max_len
     )
 
 
