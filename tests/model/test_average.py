@@ -12,7 +12,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def unit(tensor: Tensor) -> Tensor:
-    return tensor / tensor.norm()
+    return torch.nn.functional.normalize(tensor, dim=-1)
 
 
 @pytest.mark.parametrize("weights", [(0.5, 0.5), (0.25, 0.75), (0.2, 0.3, 0.5)])

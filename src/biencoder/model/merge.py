@@ -1,7 +1,7 @@
 """``biencoder merge``: one model whose weights are the average of several models' (a model soup)."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from biencoder.config import MergeConfig
+from biencoder.data.batching import tokenize
 from biencoder.errors import UserError
 from biencoder.files import atomic_write
 from biencoder.model.average import slerp, weighted_mean
@@ -23,6 +24,8 @@ from biencoder.model.stored import StoredWeights
 from biencoder.terminal import escape, say
 
 Average = Callable[[Sequence[Tensor]], Tensor]
+
+PROBE_TOKENS = 64
 
 # Settings of a configuration that do not change the vectors.
 FREE_SETTINGS = {*DROPOUTS, "initializer_range", "use_cache", "gradient_checkpointing"}
@@ -71,7 +74,7 @@ def run(config: MergeConfig) -> None:
         refuse_unlike(parents[0], other)
     backbone = parents[0].backbone
     average: Average = (
-        (lambda tensors: slerp(*tensors, share=shares[1]))
+        (lambda tensors: slerp(tensors[0], tensors[1], shares[1]))
         if config.spherical
         else (lambda tensors: weighted_mean(tensors, shares))
     )
@@ -147,12 +150,19 @@ def refuse_unlike(first: Parent, other: Parent) -> None:
     if one_words != two_words:
         word = min(word for word in one_words.keys() | two_words if one_words.get(word) != two_words.get(word))
         _refuse_difference(first, other, f"the tokenizer's id of {word!r}", one_words.get(word), two_words.get(word))
-    for text in PROBES:
-        ids = [parent.tokenizer(text)["input_ids"] for parent in (first, other)]
+    for text in _probes(one_words):
+        ids = [tokenize(parent.tokenizer, [text], PROBE_TOKENS)[0].tolist() for parent in (first, other)]
         _refuse_difference(first, other, f"what the tokenizer makes of {text[:40]!r}", *ids)
     if first.settings.pooling is not None and other.settings.pooling is not None:
         for name in ("pooling", "normalize", "lowercase"):
             _refuse_difference(first, other, name, getattr(first.settings, name), getattr(other.settings, name))
+
+
+def _probes(vocabulary: Iterable[str]) -> tuple[str, ...]:
+    """Texts on which tokenizers of one vocabulary may still differ: by case, accents, punctuation, special tokens."""
+    words = sorted(vocabulary)
+    some = " ".join(words[:: max(1, len(words) // PROBE_TOKENS)])
+    return (*PROBES, some, some.upper())
 
 
 def _settings_of(one: PreTrainedConfig, two: PreTrainedConfig) -> list[str]:

@@ -180,7 +180,8 @@ def evaluate_and_keep_best(job: Job) -> None:
 
 def evaluate_on(job: Job, collection: Collection) -> Evaluation:
     """The model as it is, on a collection; rank 0 computes, and all ranks know."""
-    return broadcast_object(_evaluate(job.encoder, collection) if rank() == 0 else None)
+    evaluation: Evaluation = broadcast_object(_evaluate(job.encoder, collection) if rank() == 0 else None)
+    return evaluation
 
 
 def _evaluate(encoder: Encoder, collection: Collection) -> Evaluation:
