@@ -1,6 +1,7 @@
 """``biencoder merge``: one model whose weights are the average of several models' (a model soup)."""
 
 import math
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -85,7 +86,8 @@ def run(config: MergeConfig) -> None:
     if config.weights is not None and config.weights != shares:
         say(f"weights {_listed(config.weights)} are scaled to sum to 1: {_listed(shares)}")
     say(f"{folder}: {' + '.join(f'{share:.4g} {path}' for share, path in zip(shares, config.models, strict=True))}")
-    say(f"What it is worth: biencoder evaluate --model {folder} --data BEIR_DIR --baseline {config.models[0]}")
+    merged, first = shlex.quote(str(folder)), shlex.quote(config.models[0])
+    say(f"What it is worth: biencoder evaluate --model {merged} --data BEIR_DIR --baseline {first}")
 
 
 def normalized(weights: Sequence[float]) -> tuple[float, ...]:
@@ -216,7 +218,7 @@ def _write_card(folder: Path, config: MergeConfig, shares: Sequence[float]) -> N
     parents = "\n".join(
         f"{share:<8.6g}{escape(path)}".replace("\n", " ") for share, path in zip(shares, config.models, strict=True)
     )
-    way = "spherical interpolation, tensor by tensor" if config.spherical else "a weighted mean"
+    way = "spherical interpolation, tensor by tensor," if config.spherical else "a weighted mean"
     with atomic_write(folder / "README.md") as file:
         file.write(
             f"""---
