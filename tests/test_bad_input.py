@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import WORDS, tiny_model
 
+from biencoder import Encoder
 from biencoder.cli import COMMANDS, main
 
 ROWS = [{"query": f"{WORDS[i]} {WORDS[i + 100]}", "pos": [f"{WORDS[i]} word5"], "neg": []} for i in range(40)]
@@ -25,6 +26,7 @@ GOOD: dict[str, list[str]] = {
     "search": ["--model", "model", "--corpus", "texts.txt", "--query", "word1", "--output", "hits.jsonl"],
     "check": ["--train-data", "pairs.jsonl", "--model", "model", "--eval-data", "beir"],
     "export": ["--model", "model", "--output-dir", "exported"],
+    "merge": ["model", "other", "--output-dir", "merged"],
     "demo": ["--output-dir", "tried"],
 }
 
@@ -51,6 +53,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, training data, an evaluation folder and texts, with which every command of :data:`GOOD` works."""
     folder = tmp_path_factory.mktemp("template")
     tiny_model(folder / "model")
+    tiny_model(folder / "other")
     write_rows(folder / "pairs.jsonl", ROWS)
     (folder / "texts.txt").write_text("word1 word2\nword3\n")
     (folder / "beir" / "qrels").mkdir(parents=True)
@@ -210,7 +213,7 @@ def cut_off(model: Path) -> None:
     (model / "model.safetensors").write_bytes(whole[: len(whole) // 2])
 
 
-WEIGHTS = ["train", "evaluate", "encode", "search", "export"]  # the commands that read them
+WEIGHTS = ["train", "evaluate", "encode", "search", "export", "merge"]  # the commands that read them
 BAD_MODELS: dict[str, tuple[Callable[[Path], object], list[str], list[str]]] = {
     "none": (shutil.rmtree, ["--model model: no such folder"], [*WEIGHTS, "check"]),
     "another folder": (lambda m: (m / "config.json").unlink(), ["no model in this folder"], [*WEIGHTS, "check"]),
@@ -258,7 +261,7 @@ def test_a_bad_model(kind: str, command: str, place: Path, refused: Refused) -> 
     refused([command, *GOOD[command]], *parts)
 
 
-@pytest.mark.parametrize("command", WEIGHTS)
+@pytest.mark.parametrize("command", [name for name in WEIGHTS if name != "merge"])
 def test_a_file_in_place_of_a_model(command: str, refused: Refused) -> None:
     refused(with_flag(command, "--model", "texts.txt"), "--model texts.txt: is a file; name the folder")
 
@@ -295,6 +298,7 @@ def test_a_bad_evaluation_folder(kind: str, command: str, flag: str, place: Path
     ("demo", "--output-dir", "beir", "--output-dir beir: holds other things"),
     ("train", "--output-dir", "model", "--output-dir model: holds other things"),
     ("export", "--output-dir", "model", "--output-dir model: exists and is not empty"),
+    ("merge", "--output-dir", "model", "--output-dir model: exists and is not empty"),
     *((command, "--output-dir", "texts.txt", "--output-dir texts.txt: ") for command in ("train", "export", "demo")),
     *(
         (command, flag, f"texts.txt/{value_of(command, flag)}", "texts.txt is a file, not a ")
@@ -311,6 +315,97 @@ def test_a_bad_evaluation_folder(kind: str, command: str, flag: str, place: Path
 ])  # fmt: skip
 def test_a_bad_output(command: str, flag: str, value: str, message: str, refused: Refused) -> None:
     refused(with_flag(command, flag, value), message)
+
+
+def larger(model: Path) -> None:
+    shutil.rmtree(model)
+    tiny_model(model, hidden_size=64)
+
+
+def more_words(model: Path) -> None:
+    text = (model / "tokenizer.json").read_text()
+    (model / "tokenizer.json").write_text(text.replace('"word7":', '"word_7":'))
+
+
+def other_case(model: Path) -> None:
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer | {"normalizer": None}))
+
+
+def cut_matrix(model: Path) -> None:
+    weights = load_file(model / "model.safetensors")
+    weights["embeddings.word_embeddings.weight"] = weights["embeddings.word_embeddings.weight"][:-1].clone()
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+
+
+def other_architecture(model: Path) -> None:
+    shutil.rmtree(model)
+    tiny_model(model, "roberta")
+
+
+def other_pooling(model: Path) -> None:
+    for folder, pooling in ((model, "mean"), (model.parent / "model", "cls")):
+        Encoder.load(folder, pooling=pooling).save(folder)
+
+
+UNLIKE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "architecture": (other_architecture, "model_type is bert in model and roberta in other"),
+    "dimension": (larger, "hidden_size is 32 in model and 64 in other"),
+    "vocabulary": (more_words, "the tokenizer's id of 'word7' is 11 in model and None in other"),
+    "tokenizer": (other_case, "what the tokenizer makes of '"),
+    "weights": (cut_matrix, "embeddings.word_embeddings.weight is (204, 32) in model and (203, 32) in other"),
+    "pooling": (other_pooling, "pooling is cls in model and mean in other"),
+}
+
+
+@pytest.mark.parametrize("kind", UNLIKE)
+def test_models_that_are_not_alike_are_not_merged(
+    kind: str, place: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change, message = UNLIKE[kind]
+    change(place / "other")
+    capsys.readouterr()  # transformers' progress bar
+    refused(["merge", *GOOD["merge"]], "only models of one kind can be merged: ", message)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model"], "MODEL: model alone is nothing to merge; name two or more models"),
+        ([], "the following arguments are required: MODEL"),
+        (["model", "none"], "--model none: no such folder"),
+        (["model", "texts.txt"], "--model texts.txt: is a file; name the folder"),
+        (["model", "other", "--weights", "1"], "--weights: 1 weights for 2 models; give one for each"),
+        (["model", "other", "--weights", "0.5", "-0.5"], "--weights must be at least 0, not -0.5"),
+        (["model", "other", "--weights", "nan", "1"], "--weights must be a number, not 'nan'"),
+        (["model", "other", "--weights", "0", "0"], "--weights: all are 0"),
+        (["model", "other", "model", "--spherical"], "--spherical: is between two models, not 3"),
+        (["model", "--spherical", "other"], "'other' stands apart: name all that has no flag in one place"),
+    ],
+)
+def test_a_merge_that_cannot_be(words: list[str], message: str, refused: Refused) -> None:
+    refused(["merge", *words, "--output-dir", "merged"], message)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--keep-base", "1.5", "--keep-base must be at most 1, not 1.5"),
+        ("--keep-base", "-0.1", "--keep-base must be at least 0, not -0.1"),
+        ("--keep-base", "nan", "--keep-base must be a number, not 'nan'"),
+        ("--guard-data", "none", "the evaluation folder none does not exist"),
+        ("--guard-data", "model", "the evaluation folder model holds no corpus.jsonl"),
+    ],
+)
+def test_what_cannot_be_kept_or_guarded(flag: str, value: str, message: str, refused: Refused) -> None:
+    refused(with_flag("train", flag, value), message)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [("none", "--model none: no such folder"), ("texts.txt", "--model texts.txt: is a file")]
+)
+def test_a_baseline_that_is_no_model(value: str, message: str, refused: Refused) -> None:
+    refused(with_flag("evaluate", "--baseline", value), message)
 
 
 def test_a_missing_folder_for_the_output_is_made(place: Path) -> None:

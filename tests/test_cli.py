@@ -13,7 +13,7 @@ import pytest
 
 import biencoder
 from biencoder import cli
-from biencoder.config import EncodeConfig, TrainConfig
+from biencoder.config import EncodeConfig, MergeConfig, TrainConfig
 from biencoder.errors import UserError
 
 HEAVY = ("torch", "transformers", "tokenizers", "pyarrow", "rich", "numpy", "faiss", "yaml", "sentence_transformers")
@@ -127,6 +127,26 @@ def test_flags_win_over_the_file(asked: Callable[..., tuple[int, list[Any]]], tm
 def test_the_command_for_texts(asked: Callable[..., tuple[int, list[Any]]]) -> None:
     _, configs = asked("encode", "--model", "m", "--input", "a.txt", "--output", "a.npy", "--kind", "query")
     assert configs == [EncodeConfig(model="m", input=Path("a.txt"), output=Path("a.npy"), kind="query")]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("a", "b", "--weights", "1", "3", "--output-dir", "out"),
+        ("--weights", "1", "3", "--output-dir", "out", "a", "b"),
+        ("--output-dir=out", "a", "b", "--weights", "1", "--weights", "3"),
+    ],
+)
+def test_values_without_a_flag(words: tuple[str, ...], asked: Callable[..., tuple[int, list[Any]]]) -> None:
+    assert asked("merge", *words) == (0, [MergeConfig(models=("a", "b"), weights=(1, 3), output_dir=Path("out"))])
+
+
+def test_help_of_values_without_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["merge", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "usage: biencoder merge MODEL ... --output-dir DIR [options]" in text
+    assert "MODEL two or more models of one architecture" in text
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from biencoder.config import (
     EncodeConfig,
     EvaluateConfig,
     ExportConfig,
+    MergeConfig,
     SearchConfig,
     TrainConfig,
 )
@@ -24,6 +25,7 @@ CONFIGS: tuple[type[Config], ...] = (
     SearchConfig,
     CheckConfig,
     ExportConfig,
+    MergeConfig,
     DemoConfig,
 )
 

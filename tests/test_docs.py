@@ -10,7 +10,7 @@ import pytest
 
 import biencoder
 from biencoder import cli
-from biencoder.options import Config, details, help_text, shape
+from biencoder.options import Config, details, help_text, shape, typed_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -38,7 +38,7 @@ def options_table(config: type[Config]) -> str:
     for field in dataclasses.fields(config):
         text, _, default = help_text(field).rpartition(" (default: ")
         value = "" if shape(field)[0] is bool else f" {cli._metavar(field)}"
-        flags = ", ".join(f"`{flag}{value}`" for flag in cli._flags(field))
+        flags = ", ".join(f"`{flag}{value}`" for flag in cli._flags(field)) or f"`{typed_name(field)} ...`"
         text, default = (text, default[:-1]) if text else (details(field).help, "needed")
         lines.append(f"| {flags} | {text} | {default} |")
     return "\n".join(lines)

@@ -20,11 +20,23 @@ from biencoder.config import (
     EncodeConfig,
     EvaluateConfig,
     ExportConfig,
+    MergeConfig,
     SearchConfig,
     TrainConfig,
 )
 from biencoder.errors import TrainingError, UserError
-from biencoder.options import Config, build, details, flag_name, help_text, nearest, needed, read_yaml, shape
+from biencoder.options import (
+    Config,
+    build,
+    details,
+    flag_name,
+    help_text,
+    nearest,
+    needed,
+    read_yaml,
+    shape,
+    typed_name,
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -73,6 +85,12 @@ COMMANDS = {
         "biencoder.data.check",
         "say what is wrong with training data, before training",
         "biencoder check --train-data pairs.jsonl --eval-data beir/scifact",
+    ),
+    "merge": Command(
+        MergeConfig,
+        "biencoder.model.merge",
+        "average the weights of models, to keep what a base model knew",
+        "biencoder merge BAAI/bge-small-en-v1.5 my-model --weights 0.5 0.5 --output-dir my-merged-model",
     ),
     "export": Command(
         ExportConfig,
@@ -176,6 +194,8 @@ def _refuse_unwritable(field: str, path: Path) -> None:
 def _unknown_argument(name: str, config: type[Config], unknown: list[str]) -> str:
     flag = next((word.partition("=")[0] for word in unknown if word.startswith("-")), None)
     see = f"see biencoder {name} --help"
+    if flag is None and any(details(field).positional for field in dataclasses.fields(config)):
+        return f"{unknown[0]!r} stands apart: name all that has no flag in one place, right after {name}; {see}"
     if flag is None:
         return f"biencoder {name} takes no argument {unknown[0]!r} without a flag; {see}"
     known = [word for field in dataclasses.fields(config) for word in _flags(field)]
@@ -184,6 +204,8 @@ def _unknown_argument(name: str, config: type[Config], unknown: list[str]) -> st
 
 
 def _flags(field: "dataclasses.Field[Any]") -> list[str]:
+    if details(field).positional:
+        return []
     flag = flag_name(field.name)
     return [flag, "--no-" + flag[2:]] if shape(field)[0] is bool else [flag]
 
@@ -229,7 +251,8 @@ def _add_flags(parser: argparse.ArgumentParser, config: type[Config]) -> None:
             words: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
         else:
             words = {"metavar": _metavar(field)} | ({"nargs": "+", "action": "extend"} if many else {})
-        action = groups[declared.group].add_argument(flag_name(field.name), default=argparse.SUPPRESS, **words)
+        typed = field.name if declared.positional else flag_name(field.name)
+        action = groups[declared.group].add_argument(typed, default=argparse.SUPPRESS, **words)
         action.help = help_text(field).replace("%", "%%")  # set late: BooleanOptionalAction adds a default of its own
     if config is TrainConfig:
         parser.add_argument(
@@ -245,7 +268,8 @@ def _usage(name: str, config: type[Config]) -> str:
     words = []
     for field in needed(config):
         many = " ..." if shape(field)[2] else ""
-        words.append(f"{flag_name(field.name)} {_metavar(field)}{many}")
+        value = "" if details(field).positional else f" {_metavar(field)}"
+        words.append(f"{typed_name(field)}{value}{many}")
     return " ".join(["biencoder", name, *words, "[options]"])
 
 

@@ -134,6 +134,18 @@ class TrainConfig(Config):
         metavar="DIR",
     )
     eval_split: str | None = _evaluation(SPLIT_HELP, default=None, unset=AS_THE_FOLDER, metavar="NAME")
+    guard_data: tuple[Path, ...] | None = _evaluation(
+        "BEIR folders of data that are not trained on: what the model lost or won there is in the report",
+        default=None,
+        unset="not looked at",
+        metavar="DIR",
+    )
+    keep_base: float = _evaluation(
+        "share, 0 to 1, of the base model's weights in the model that is saved: w = X base + (1 - X) tuned",
+        default=0.0,
+        least=0,
+        most=1,
+    )
     eval_steps: int | None = _evaluation(
         "evaluate every N steps", default=None, unset="at the end of each epoch", least=1
     )
@@ -214,6 +226,12 @@ class EvaluateConfig(_EncoderConfig):
 
     data: Path = _needed("BEIR folder: corpus.jsonl, queries.jsonl, qrels/", metavar="DIR")
     split: str | None = _result(SPLIT_HELP, default=None, unset=AS_THE_FOLDER, metavar="NAME")
+    baseline: str | None = _result(
+        "another model to compare with on the same queries: folder, or name on the hub",
+        default=None,
+        unset="none",
+        metavar="MODEL",
+    )
     top_k: int = _result("documents retrieved for each query; at least 100", default=100, least=100)
     output: Path | None = _result("write the figures as JSON", default=None, unset="no", metavar="FILE")
     run_file: Path | None = _result("write the ranking as a TREC run", default=None, unset="no", metavar="FILE")
@@ -299,6 +317,39 @@ class ExportConfig(Config):
     format: str = _result("what to write", default="sentence-transformers", choices=("sentence-transformers",))
     pooling: str = _model(POOLING_HELP, default="auto", choices=POOLINGS)
     normalize: bool | None = _model(NORMALIZE_HELP, default=None, unset=AS_THE_MODEL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeConfig(Config):
+    """`biencoder merge`."""
+
+    models: tuple[str, ...] = _needed(
+        "two or more models of one architecture: folders, or names on the Hugging Face hub",
+        metavar="MODEL",
+        positional=True,
+    )
+    output_dir: Path = _needed("folder for the merged model; made when missing", metavar="DIR")
+    weights: tuple[float, ...] | None = _result(
+        "share of each model, in their order; scaled to sum to 1",
+        default=None,
+        unset="equal shares",
+        metavar="X",
+        least=0,
+    )
+    spherical: bool = _result(
+        "interpolate between two models on the great circle (slerp), tensor by tensor, not on the line", default=False
+    )
+
+    def check(self) -> None:
+        """Refuse weights that do not fit the models, and an arc between more than two."""
+        if len(self.models) < 2:
+            raise UserError(f"MODEL: {self.models[0]} alone is nothing to merge; name two or more models")
+        if self.weights is not None and len(self.weights) != len(self.models):
+            raise UserError(f"--weights: {len(self.weights)} weights for {len(self.models)} models; give one for each")
+        if self.weights is not None and not any(self.weights):
+            raise UserError("--weights: all are 0; at least one model must have a share")
+        if self.spherical and len(self.models) != 2:
+            raise UserError(f"--spherical: is between two models, not {len(self.models)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,7 @@ class Option:
         most: largest allowed number.
         below: the number must be smaller than this.
         convert: replaces the conversion by type; gets what was typed and raises `UserError`.
+        positional: several values that stand without a flag, after the command's name.
     """
 
     help: str
@@ -48,6 +49,7 @@ class Option:
     most: float | None = None
     below: float | None = None
     convert: Callable[[Any], Any] | None = None
+    positional: bool = False
 
 
 def option(help: str, *, group: str, default: Any = dataclasses.MISSING, **details: Any) -> Any:
@@ -89,7 +91,7 @@ def build(kind: type[Config], values: dict[str, Any]) -> Config:
     Raises:
         UserError: a needed value is missing, or one cannot be used.
     """
-    missing = [flag_name(field.name) for field in needed(kind) if field.name not in values]
+    missing = [typed_name(field) for field in needed(kind) if field.name not in values]
     if missing:
         raise UserError(f"{' and '.join(missing)} must be given")
     return kind(**values)
@@ -108,6 +110,12 @@ def flag_name(name: str) -> str:
 def key_name(name: str) -> str:
     """``batch_size`` -> ``batch-size``."""
     return name.replace("_", "-")
+
+
+def typed_name(field: "dataclasses.Field[Any]") -> str:
+    """What a person types for the field: its flag, or the word that stands for values without one."""
+    declared = details(field)
+    return declared.metavar if declared.positional else flag_name(field.name)
 
 
 def details(field: "dataclasses.Field[Any]") -> Option:
@@ -143,7 +151,7 @@ def convert(field: "dataclasses.Field[Any]", value: Any) -> Any:
     Raises:
         UserError: it is not of that type, is out of bounds or is none of the choices.
     """
-    flag, declared = flag_name(field.name), details(field)
+    flag, declared = typed_name(field), details(field)
     base, optional, many = shape(field)
     if value is None:
         if optional:

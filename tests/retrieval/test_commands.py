@@ -1,6 +1,7 @@
 """The commands as a person types them, with a real model of transformers."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +13,11 @@ import numpy as np
 import pytest
 from tiny import random_texts, tiny_model
 
+from biencoder import Encoder, evaluate
 from biencoder.cli import main
+from biencoder.data.beir import load_collection
 from biencoder.retrieval import encode
+from biencoder.retrieval.evaluate import compare, comparison_json
 
 Biencoder = Callable[..., tuple[int, str, str]]
 
@@ -62,6 +66,42 @@ def test_evaluate(biencoder: Biencoder, model: str, collection: Path, tmp_path: 
     assert written["metrics"] == pytest.approx(dict.fromkeys(written["metrics"], 1.0))
     assert (written["queries"], written["documents"], written["model"]) == (12, 60, model)
     assert len(run_file.read_text().splitlines()) == 12 * 60
+
+
+def test_evaluate_beside_a_baseline(
+    biencoder: Biencoder, model: str, collection: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Queries are turned into other words' neighbours: the two models rank them differently."""
+    other = str(tiny_model(tmp_path_factory.mktemp("other"), "roberta"))
+    rows = [json.loads(line) for line in (collection / "queries.jsonl").read_text().splitlines()]
+    folder = tmp_path / "hard"
+    shutil.copytree(collection, folder)
+    cut = [{"_id": row["_id"], "text": " ".join(row["text"].split()[:2])} for row in rows]
+    (folder / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in cut))
+    output = tmp_path / "eval.json"
+    words = ["evaluate", "--model", model, "--baseline", other, "--data", folder, "--output", output]
+    code, out, err = biencoder(*words)
+    assert code == 0, err
+    written = json.loads(output.read_text())
+    found = load_collection(folder)
+    first, second = (evaluate(Encoder.load(path), found) for path in (other, model))
+    assert written["metrics"] == second.metrics
+    assert (written["baseline"]["model"], written["baseline"]["metrics"]) == (other, first.metrics)
+    assert first.metrics != second.metrics
+    assert written["comparison"] == comparison_json(compare(first, second))
+    assert written["significance"]["correction"].startswith("none")
+    (line,) = (line.split() for line in out.splitlines() if line.startswith("ndcg@10"))
+    deciding = written["comparison"][0]
+    shown = [f"{deciding[name]:.4f}" for name in ("before", "after")]
+    assert line[1:3] == shown
+    assert line[-1] == f"{deciding['p']:.4f}"
+    assert "not corrected for looking at several" in out
+
+
+def test_a_model_does_not_differ_from_itself(biencoder: Biencoder, model: str, collection: Path) -> None:
+    code, out, err = biencoder("evaluate", "--model", model, "--baseline", model, "--data", collection)
+    assert code == 0, err
+    assert "No significant change in ndcg@10 (p = 1.000)" in out
 
 
 def test_encode_and_search(biencoder: Biencoder, model: str, collection: Path, tmp_path: Path) -> None:

@@ -85,17 +85,16 @@ class Encoder:
         width = int(backbone.config.hidden_size)
         if dim is not None and dim > width:
             raise UserError(f"--dim {dim}: {path} makes {width} dimensions")
-        longest = longest_text(backbone.config)
-        known = [n for n in (max_length or settings.max_length or tokenizer.model_max_length, longest) if n]
+        asked = replace(
+            settings,
+            pooling=settings.pooling if pooling == "auto" else pooling,
+            normalize=settings.normalize if normalize is None else normalize,
+            max_length=max_length or settings.max_length,
+        )
         return cls(
             backbone=backbone.to(target).eval(),
             tokenizer=tokenizer,
-            settings=replace(
-                settings,
-                pooling=_choose_pooling(pooling, settings, backbone),
-                normalize=(settings.normalize is not False) if normalize is None else normalize,
-                max_length=min(min(known), 2**31 - 1),
-            ),
+            settings=resolve(asked, tokenizer, backbone),
             precision=choose_precision(precision, target),
             first_position=first_position,
             dim=dim or width,
@@ -203,10 +202,13 @@ class Encoder:
             self.backbone.train(training)
 
 
-def _choose_pooling(asked: str, settings: ModelSettings, backbone: PreTrainedModel) -> str:
-    if asked != "auto":
-        return asked
-    if settings.pooling is not None:
-        return settings.pooling
+def resolve(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase, backbone: PreTrainedModel) -> ModelSettings:
+    """The settings with a value for what they leave open: pooling, normalisation, and a length that the model takes."""
     causal = any(getattr(module, "is_causal", False) for module in backbone.modules())
-    return "last" if causal else "cls"
+    known = [n for n in (settings.max_length or tokenizer.model_max_length, longest_text(backbone.config)) if n]
+    return replace(
+        settings,
+        pooling=settings.pooling or ("last" if causal else "cls"),
+        normalize=settings.normalize is not False,
+        max_length=min(min(known), 2**31 - 1),
+    )

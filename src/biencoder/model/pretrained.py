@@ -190,6 +190,20 @@ def load_checked(folder: Path, path: str | Path, dropout: float | None) -> PreTr
         raise _unloadable(path, _first_line(error)) from error
 
 
+def empty_backbone(folder: Path, path: str | Path) -> PreTrainedModel:
+    """The transformer that ``config.json`` describes, without memory for its weights (on the meta device).
+
+    Raises:
+        UserError: an architecture that transformers does not know; the model is named by ``path``.
+    """
+    try:
+        with torch.device("meta"):
+            backbone: PreTrainedModel = AutoModel.from_config(AutoConfig.from_pretrained(folder))
+    except (OSError, ValueError, KeyError) as error:
+        raise _unloadable(path, _first_line(error)) from error
+    return backbone
+
+
 def _unloadable(path: str | Path, reason: str) -> UserError:
     return UserError(f"--model {path}: cannot be loaded ({reason})")
 

@@ -1,68 +1,122 @@
 """What a training run tells: on the terminal, in ``eval.json`` and in the model card."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from biencoder.config import TrainConfig
 from biencoder.files import atomic_write
 from biencoder.model.encoder import Encoder
+from biencoder.report.guard import GUARD_COLUMNS, guard_json, guard_rows, guard_verdicts, next_step
 from biencoder.retrieval.evaluate import (
     COMPARISON_COLUMNS,
+    DECIDING,
+    HOW_COMPARED,
+    SIGNIFICANCE,
     Comparison,
     Evaluation,
     compare,
     comparison_json,
     comparison_rows,
+    verdict,
 )
 from biencoder.terminal import say, table
 
-SIGNIFICANT = 0.05
-DECIDING = "ndcg@10"
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to, in figures.
+
+    Attributes:
+        config: of the run, resolved.
+        before: evaluation of the model as it came.
+        after: evaluation of the model as it is saved.
+        tuned: evaluation of the best trained weights alone; another one than ``after`` with ``keep_base``.
+        best_step: the step of those weights.
+        steps: of the run.
+        rows: trained on.
+        guards_before: evaluation of the model as it came on each folder of guard data.
+        guards_after: likewise of the model as it is saved.
+    """
+
+    config: TrainConfig
+    before: Evaluation
+    after: Evaluation
+    tuned: Evaluation
+    best_step: int
+    steps: int
+    rows: int
+    guards_before: dict[str, Evaluation] = field(default_factory=dict)
+    guards_after: dict[str, Evaluation] = field(default_factory=dict)
+
+    @cached_property
+    def comparisons(self) -> list[Comparison]:
+        """Every measure before and after."""
+        return compare(self.before, self.after)
+
+    @cached_property
+    def guards(self) -> dict[str, list[Comparison]]:
+        """The same on each folder of guard data."""
+        return {folder: compare(before, self.guards_after[folder]) for folder, before in self.guards_before.items()}
 
 
-def report_result(output_dir: Path, before: Evaluation, after: Evaluation, best_step: int, steps: int) -> None:
+def report_result(outcome: Outcome) -> None:
     """Print the measures before and after, what they mean, and what to type next."""
-    comparisons = compare(before, after)
-    say(f"\nBefore and after, on {after.description}")
-    table(comparison_rows(comparisons), COMPARISON_COLUMNS)
-    say(verdict(comparisons))
-    if best_step != steps:
-        say(f"The model kept is the best one evaluated: that of step {best_step} of {steps}.")
+    output_dir = outcome.config.output_dir
+    say(f"\nBefore and after, on {outcome.after.description}")
+    table(comparison_rows(outcome.comparisons), COMPARISON_COLUMNS)
+    say(HOW_COMPARED)
+    say(verdict(outcome.comparisons, "The tuned model"))
+    if outcome.best_step != outcome.steps:
+        say(f"The model kept is the best one evaluated: that of step {outcome.best_step} of {outcome.steps}.")
+    if outcome.config.keep_base:
+        say(_what_was_kept(outcome))
+    if outcome.guards:
+        say("\nOn data that it was not trained on")
+        table(guard_rows(outcome.guards), GUARD_COLUMNS)
+        for sentence in [*guard_verdicts(outcome.guards), next_step(outcome.guards, outcome.config)]:
+            if sentence:
+                say(sentence)
     say(f"\nThe model is in {output_dir}. Try it:\n")
     say(f'  biencoder search --model {output_dir} --corpus YOUR_PASSAGES.jsonl --query "YOUR QUESTION"')
 
 
-def verdict(comparisons: list[Comparison]) -> str:
-    """One sentence: better, worse, or not to be told apart."""
-    deciding = next(each for each in comparisons if each.measure == DECIDING)
-    if deciding.p >= SIGNIFICANT:
-        return f"No significant change in {DECIDING} (p = {deciding.p:.3f}): this cannot tell the two models apart."
-    direction = "better" if deciding.difference > 0 else "WORSE"
-    return f"The tuned model is {direction}: {deciding.difference:+.4f} {DECIDING} (p = {deciding.p:.4f})."
+def _what_was_kept(outcome: Outcome) -> str:
+    share = outcome.config.keep_base
+    return (
+        f"Its weights are {share:g} of the base's and {1 - share:g} of the tuned ones, which alone have "
+        f"{outcome.tuned.metrics[DECIDING]:.4f} {DECIDING}."
+    )
 
 
-def write_evaluation(path: Path, before: Evaluation, after: Evaluation, best_step: int) -> None:
-    """Write ``eval.json``: before, after, and the comparison."""
-    content = {
-        "before": before.to_json(),
-        "after": after.to_json(),
-        "after_step": best_step,
-        "comparison": comparison_json(compare(before, after)),
+def write_evaluation(path: Path, outcome: Outcome) -> None:
+    """Write ``eval.json``: before, after, the comparison, and the same on guard data."""
+    content: dict[str, Any] = {
+        "before": outcome.before.to_json(),
+        "after": outcome.after.to_json(),
+        "after_step": outcome.best_step,
+        "comparison": comparison_json(outcome.comparisons),
+        "significance": SIGNIFICANCE,
     }
+    if outcome.config.keep_base:
+        content["keep_base"] = outcome.config.keep_base
+        content["tuned_alone"] = outcome.tuned.to_json()
+    if outcome.guards:
+        content["guards"] = guard_json(outcome.guards, outcome.guards_before, outcome.guards_after)
     with atomic_write(path) as file:
         json.dump(content, file, indent=2, ensure_ascii=False)
         file.write("\n")
 
 
-def write_model_card(
-    path: Path, config: TrainConfig, encoder: Encoder, before: Evaluation, after: Evaluation, rows: int
-) -> None:
+def write_model_card(path: Path, encoder: Encoder, outcome: Outcome) -> None:
     """Write ``README.md``: what the model is, from what it was made, what it is worth, how to use it."""
-    settings = encoder.settings
+    settings, config = encoder.settings, outcome.config
     prompts = {"query": settings.query_prompt, "passage": settings.passage_prompt}
     named = "; ".join(f"{side}: `{_inline(text)}`" for side, text in prompts.items() if text) or "none"
-    figures = "\n".join(f"| {' | '.join(row)} |" for row in comparison_rows(compare(before, after)))
+    kept = f"\n{_what_was_kept(outcome)}\n" if config.keep_base else ""
     with atomic_write(path) as file:
         file.write(
             f"""---
@@ -73,20 +127,18 @@ tags: [sentence-transformers, sentence-similarity, feature-extraction, biencoder
 
 # {path.parent.resolve().name}
 
-`{_inline(config.model)}`, fine-tuned with [biencoder](https://pypi.org/project/biencoder/) on {rows:,} rows.
+`{_inline(config.model)}`, fine-tuned with [biencoder](https://pypi.org/project/biencoder/) on {outcome.rows:,} rows.
 It maps texts to {encoder.dim} dimensions; {settings.pooling} pooling, {"" if settings.normalize else "not "}normalised,
 at most {encoder.max_length} tokens; prompts: {named}.
-
+{kept}
 ## What it is worth
 
-On {_inline(after.description)}:
+On {_inline(outcome.after.description)}:
 
-| {" | ".join(COMPARISON_COLUMNS)} |
-|{" --- |" * len(COMPARISON_COLUMNS)}
-{figures}
+{_markdown(comparison_rows(outcome.comparisons), COMPARISON_COLUMNS)}
 
-The p-values are of a paired randomisation test over queries, the intervals of a bootstrap.
-
+{HOW_COMPARED}
+{_guards_in_card(outcome)}
 ## Use
 
 ```python
@@ -105,6 +157,19 @@ With sentence-transformers: `SentenceTransformer(folder)`, then `encode_query` a
 ```
 """
         )
+
+
+def _guards_in_card(outcome: Outcome) -> str:
+    if not outcome.guards:
+        return ""
+    sentences = "\n".join(f"- {_inline(sentence)}" for sentence in guard_verdicts(outcome.guards))
+    figures = _markdown(guard_rows(outcome.guards), GUARD_COLUMNS)
+    return f"\nOn data that it was not trained on:\n\n{figures}\n\n{sentences}\n"
+
+
+def _markdown(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> str:
+    lines = [list(columns), ["---"] * len(columns), *([_inline(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _inline(text: Any) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,21 @@ from biencoder.retrieval.significance import bootstrap_interval, paired_randomiz
 if TYPE_CHECKING:
     from biencoder.config import EvaluateConfig
     from biencoder.data.beir import Collection
+
+
+DECIDING = "ndcg@10"
+SIGNIFICANT = 0.05
+ROUNDS = 10_000
+HOW_COMPARED = (
+    "p: paired randomisation test over queries; intervals: bootstrap over queries. "
+    "Each measure by itself, not corrected for looking at several."
+)
+SIGNIFICANCE = {
+    "p": "two-sided paired randomisation test over queries",
+    "interval": "95% percentile bootstrap of the mean difference over queries",
+    "rounds": ROUNDS,
+    "correction": "none: each p-value is of one measure by itself",
+}
 
 
 @dataclass(frozen=True)
@@ -74,27 +89,43 @@ class Comparison:
 def run(config: "EvaluateConfig") -> None:
     """The command: print the measures, write the JSON and the TREC run that were asked for."""
     from biencoder.data.beir import load_collection
-    from biencoder.terminal import Progress as ProgressLine
     from biencoder.terminal import say, table
 
     for flag, path in (("--output", config.output), ("--run-file", config.run_file)):
         if path is not None and path.is_dir():
             raise UserError(f"{flag} {path}: is a folder, and must be a file")
     collection = load_collection(config.data, config.split)
-    encoder = load_encoder(config)
-    with ProgressLine(texts_to_encode(collection), "encode") as line:
-        found = retrieve(encoder, collection, k=config.top_k, progress=line.update)
+    baseline = None if config.baseline is None else score(_retrieve(config, config.baseline, collection), collection)
+    found = _retrieve(config, config.model, collection)
     evaluation = score(found, collection)
+    content = {"model": str(config.model), **evaluation.to_json()}
     say(f"{config.model} on {evaluation.description}")
-    table([[name, f"{value:.4f}"] for name, value in evaluation.metrics.items()], ["measure", "value"])
+    if baseline is None:
+        table([[name, f"{value:.4f}"] for name, value in evaluation.metrics.items()], ["measure", "value"])
+    else:
+        comparisons = compare(baseline, evaluation)
+        table(comparison_rows(comparisons), ["measure", "baseline", "model", *COMPARISON_COLUMNS[3:]])
+        say(f"baseline: {config.baseline}. {HOW_COMPARED}")
+        say(verdict(comparisons, str(config.model)))
+        content["baseline"] = {"model": str(config.baseline), **baseline.to_json()}
+        content["comparison"] = comparison_json(comparisons)
+        content["significance"] = SIGNIFICANCE
     if config.output is not None:
         with atomic_write(config.output) as file:
-            json.dump({"model": str(config.model), **evaluation.to_json()}, file, indent=2, ensure_ascii=False)
+            json.dump(content, file, indent=2, ensure_ascii=False)
             file.write("\n")
         say(f"{config.output}: the figures")
     if config.run_file is not None:
         write_trec_run(config.run_file, found, tag=Path(config.model).name)
         say(f"{config.run_file}: the TREC run")
+
+
+def _retrieve(config: "EvaluateConfig", model: str, collection: "Collection") -> dict[str, dict[str, float]]:
+    from biencoder.terminal import Progress as ProgressLine
+
+    encoder = load_encoder(replace(config, model=model))
+    with ProgressLine(texts_to_encode(collection), "encode") as line:
+        return retrieve(encoder, collection, k=config.top_k, progress=line.update)
 
 
 def evaluate(
@@ -188,7 +219,7 @@ def score(found: Run, collection: "Collection") -> Evaluation:
     )
 
 
-def compare(before: Evaluation, after: Evaluation, *, rounds: int = 10_000, seed: int = 0) -> list[Comparison]:
+def compare(before: Evaluation, after: Evaluation, *, rounds: int = ROUNDS, seed: int = 0) -> list[Comparison]:
     """Each measure before and after, with a paired randomisation test and a bootstrap interval over queries.
 
     Raises:
@@ -236,6 +267,25 @@ def comparison_rows(comparisons: Sequence[Comparison]) -> list[list[str]]:
         ]
         for each in comparisons
     ]
+
+
+def verdict(comparisons: Sequence[Comparison], model: str) -> str:
+    """One sentence by :data:`DECIDING`: better, worse, or not to be told apart.
+
+    Args:
+        comparisons: of a model with what it is compared with.
+        model: what to call it, at the beginning of the sentence.
+    """
+    deciding = deciding_of(comparisons)
+    if deciding.p >= SIGNIFICANT:
+        return f"No significant change in {DECIDING} (p = {deciding.p:.3f}): this cannot tell the two models apart."
+    direction = "better" if deciding.difference > 0 else "WORSE"
+    return f"{model} is {direction}: {deciding.difference:+.4f} {DECIDING} (p = {deciding.p:.4f})."
+
+
+def deciding_of(comparisons: Sequence[Comparison]) -> Comparison:
+    """The comparison by :data:`DECIDING`."""
+    return next(each for each in comparisons if each.measure == DECIDING)
 
 
 def comparison_json(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:

@@ -50,11 +50,13 @@ class Job:
         sampler: the step to the rows of its global batch.
         batcher: those rows to this rank's tokens.
         collection: what is evaluated on.
+        guards: by folder, data that are not trained on, on which the model is evaluated before and after.
         total_steps: optimizer steps of the whole run.
         keep_tokens: see :func:`~biencoder.training.gradcache.accumulate_gradients`.
         held_at_most: likewise.
         step: optimizer steps done.
         before: the evaluation of the model as it came.
+        guards_before: likewise on each of the guards.
         best: the best evaluation since training began.
         best_step: when that was.
         recent: loss, queries and seconds of the last steps, whose means are shown.
@@ -72,8 +74,10 @@ class Job:
     total_steps: int
     keep_tokens: int
     held_at_most: int
+    guards: dict[str, Collection] = field(default_factory=dict)
     step: int = 0
     before: Evaluation | None = None
+    guards_before: dict[str, Evaluation] = field(default_factory=dict)
     best: Evaluation | None = None
     best_step: int = 0
     recent: deque[tuple[float, int, float]] = field(default_factory=lambda: deque(maxlen=SHOWN_STEPS))
@@ -166,7 +170,7 @@ def _evaluation_due(job: Job) -> bool:
 
 def evaluate_and_keep_best(job: Job) -> None:
     """Evaluate on rank 0; keep the weights when they are the best so far."""
-    evaluation = broadcast_object(_evaluate(job) if rank() == 0 else None)
+    evaluation = evaluate_on(job, job.collection)
     write_metrics(job, {"step": job.step, "evaluation": evaluation.metrics})
     say(f"step {job.step:,} of {job.total_steps:,}: {BEST_BY} {evaluation.metrics[BEST_BY]:.4f}")
     if job.step == 0:
@@ -178,11 +182,22 @@ def evaluate_and_keep_best(job: Job) -> None:
             save_best(job.checkpoints, job.step, job.encoder.backbone.state_dict())
 
 
-def _evaluate(job: Job) -> Evaluation:
+def evaluate_on(job: Job, collection: Collection) -> Evaluation:
+    """The model as it is, on a collection; rank 0 computes, and all ranks know."""
+    evaluation: Evaluation = broadcast_object(_evaluate(job, collection) if rank() == 0 else None)
+    return evaluation
+
+
+def _evaluate(job: Job, collection: Collection) -> Evaluation:
     give_back(beyond=0)  # other sizes are needed than in training, which would lie beside the free ones
-    with Progress(texts_to_encode(job.collection), "evaluate") as progress:
+    with Progress(texts_to_encode(collection), "evaluate") as progress:
         dims = (job.config.dims or ())[1:]
-        return evaluate(job.encoder, job.collection, dims=dims, progress=progress.update)
+        return evaluate(job.encoder, collection, dims=dims, progress=progress.update)
+
+
+def evaluate_guards(job: Job) -> dict[str, Evaluation]:
+    """The model as it is, on each folder of guard data."""
+    return {folder: evaluate_on(job, collection) for folder, collection in job.guards.items()}
 
 
 def save(job: Job) -> None:
@@ -216,6 +231,7 @@ def _state(job: Job) -> dict[str, Any]:
         "total_steps": job.total_steps,
         "tokens": {"chunk": job.batcher.chunk_tokens, "keep": job.keep_tokens},
         "before": job.before and asdict(job.before),
+        "guards_before": {folder: asdict(evaluation) for folder, evaluation in job.guards_before.items()},
         "best": job.best and asdict(job.best),
         "best_step": job.best_step,
     }

@@ -18,15 +18,23 @@ from biencoder.data.sampling import KnownPositives, Sampler
 from biencoder.data.table import ExampleTable
 from biencoder.errors import TrainingError, UserError
 from biencoder.model.encoder import Encoder
+from biencoder.model.merge import mix_in
 from biencoder.model.pretrained import checkpoint_activations
-from biencoder.report.training import report_result, write_evaluation, write_model_card
+from biencoder.report.training import Outcome, report_result, write_evaluation, write_model_card
 from biencoder.retrieval.evaluate import Evaluation
 from biencoder.terminal import Progress, say, table
 from biencoder.training.batch import Batcher
 from biencoder.training.checkpoint import load_best, load_checkpoint
 from biencoder.training.distributed import barrier, first_to_fail, lost_a_rank, process_group, rank, world_size
 from biencoder.training.guide import Guide
-from biencoder.training.loop import Job, evaluate_and_keep_best, forget_metrics_after, train_steps
+from biencoder.training.loop import (
+    Job,
+    evaluate_and_keep_best,
+    evaluate_guards,
+    evaluate_on,
+    forget_metrics_after,
+    train_steps,
+)
 from biencoder.training.memory import token_budget
 from biencoder.training.objective import Objective
 from biencoder.training.optimizer import adamw, restore_optimizer
@@ -48,6 +56,8 @@ class TrainResult:
         seconds: of this process, evaluations included.
         before: evaluation of the model as it came.
         after: evaluation of the model as it is saved.
+        guards_before: evaluation of the model as it came on each folder of ``guard_data``.
+        guards_after: likewise of the model as it is saved.
     """
 
     output_dir: Path
@@ -55,6 +65,8 @@ class TrainResult:
     seconds: float
     before: Evaluation
     after: Evaluation
+    guards_before: dict[str, Evaluation]
+    guards_after: dict[str, Evaluation]
 
 
 def run(config: TrainConfig) -> None:
@@ -96,7 +108,7 @@ def _train(config: TrainConfig) -> TrainResult | None:
     identity = {
         "config": config.to_dict(),
         "data": job.data_fingerprint,
-        "evaluation": job.collection.fingerprint,
+        "evaluation": " ".join(each.fingerprint for each in (job.collection, *job.guards.values())),
         "model": encoder.weights_fingerprint,
         "guide": job.guide and job.guide.encoder.fingerprint,
         "world_size": world_size(),
@@ -115,6 +127,7 @@ def _train(config: TrainConfig) -> TrainResult | None:
                 folder.start(identity, config.to_yaml())
             barrier()
             evaluate_and_keep_best(job)
+            job.guards_before = evaluate_guards(job)
         with Progress(job.total_steps, "train", done=job.step) as progress:
             train_steps(job, progress)
         return _finish(job, folder, began)
@@ -214,6 +227,7 @@ def _job(config: TrainConfig, encoder: Encoder, examples: ExampleTable, collecti
         sampler=sampler,
         batcher=batcher,
         collection=collection,
+        guards={str(folder): load_collection(folder) for folder in config.guard_data or ()},
         total_steps=config.max_steps or config.epochs * sampler.steps_per_epoch,
         keep_tokens=keep_tokens,
         held_at_most=held_at_most,
@@ -274,6 +288,7 @@ def _restore(job: Job, path: Path) -> None:
     state = checkpoint.state
     job.step, job.best_step = checkpoint.step, state["best_step"]
     job.before, job.best = (_evaluation(state[name]) for name in ("before", "best"))
+    job.guards_before = {folder: Evaluation(**saved) for folder, saved in state["guards_before"].items()}
     if state["config"]["memory_budget"] == job.config.to_dict()["memory_budget"]:  # chunks decide which masks are drawn
         job.keep_tokens = state["tokens"]["keep"]
         job.batcher = replace(job.batcher, chunk_tokens=state["tokens"]["chunk"])
@@ -288,18 +303,32 @@ def _evaluation(saved: dict[str, Any] | None) -> Evaluation | None:
 
 
 def _finish(job: Job, folder: OutputFolder, began: float) -> TrainResult:
-    """Save the best weights as the model, and the reports beside it."""
+    """Save the best weights, averaged with the base's if asked, as the model, and the reports beside it."""
     assert job.before is not None
     assert job.best is not None
     if job.best_step != job.step:
         job.encoder.backbone.load_state_dict(load_best(folder.checkpoints, job.best_step))
+    after = job.best
+    if job.config.keep_base:
+        mix_in(job.encoder.backbone, job.config.model, job.config.keep_base)
+        after = evaluate_on(job, job.collection)
+    outcome = Outcome(
+        config=job.config,
+        before=job.before,
+        after=after,
+        tuned=job.best,
+        best_step=job.best_step,
+        steps=job.total_steps,
+        rows=len(job.batcher.table),
+        guards_before=job.guards_before,
+        guards_after=evaluate_guards(job),
+    )
     if rank() == 0:
         job.encoder.save(job.folder)
-        write_evaluation(job.folder / "eval.json", job.before, job.best, job.best_step)
-        write_model_card(
-            job.folder / "README.md", job.config, job.encoder, job.before, job.best, len(job.batcher.table)
-        )
+        write_evaluation(job.folder / "eval.json", outcome)
+        write_model_card(job.folder / "README.md", job.encoder, outcome)
         folder.finish()
-        report_result(job.folder, job.before, job.best, job.best_step, job.total_steps)
+        report_result(outcome)
     barrier()
-    return TrainResult(job.folder, job.step, time.perf_counter() - began, job.before, job.best)
+    seconds = time.perf_counter() - began
+    return TrainResult(job.folder, job.step, seconds, job.before, after, outcome.guards_before, outcome.guards_after)
