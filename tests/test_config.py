@@ -11,6 +11,7 @@ from biencoder.config import (
     EncodeConfig,
     EvaluateConfig,
     ExportConfig,
+    PairsConfig,
     SearchConfig,
     TrainConfig,
 )
@@ -24,6 +25,7 @@ CONFIGS: tuple[type[Config], ...] = (
     SearchConfig,
     CheckConfig,
     ExportConfig,
+    PairsConfig,
     DemoConfig,
 )
 

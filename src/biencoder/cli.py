@@ -20,6 +20,7 @@ from biencoder.config import (
     EncodeConfig,
     EvaluateConfig,
     ExportConfig,
+    PairsConfig,
     SearchConfig,
     TrainConfig,
 )
@@ -73,6 +74,12 @@ COMMANDS = {
         "biencoder.data.check",
         "say what is wrong with training data, before training",
         "biencoder check --train-data pairs.jsonl --eval-data beir/scifact",
+    ),
+    "pairs": Command(
+        PairsConfig,
+        "biencoder.pairs.run",
+        "make training pairs out of documents",
+        "biencoder pairs --documents docs/ --output pairs.jsonl",
     ),
     "export": Command(
         ExportConfig,
