@@ -59,12 +59,11 @@ def parse(answer: str, passage: str, most: int) -> list[str]:
     lines = [_question(line) for line in _THOUGHTS.sub("", answer).splitlines()]
     marked = [line for line in lines if line.endswith(_QUESTION_MARKS)]
     folded = fold(passage)
-    questions = [
-        line
-        for line in marked or lines
-        if is_query(line, QUESTION_LEAST) and not line.endswith((":", "：")) and fold(line) not in folded
-    ]
-    return list({fold(line): line for line in questions}.values())[:most]
+    found: dict[str, str] = {}
+    for line in marked or lines:
+        if is_query(line, QUESTION_LEAST) and not line.endswith((":", "：")) and fold(line) not in folded:
+            found.setdefault(fold(line), line)
+    return list(found.values())[:most]
 
 
 def _question(line: str) -> str:

@@ -24,10 +24,10 @@ _END = re.compile(
 )
 _LAST_WORD = re.compile(r"[^\s(\[\"'“‘«]*\Z")
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")  # J, e.g, U.S
-_NO_VOWEL = re.compile(r"[A-Za-z]?[bcdfghjklmnpqrstvwxz]{1,3}")  # Dr, Mrs, vs, bzw
+_NO_VOWEL = re.compile(r"[b-df-hj-np-tv-xzB-DF-HJ-NP-TV-XZ][b-df-hj-np-tv-xz]{1,3}")  # Dr, Mrs, vs, bzw
 
 _BLOCK = re.compile(
-    r"^[ \t]*(?P<fence>```|~~~)[^\n]*\n(?:.*?\n)??(?:[ \t]*(?P=fence)[^\n]*$|\Z)"
+    r"^[ \t]*(?P<fence>```|~~~)[^\n]*\n.*?(?:^[ \t]*(?P=fence)[^\n]*$|\Z)"
     r"|^[ \t]*\|[^\n]*(?:\n[ \t]*\|[^\n]*)*"  # a table
     r"|^[ \t]*<!--.*?-->"
     r"|^\#{1,6}[ \t]+(?P<heading>[^\n]+)$"
