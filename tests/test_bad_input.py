@@ -313,7 +313,6 @@ GENERATOR = ["--generator", "http://localhost:9/v1", "--generator-model", "m", "
         (["--documents", "missing.txt"], "cannot read missing.txt: No such file or directory"),
         (["--documents", "beir/qrels"], "--documents beir/qrels: the folder holds no .md or .markdown or .txt file"),
         (["--documents", "empty.txt"], "--documents empty.txt: the file holds no document"),
-        (["--documents", "texts.txt"], "--documents texts.txt: no pair could be made of 2 documents"),
         (["--documents", "beir/corpus.jsonl", "--output", "beir/corpus.jsonl"], "is the file of the documents"),
         (["--documents", "bad.jsonl"], "bad.jsonl:2: not JSON"),
         (["--documents", "latin.md"], "latin.md: not UTF-8"),

@@ -30,7 +30,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     rows = [{"title": f"About the {name}", "text": f"This {name} lives in the barn. The {name} eats when it wants. "
-             f"Every {name} that we met so far was glad to see us come."} for name in ANIMALS]  # fmt: skip
+             f"Every {name} that we met was glad to see us come."} for name in ANIMALS]  # fmt: skip
     (tmp_path / "documents.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path
 
@@ -72,7 +72,7 @@ def test_documents_alone(place: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert rows[0] == {
         "query": "About the cat", "neg": [], "method": "title",
         "pos": [
-            "This cat lives in the barn. The cat eats when it wants. Every cat that we met so far was glad to see us come."
+            "This cat lives in the barn. The cat eats when it wants. Every cat that we met was glad to see us come."
         ],
     }  # fmt: skip
     table = ExampleTable.from_files([place / "new" / "out.jsonl"])
@@ -117,6 +117,29 @@ def test_common_queries_and_repeats_are_dropped_and_the_rest_does_not_change(
     out = capsys.readouterr().out
     assert "queries of too many documents, for example: Introduction" in out
     assert len(after) == len(before) - 4 > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "message"),
+    [
+        ("Short.", [], "no pair could be made of 4 documents by title, first-sentence, spans, headings; a document"),
+        ("Short.", ["--methods", "title"], "no pair could be made of 4 documents by title; a document"),
+        (
+            "The same sentence stands first. Then comes text number {number}, which is ten words long or more.",
+            ["--methods", "first-sentence"],
+            "none of 4 pairs is left: 0 repeat another, 4 have a query of too many documents; raise --max-same-query",
+        ),
+    ],
+)
+def test_documents_that_yield_nothing(
+    text: str, flags: list[str], message: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "a.txt").write_text("".join(text.format(number=number) + "\n" for number in range(4)))
+    assert main(["pairs", "--documents", "a.txt", "--output", "out.jsonl", *flags]) == 2
+    out, err = capsys.readouterr()
+    assert message in err.splitlines()[-1]
+    assert out == ""
+    assert files(place) == {"documents.jsonl", "a.txt"}
 
 
 def test_methods_and_seed(place: Path) -> None:

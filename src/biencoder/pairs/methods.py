@@ -18,6 +18,7 @@ SIGNS_MOST = 0.25  # share of a query's characters that may be ASCII punctuation
 KEPT_IN_PASSAGE = 0.1  # share of the spans left where they were, as in Lee et al. 2019
 
 _SPANS = 1  # stream of random numbers
+_NO_SIGNS = str.maketrans("", "", string.punctuation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def pairs_of(document: Document, methods: Collection[str], *, seed: int, passage
 
 def is_query(text: str, least: int = 1) -> bool:
     """Whether a text of one line has words enough, not too many, and is more than punctuation."""
-    signs = sum(character in string.punctuation for character in text)
+    signs = len(text) - len(text.translate(_NO_SIGNS))
     return least <= count_words(text) <= QUERY_MOST and signs <= SIGNS_MOST * len(text) and any(map(str.isalpha, text))
 
 

@@ -87,8 +87,9 @@ def _take_apart(config: PairsConfig, candidates: Candidates, total: int) -> None
     methods = config.methods or tuple(METHODS)
     with Progress(total, "documents") as line:
         for number, document in enumerate(read_documents(config.documents), 1):
+            key = document.key
             for pair in pairs_of(document, methods, seed=config.seed, passage_words=config.passage_words):
-                candidates.add(pair, document.key)
+                candidates.add(pair, key)
             line.update(number)
     if not len(candidates):
         raise UserError(
@@ -118,6 +119,7 @@ def _generate(config: PairsConfig, total: int) -> Written:
         refused = _ask(config, asking, endpoint, journal, chosen)
         with Candidates() as candidates:
             answers, owners = _gather(config, asking, journal, chosen, candidates)
+            # What the endpoint refused is not in the journal.
             answers.faults.update({kind: n for kind, n in refused.items() if kind not in answers.faults})
             if answers.faults:
                 say(f"answers left out: {answers.describe()}")
