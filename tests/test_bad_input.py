@@ -25,6 +25,7 @@ GOOD: dict[str, list[str]] = {
     "encode": ["--model", "model", "--input", "texts.txt", "--output", "vectors.npy"],
     "search": ["--model", "model", "--corpus", "texts.txt", "--query", "word1", "--output", "hits.jsonl"],
     "check": ["--train-data", "pairs.jsonl", "--model", "model", "--eval-data", "beir"],
+    "pairs": ["--documents", "manual", "--output", "made.jsonl"],
     "export": ["--model", "model", "--output-dir", "exported"],
     "merge": ["model", "other", "--output-dir", "merged"],
     "demo": ["--output-dir", "tried"],
@@ -56,6 +57,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_model(folder / "other")
     write_rows(folder / "pairs.jsonl", ROWS)
     (folder / "texts.txt").write_text("word1 word2\nword3\n")
+    (folder / "manual").mkdir()
+    (folder / "manual" / "page.md").write_text("# Router\n\nIt has one button. " + "Press the button for a while. " * 9)
     (folder / "beir" / "qrels").mkdir(parents=True)
     write_rows(folder / "beir" / "corpus.jsonl", [{"_id": f"d{i}", "text": WORDS[i]} for i in range(20)])
     write_rows(folder / "beir" / "queries.jsonl", [{"_id": f"q{i}", "text": WORDS[i]} for i in range(5)])
@@ -311,6 +314,9 @@ def test_a_bad_evaluation_folder(kind: str, command: str, flag: str, place: Path
     ("evaluate", "--run-file", "beir", "--run-file beir: is a folder, and must be a file"),
     ("encode", "--output", "beir", "--output beir: must be a file that ends in .npy"),
     ("search", "--output", "hits.docx", "--output hits.docx: must be a file that ends in .jsonl"),
+    ("pairs", "--output", "beir", "--output beir: must be a file that ends in .jsonl"),
+    ("pairs", "--output", "made.csv", "--output made.csv: must be a file that ends in .jsonl"),
+    ("pairs", "--output", "texts.txt/made.jsonl", "texts.txt is a file, not a "),
     ("export", "--format", "onx", "--format must be one of sentence-transformers, not 'onx'"),
 ])  # fmt: skip
 def test_a_bad_output(command: str, flag: str, value: str, message: str, refused: Refused) -> None:
@@ -406,6 +412,40 @@ def test_what_cannot_be_kept_or_guarded(flag: str, value: str, message: str, ref
 )
 def test_a_baseline_that_is_no_model(value: str, message: str, refused: Refused) -> None:
     refused(with_flag("evaluate", "--baseline", value), message)
+
+
+GENERATOR = ["--generator", "http://localhost:9/v1", "--generator-model", "m", "--model", "model"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--documents", "missing.txt"], "cannot read missing.txt: No such file or directory"),
+        (["--documents", "beir/qrels"], "--documents beir/qrels: the folder holds no .md or .markdown or .txt file"),
+        (["--documents", "empty.txt"], "--documents empty.txt: the file holds no document"),
+        (["--documents", "beir/corpus.jsonl", "--output", "beir/corpus.jsonl"], "is the file of the documents"),
+        (["--documents", "bad.jsonl"], "bad.jsonl:2: not JSON"),
+        (["--documents", "latin.md"], "latin.md: not UTF-8"),
+        (["--methods", "titel"], "--methods must be one of title, first-sentence, spans, headings, not 'titel'"),
+        (["--max-calls", "5"], "--max-calls is for --generator URL, which is not given"),
+        (["--generator", "http://localhost"], "--generator-model and --model must be given with --generator"),
+        ([*GENERATOR, "--methods", "title"], "--methods is for pairs without a language model"),
+        ([*GENERATOR, "--generator", "localhost:9"], "--generator localhost:9: is no address such as http://"),
+        ([*GENERATOR, "--generator", "http://me:secret@host/v1"], "the address must hold no user, password or query"),
+        ([*GENERATOR, "--prompt-file", "none.txt"], "--prompt-file: cannot read none.txt: No such file or directory"),
+        ([*GENERATOR, "--prompt-file", "texts.txt"], "--prompt-file texts.txt: {passage} must stand in it once, not 0"),
+        ([*GENERATOR, "--prompt-file", "title.txt"], "unknown placeholder {title}; the only one is {passage}"),
+        ([*GENERATOR, "--documents", "texts.txt"], "none of 2 documents has the 10 words of a passage"),
+        ([*GENERATOR, "--model", "nowhere/at/all"], "--model nowhere/at/all: no such folder"),
+        ([*GENERATOR, "--output", "pairs.jsonl"], "--output pairs.jsonl: exists, and making it again would ask"),
+    ],
+)
+def test_pairs_of_bad_input(words: list[str], message: str, place: Path, refused: Refused) -> None:
+    (place / "empty.txt").touch()
+    (place / "latin.md").write_bytes(b"# Caf\xe9\n")
+    (place / "title.txt").write_text("{title} {passage}")
+    write_rows(place / "bad.jsonl", [{"text": "word1"}, "{oops"])
+    refused(["pairs", *GOOD["pairs"], *words], message)
 
 
 def test_a_missing_folder_for_the_output_is_made(place: Path) -> None:

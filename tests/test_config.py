@@ -12,6 +12,7 @@ from biencoder.config import (
     EvaluateConfig,
     ExportConfig,
     MergeConfig,
+    PairsConfig,
     SearchConfig,
     TrainConfig,
 )
@@ -26,6 +27,7 @@ CONFIGS: tuple[type[Config], ...] = (
     CheckConfig,
     ExportConfig,
     MergeConfig,
+    PairsConfig,
     DemoConfig,
 )
 

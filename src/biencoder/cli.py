@@ -21,6 +21,7 @@ from biencoder.config import (
     EvaluateConfig,
     ExportConfig,
     MergeConfig,
+    PairsConfig,
     SearchConfig,
     TrainConfig,
 )
@@ -91,6 +92,12 @@ COMMANDS = {
         "biencoder.model.merge",
         "average the weights of models, to keep what a base model knew",
         "biencoder merge BAAI/bge-small-en-v1.5 my-model --weights 0.5 0.5 --output-dir my-merged-model",
+    ),
+    "pairs": Command(
+        PairsConfig,
+        "biencoder.pairs.run",
+        "make training pairs out of documents",
+        "biencoder pairs --documents docs/ --output pairs.jsonl",
     ),
     "export": Command(
         ExportConfig,

@@ -10,12 +10,13 @@ from functools import partial
 from pathlib import Path
 
 from biencoder.errors import UserError
-from biencoder.options import Config, option, parse_dims, parse_size
+from biencoder.options import Config, flag_name, option, parse_dims, parse_size
 
 POOLINGS = ("auto", "cls", "mean", "last")
 PRECISIONS = ("auto", "fp32", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
 ON_BAD_ROW = ("stop", "skip")
+PAIR_METHODS = ("title", "first-sentence", "spans", "headings")
 
 # One constructor of options for each heading of --help.
 _needed = partial(option, group="needed")
@@ -25,6 +26,8 @@ _loss = partial(option, group="batches and loss")
 _optimizer = partial(option, group="optimizer")
 _evaluation = partial(option, group="evaluation and checkpoints")
 _result = partial(option, group="result")
+_pairs = partial(option, group="pairs")
+_generator = partial(option, group="questions by a language model")
 _running = partial(option, group="running")
 
 MODEL_HELP = "model folder, or its name on the Hugging Face hub"
@@ -306,6 +309,73 @@ class CheckConfig(Config):
     def check(self) -> None:
         """Refuse a split of no folder."""
         refuse_split_alone(self.eval_split, self.eval_data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairsConfig(Config):
+    """`biencoder pairs`."""
+
+    documents: Path = _needed(
+        "a document a line, JSON lines with 'text' (and 'title'), a Markdown file, or a folder of .txt and .md files",
+        metavar="PATH",
+    )
+    output: Path = _needed("training file, .jsonl", metavar="FILE")
+    methods: tuple[str, ...] | None = _pairs(
+        "how pairs are made without a language model", default=None, unset="all that a document allows",
+        choices=PAIR_METHODS,
+    )  # fmt: skip
+    passage_words: int = _pairs(
+        "longest passage in words (in scripts without spaces, characters)", default=200, least=10
+    )
+    max_same_query: int = _pairs(
+        "most documents that may have the same query; a query of more, such as 'Introduction', is dropped",
+        default=3,
+        least=1,
+    )
+    seed: int = _pairs("whole number that decides the random choices", default=42, least=0)
+
+    generator: str | None = _generator(
+        "address of an OpenAI-compatible endpoint, up to and with /v1; its API key is read from BIENCODER_API_KEY or "
+        "OPENAI_API_KEY",
+        default=None,
+        unset="no language model",
+        metavar="URL",
+    )
+    generator_model: str | None = _generator(
+        "the model's name at the endpoint", default=None, unset="needed with --generator", metavar="NAME"
+    )
+    model: str | None = _generator(
+        f"{MODEL_HELP}: the base model, which must find the passage of a question again; without --generator, its "
+        "tokenizer tells how many texts are cut off",
+        default=None,
+        unset="needed with --generator",
+        metavar="MODEL",
+    )
+    questions_per_passage: int = _generator("most questions about a passage, all in one call", default=2, least=1)
+    round_trip_k: int = _generator(
+        "a question is kept when its own passage is among the N best that --model finds for it", default=3, least=1
+    )
+    prompt_file: Path | None = _generator(
+        "what the endpoint is asked; {passage} stands for the passage", default=None, unset="our own", metavar="FILE"
+    )
+    max_calls: int | None = _generator(
+        "most passages asked about, a sample of the documents", default=None, unset="all", least=1
+    )
+    concurrency: int = _generator("calls at a time", default=8, least=1, most=256)
+    request_timeout: float = _generator("seconds until a call is given up and tried again", default=120.0, above=0)
+
+    def check(self) -> None:
+        """Refuse a generator without what it needs, and what needs a generator without one."""
+        if self.generator is None:
+            for name in ("generator_model", "prompt_file", "max_calls"):
+                if getattr(self, name) is not None:
+                    raise UserError(f"{flag_name(name)} is for --generator URL, which is not given")
+            return
+        if self.methods is not None:
+            raise UserError("--methods is for pairs without a language model; leave it out, or leave out --generator")
+        missing = [flag_name(name) for name in ("generator_model", "model") if getattr(self, name) is None]
+        if missing:
+            raise UserError(f"{' and '.join(missing)} must be given with --generator")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,84 @@
+"""Pairs on their way to the output: texts in an unnamed file, and of each pair a few numbers in memory."""
+
+import tempfile
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from biencoder.data.sampling import scramble
+from biencoder.data.table import text_hash
+from biencoder.pairs.documents import fold
+from biencoder.pairs.methods import Pair
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Which candidates are worth training on.
+
+    Attributes:
+        repeated: bool ``[n]``, those that repeat an earlier pair.
+        common: bool ``[n]``, those of the others whose query belongs to too many documents.
+    """
+
+    repeated: NDArray[np.bool_]
+    common: NDArray[np.bool_]
+
+    @property
+    def kept(self) -> NDArray[np.bool_]:
+        """All the others."""
+        return ~(self.repeated | self.common)
+
+
+class Candidates:
+    """Pairs in the order in which they were added; the file lies in the temporary folder (``TMPDIR``)."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(prefix="biencoder-")  # noqa: SIM115 (closed by __exit__)
+        self._query, self._pair, self._document = array("Q"), array("Q"), array("Q")
+
+    def __enter__(self) -> "Candidates":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return len(self._pair)
+
+    def __iter__(self) -> Iterator[Pair]:
+        self._file.seek(0)
+        return (Pair(*orjson.loads(line)) for line in self._file)
+
+    def add(self, pair: Pair, document: int) -> None:
+        """Append a pair that was made of the document with this key."""
+        query = fold(pair.query)
+        self._query.append(text_hash(query))
+        self._pair.append(text_hash(f"{query}\n{fold(pair.passage)}"))
+        self._document.append(document)
+        self._file.write(orjson.dumps((pair.query, pair.passage, pair.method), option=orjson.OPT_APPEND_NEWLINE))
+
+    def select(self, max_same_query: int) -> Selection:
+        """Drop pairs that repeat an earlier one, and every pair whose query stands in too many documents.
+
+        Texts that differ in case and white space only are the same, and so are such documents.
+
+        Args:
+            max_same_query: documents that a query may belong to.
+        """
+        query, pair, document = (
+            np.frombuffer(values, dtype=np.uint64) if values else np.empty(0, np.uint64)
+            for values in (self._query, self._pair, self._document)
+        )
+        repeated = np.ones(len(pair), dtype=np.bool_)
+        repeated[np.unique(pair, return_index=True)[1]] = False
+        _, place = np.unique(scramble(query) ^ document, return_index=True)
+        distinct, documents = np.unique(query[place], return_counts=True)
+        common = np.isin(query, distinct[documents > max_same_query])
+        return Selection(repeated, common & ~repeated)

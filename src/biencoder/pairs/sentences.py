@@ -1,0 +1,147 @@
+"""Words, sentences and headings of a text, by rules that need no language and no library.
+
+Places in a text are character offsets, so that what is cut out of it stands there word for word.
+"""
+
+# ruff: noqa: RUF001, RUF002  (punctuation of other scripts is meant)
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# Scripts written without spaces: each of their characters counts as a word.
+_DENSE = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+_WORD = re.compile(rf"[{_DENSE}]|[^\s{_DENSE}]+")
+
+_CLOSING = "\"'”’»)\\]」』）】〉》"
+_END = re.compile(
+    rf"(?P<dense>[。！？｡]+[{_CLOSING}]*)"  # needs no space after it
+    rf"|(?P<mark>[.!?…؟۔।॥։።]+)[{_CLOSING}*_]*(?=\s)"
+    r"|\n[ \t]*\n"
+    r"|\n(?=[ \t]*(?:[-*+•>]|\d+[.)])[ \t])"  # a list, a quotation
+)
+_LAST_WORD = re.compile(r"[^\s(\[\"'“‘«]*\Z")
+_INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")  # J, e.g, U.S
+_NO_VOWEL = re.compile(r"[b-df-hj-np-tv-xzB-DF-HJ-NP-TV-XZ][b-df-hj-np-tv-xz]{1,3}")  # Dr, Mrs, vs, bzw
+
+_BLOCK = re.compile(
+    r"^[ \t]*(?P<fence>```|~~~)[^\n]*\n.*?(?:^[ \t]*(?P=fence)[^\n]*$|\Z)"
+    r"|^[ \t]*\|[^\n]*(?:\n[ \t]*\|[^\n]*)*"  # a table
+    r"|^[ \t]*<!--.*?-->"
+    r"|^\#{1,6}[ \t]+(?P<heading>[^\n]+)$"
+    r"|(?:\A|(?<=\n\n))(?P<underlined>[^\s\#>|*+-][^\n]*)\n(?:={3,}|-{3,})[ \t]*$",
+    re.MULTILINE | re.DOTALL,
+)
+
+_MARKUP = (
+    (re.compile(r"!\[[^\]]*\]\([^)]*\)"), ""),
+    (re.compile(r"\[([^\]]+)\]\([^)]*\)"), r"\1"),
+    (re.compile(r"\*\*(\S(?:[^*]*\S)?)\*\*"), r"\1"),
+    (re.compile(r"`([^`]+)`"), r"\1"),
+    (re.compile(r"\A\s*(?:(?:[-*+•>]|\d+[.)])\s+)+"), ""),
+)
+_HEADING_TAIL = re.compile(r"[ \t]*\{[#:][^}]*\}[ \t]*\Z|[ \t]+#+[ \t]*\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """Where a sentence stands.
+
+    Attributes:
+        start: its first character.
+        end: the one after its last.
+        is_prose: False for a heading, a table, a comment or a block of code, which are kept whole.
+    """
+
+    start: int
+    end: int
+    is_prose: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading and what stands below it, to the next heading of any level."""
+
+    heading: str
+    body: str
+
+
+def count_words(text: str) -> int:
+    """How many words there are; in a script without spaces, how many characters."""
+    return len(_WORD.findall(text))
+
+
+def cut(text: str, words: int) -> str:
+    """The first ``words`` words of a text."""
+    for number, match in enumerate(_WORD.finditer(text), 1):
+        if number == words:
+            return text[: match.end()]
+    return text
+
+
+def plain(text: str) -> str:
+    """The text in one line, without Markdown's links, images, emphasis and list marks."""
+    for pattern, replacement in _MARKUP:
+        text = pattern.sub(replacement, text)
+    return " ".join(text.split())
+
+
+def sentences(text: str) -> Iterator[Sentence]:
+    """The sentences of a text in order, white space between them left out.
+
+    One ends at ``.``, ``!`` or ``?`` before white space, at ``。``, ``！`` or ``？`` anywhere, at the marks of other
+    scripts, and where a paragraph or an item of a list ends. It does not end before a small letter, nor after an
+    abbreviation as far as those look like one: initials (``e.g.``), short words without a vowel (``Dr.``).
+    """
+    start = 0
+    for block in _BLOCK.finditer(text):
+        yield from _prose(text, start, block.start())
+        yield Sentence(block.start(), block.end(), False)
+        start = block.end()
+    yield from _prose(text, start, len(text))
+
+
+def sections(text: str) -> Iterator[Section]:
+    """What stands below each heading of a text: ``# …`` lines, and lines underlined with ``===`` or ``---``."""
+    heading, start = "", 0
+    for block in _BLOCK.finditer(text):
+        line = block["heading"] or block["underlined"]
+        if not line:
+            continue
+        if heading:
+            yield Section(heading, text[start : block.start()].strip())
+        heading = plain(_HEADING_TAIL.sub("", line))
+        start = block.end()
+    if heading:
+        yield Section(heading, text[start:].strip())
+
+
+def _prose(text: str, start: int, stop: int) -> Iterator[Sentence]:
+    for match in _END.finditer(text, start, stop):
+        if not match["mark"] or _ends(text, start, match):
+            yield from _trimmed(text, start, match.end())
+            start = match.end()
+    yield from _trimmed(text, start, stop)
+
+
+def _trimmed(text: str, start: int, end: int) -> Iterator[Sentence]:
+    part = text[start:end]
+    if stripped := part.strip():
+        first = start + part.index(stripped)
+        yield Sentence(first, first + len(stripped), True)
+
+
+def _ends(text: str, start: int, match: re.Match[str]) -> bool:
+    """Whether a sentence that began at ``start`` ends at this mark."""
+    follows = text[match.end() : match.end() + 64].lstrip()
+    if follows[:1].islower():
+        return False
+    if match["mark"] != ".":
+        return True
+    word = _LAST_WORD.search(text, max(start, match.start() - 32), match.start())
+    before = word[0] if word else ""
+    is_number = before.isdecimal() and not text[start : match.start()].removesuffix(before).strip()
+    is_short = bool(_INITIALS.fullmatch(before)) or (bool(_NO_VOWEL.fullmatch(before)) and not before.isupper())
+    return not (is_number or is_short)
