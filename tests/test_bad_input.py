@@ -273,9 +273,12 @@ BAD_RERANKERS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
 
 @pytest.mark.parametrize("command", ["mine", "score"])
 @pytest.mark.parametrize("kind", BAD_RERANKERS)
-def test_a_bad_reranker(kind: str, command: str, place: Path, refused: Refused) -> None:
+def test_a_bad_reranker(
+    kind: str, command: str, place: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
     damage, parts = BAD_RERANKERS[kind]
     damage(place / "reranker")
+    capsys.readouterr()  # the bars of transformers, when it saves another model there
     refused(with_flag(command, "--reranker", "reranker"), "--reranker reranker: ", *parts)
 
 

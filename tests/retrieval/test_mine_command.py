@@ -39,7 +39,12 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def config(folder: Path, **values: Any) -> MineConfig:
-    given = {"model": "m", "train_data": folder / "in.jsonl", "output": folder / "out.jsonl", "max_share": 10}
+    given: dict[str, Any] = {
+        "model": "m",
+        "train_data": folder / "in.jsonl",
+        "output": folder / "out.jsonl",
+        "max_share": 10,
+    }
     return MineConfig(**given | values)
 
 
@@ -144,7 +149,7 @@ def test_stages_and_examples_are_shown(tmp_path: Path, capsys: pytest.CaptureFix
     assert "less than 0.1 below the positive" in stages
     assert stages["top 2 of a row are enough"][1] == sum(len(row["neg"]) for row in read(tmp_path / "out.jsonl")) - 4
     assert "(0.0%) got fewer than 2 negatives" in out
-    assert out.count("query  ") == 3
+    assert out.count("\nquery  ") == 3
     assert "positive  0.8165 red green blue" in out
 
 

@@ -137,8 +137,8 @@ def _report(mined: Mined, wanted: int) -> None:
 
 def _spread(rows: np.ndarray) -> list[int]:
     """A few of them, from all over the data."""
-    places = np.unique(np.linspace(0, len(rows) - 1, EXAMPLES).astype(int)) if len(rows) else []
-    return [int(rows[place]) for place in places]
+    count = min(EXAMPLES, len(rows))
+    return [int(rows[place]) for place in np.linspace(0, len(rows) - 1, count).astype(int)]
 
 
 def _shorten(text: str) -> str:
