@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import WORDS, tiny_model
+from tiny import WORDS, tiny_cross_encoder, tiny_model
 
 from biencoder import Encoder
 from biencoder.cli import COMMANDS, main
@@ -24,6 +24,8 @@ GOOD: dict[str, list[str]] = {
     "evaluate": ["--model", "model", "--data", "beir", "--output", "figures.json", "--run-file", "ranking.trec"],
     "encode": ["--model", "model", "--input", "texts.txt", "--output", "vectors.npy"],
     "search": ["--model", "model", "--corpus", "texts.txt", "--query", "word1", "--output", "hits.jsonl"],
+    "mine": ["--model", "model", "--train-data", "pairs.jsonl", "--output", "mined.jsonl"],
+    "score": ["--reranker", "reranker", "--train-data", "pairs.jsonl", "--output", "scored.jsonl"],
     "check": ["--train-data", "pairs.jsonl", "--model", "model", "--eval-data", "beir"],
     "pairs": ["--documents", "manual", "--output", "made.jsonl"],
     "export": ["--model", "model", "--output-dir", "exported"],
@@ -55,6 +57,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("template")
     tiny_model(folder / "model")
     tiny_model(folder / "other")
+    tiny_cross_encoder(folder / "reranker")
     write_rows(folder / "pairs.jsonl", ROWS)
     (folder / "texts.txt").write_text("word1 word2\nword3\n")
     (folder / "manual").mkdir()
@@ -171,7 +174,7 @@ BAD_DATA: dict[str, tuple[list[object] | bytes | None, list[str]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("command", ["train", "check"])
+@pytest.mark.parametrize("command", ["train", "mine", "score", "check"])
 @pytest.mark.parametrize("name", BAD_DATA)
 def test_bad_training_data(command: str, name: str, place: Path, refused: Refused) -> None:
     content, parts = BAD_DATA[name]
@@ -187,7 +190,9 @@ def test_too_little_data_to_hold_some_out(place: Path, refused: Refused) -> None
     refused(with_flag("train", "--train-data", "few.jsonl"), "5 distinct queries", "--eval-data")
 
 
-@pytest.mark.parametrize(("command", "flag"), [("encode", "--input"), ("search", "--corpus"), ("search", "--queries")])
+@pytest.mark.parametrize(
+    ("command", "flag"), [("encode", "--input"), ("search", "--corpus"), ("search", "--queries"), ("mine", "--corpus")]
+)
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -201,6 +206,8 @@ def test_bad_texts(command: str, flag: str, name: str, message: str, place: Path
     write_rows(place / "bad.jsonl", [{"text": "word1"}, "{oops"])
     write_rows(place / "columns.jsonl", [{"body": "word1"}])
     words = with_flag(command, flag, name)
+    if (command, name) == ("mine", "model"):
+        message = "--corpus model: the folder holds no corpus.jsonl"
     if flag == "--queries":
         words = [word for word in words if word not in ("--query", "word1")]
     refused(words, message)
@@ -216,7 +223,13 @@ def cut_off(model: Path) -> None:
     (model / "model.safetensors").write_bytes(whole[: len(whole) // 2])
 
 
-WEIGHTS = ["train", "evaluate", "encode", "search", "export", "merge"]  # the commands that read them
+def without_head(model: Path) -> None:
+    weights = load_file(model / "model.safetensors")
+    save_file({name: w for name, w in weights.items() if "classifier" not in name}, model / "model.safetensors",
+              metadata={"format": "pt"})  # fmt: skip
+
+
+WEIGHTS = ["train", "evaluate", "encode", "search", "mine", "export", "merge"]  # the commands that read them
 BAD_MODELS: dict[str, tuple[Callable[[Path], object], list[str], list[str]]] = {
     "none": (shutil.rmtree, ["--model model: no such folder"], [*WEIGHTS, "check"]),
     "another folder": (lambda m: (m / "config.json").unlink(), ["no model in this folder"], [*WEIGHTS, "check"]),
@@ -269,6 +282,40 @@ def test_a_file_in_place_of_a_model(command: str, refused: Refused) -> None:
     refused(with_flag(command, "--model", "texts.txt"), "--model texts.txt: is a file; name the folder")
 
 
+BAD_RERANKERS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
+    "none": (shutil.rmtree, ["no such folder"]),
+    "two labels": (lambda r: tiny_cross_encoder(r, labels=2), ["has 2 labels (LABEL_0, LABEL_1)", "one label"]),
+    "an embedding model": (tiny_model, ["is no cross-encoder (its config.json says BertModel"]),
+    "only a pickle": (only_a_pickle, ["cannot be loaded", "pytorch_model.bin is not read"]),
+    "cut off": (cut_off, ["cannot be loaded", "safetensors file is damaged or cut off"]),
+    "without its head": (without_head, ["cannot be loaded", "lacks classifier."]),
+}
+
+
+@pytest.mark.parametrize("command", ["mine", "score"])
+@pytest.mark.parametrize("kind", BAD_RERANKERS)
+def test_a_bad_reranker(
+    kind: str, command: str, place: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage, parts = BAD_RERANKERS[kind]
+    damage(place / "reranker")
+    capsys.readouterr()  # the bars of transformers, when it saves another model there
+    refused(with_flag(command, "--reranker", "reranker"), "--reranker reranker: ", *parts)
+
+
+def test_two_teachers(refused: Refused) -> None:
+    refused(with_flag("score", "--model", "model"), "give one teacher: --reranker CROSS-ENCODER or --model")
+
+
+@pytest.mark.parametrize("command", ["mine", "score"])
+def test_an_output_that_would_be_read_the_next_time(command: str, place: Path, refused: Refused) -> None:
+    (place / "data").mkdir()
+    shutil.copy(place / "pairs.jsonl", place / "data")
+    words = with_flag(command, "--train-data", "data")
+    words[words.index("--output") + 1] = "data/more.jsonl"
+    refused(words, "--output data/more.jsonl: lies in the folder data of --train-data")
+
+
 BAD_COLLECTIONS: dict[str, tuple[Callable[[Path], object], str]] = {
     "none": (shutil.rmtree, "the evaluation folder beir does not exist"),
     "no qrels": (lambda b: shutil.rmtree(b / "qrels"), "beir holds no judgements; they belong in beir/qrels/test.tsv"),
@@ -308,11 +355,16 @@ def test_a_bad_evaluation_folder(kind: str, command: str, flag: str, place: Path
         for command, flag in [
             ("train", "--output-dir"), ("export", "--output-dir"), ("demo", "--output-dir"), ("evaluate", "--output"),
             ("evaluate", "--run-file"), ("encode", "--output"), ("search", "--output"),
+            ("mine", "--output"), ("score", "--output"),
         ]
     ),
     ("evaluate", "--output", "beir", "--output beir: is a folder, and must be a file"),
     ("evaluate", "--run-file", "beir", "--run-file beir: is a folder, and must be a file"),
     ("encode", "--output", "beir", "--output beir: must be a file that ends in .npy"),
+    ("mine", "--output", "mined.csv", "--output mined.csv: must be a file that ends in .jsonl or .jsonl.gz"),
+    ("mine", "--output", "./pairs.jsonl", "--output pairs.jsonl: is one of the files that are read; name another one"),
+    ("score", "--output", "model/../pairs.jsonl", "--output model/../pairs.jsonl: is one of the files that are read"),
+    ("score", "--output", "beir", "--output beir: must be a file that ends in .jsonl"),
     ("search", "--output", "hits.docx", "--output hits.docx: must be a file that ends in .jsonl"),
     ("pairs", "--output", "beir", "--output beir: must be a file that ends in .jsonl"),
     ("pairs", "--output", "made.csv", "--output made.csv: must be a file that ends in .jsonl"),

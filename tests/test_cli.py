@@ -37,6 +37,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, list[Any]
     return run
 
 
+MINE = ("mine", "--model", "m", "--train-data", "a", "--output", "b")
 NEEDED = ("train", "--model", "base", "--train-data", "a.jsonl", "b.jsonl", "--output-dir", "out")
 
 
@@ -71,7 +72,7 @@ def test_the_lazy_check_would_see_a_heavy_import() -> None:
     assert "numpy" in loaded_after("import numpy")
 
 
-@pytest.mark.parametrize("name", ["BiEncoderModel", "Encoder", "evaluate", "train"])
+@pytest.mark.parametrize("name", ["BiEncoderModel", "Encoder", "evaluate", "mine_hard_negatives", "train"])
 def test_the_names_of_the_python_interface_exist(name: str) -> None:
     assert callable(getattr(biencoder, name))
     assert name in dir(biencoder)
@@ -166,7 +167,9 @@ def test_help_of_values_without_a_flag(capsys: pytest.CaptureFixture[str]) -> No
         ((*NEEDED, "--config", "nope.yaml"), "--config: cannot read nope.yaml: No such file or directory"),
         (("train", "--model", "m"), "--train-data and --output-dir must be given"),
         (("trian",), "unknown command trian; did you mean train?"),
-        (("mine",), "unknown command mine"),
+        (("knead",), "unknown command knead"),
+        (("score", "--train-data", "a", "--output", "b"), "give one teacher: --reranker CROSS-ENCODER or --model"),
+        ((*MINE, "--depth", "5"), "--depth 5: leaves no room for --negatives 7 after --skip-top 0; use 7 at least"),
         (("--verbose",), "unknown flag --verbose; see biencoder --help"),
         (("search", "--model", "m", "--corpus", "c"), "give one of --query 'TEXT' and --queries FILE"),
         (("evaluate", "--config", "x"), "unknown flag --config"),

@@ -10,7 +10,7 @@ import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from transformers import AutoModel, PreTrainedTokenizerFast
+from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 WORDS = tuple(f"word{i}" for i in range(200))
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
@@ -91,7 +91,9 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -114,6 +116,16 @@ def tiny_model(folder: Path, kind: str = "bert", *, dropout: bool = False, seed:
             if parameter.ndim == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
     model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def tiny_cross_encoder(folder: Path, kind: str = "bert", *, labels: int = 1) -> Path:
+    """Save a random sequence classifier of ``kind`` and its tokenizer into ``folder``."""
+    name, arguments = CONFIGS[kind]
+    torch.manual_seed(0)
+    config = getattr(transformers, name)(**arguments | NO_DROPOUT, num_labels=labels)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
 

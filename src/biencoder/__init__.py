@@ -8,22 +8,33 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from biencoder.allocator import tune_allocator
-from biencoder.config import TrainConfig
+from biencoder.config import MineConfig, TrainConfig
 from biencoder.errors import UserError
 
 if TYPE_CHECKING:
     from biencoder.model.bi_encoder import BiEncoderModel
     from biencoder.model.encoder import Encoder
     from biencoder.retrieval.evaluate import evaluate
+    from biencoder.retrieval.mine_command import mine_hard_negatives
     from biencoder.training.run import train
 
 __version__ = "0.1.0"
-__all__ = ["BiEncoderModel", "Encoder", "TrainConfig", "UserError", "evaluate", "train"]
+__all__ = [
+    "BiEncoderModel",
+    "Encoder",
+    "MineConfig",
+    "TrainConfig",
+    "UserError",
+    "evaluate",
+    "mine_hard_negatives",
+    "train",
+]
 
 _LAZY = {
     "BiEncoderModel": "biencoder.model.bi_encoder",
     "Encoder": "biencoder.model.encoder",
     "evaluate": "biencoder.retrieval.evaluate",
+    "mine_hard_negatives": "biencoder.retrieval.mine_command",
     "train": "biencoder.training.run",
 }
 

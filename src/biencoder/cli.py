@@ -21,7 +21,9 @@ from biencoder.config import (
     EvaluateConfig,
     ExportConfig,
     MergeConfig,
+    MineConfig,
     PairsConfig,
+    ScoreConfig,
     SearchConfig,
     TrainConfig,
 )
@@ -80,6 +82,18 @@ COMMANDS = {
         "biencoder.retrieval.search_command",
         "find the passages most similar to a query, exactly",
         'biencoder search --model my-model --corpus passages.txt --query "how do I start?"',
+    ),
+    "mine": Command(
+        MineConfig,
+        "biencoder.retrieval.mine_command",
+        "find hard negatives for training data",
+        "biencoder mine --model my-model --train-data pairs.jsonl --output mined.jsonl",
+    ),
+    "score": Command(
+        ScoreConfig,
+        "biencoder.retrieval.score",
+        "write a teacher's scores beside the passages of training data, to distil from",
+        "biencoder score --reranker my-reranker --train-data mined.jsonl --output scored.jsonl",
     ),
     "check": Command(
         CheckConfig,

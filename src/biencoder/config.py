@@ -17,6 +17,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 DEVICES = ("auto", "cpu", "cuda")
 ON_BAD_ROW = ("stop", "skip")
 PAIR_METHODS = ("title", "first-sentence", "spans", "headings")
+BAD_ROW_HELP = "stop at a row that cannot be used, or skip and count such rows"
 
 # One constructor of options for each heading of --help.
 _needed = partial(option, group="needed")
@@ -25,6 +26,7 @@ _texts = partial(option, group="texts")
 _loss = partial(option, group="batches and loss")
 _optimizer = partial(option, group="optimizer")
 _evaluation = partial(option, group="evaluation and checkpoints")
+_negatives = partial(option, group="negatives")
 _result = partial(option, group="result")
 _pairs = partial(option, group="pairs")
 _generator = partial(option, group="questions by a language model")
@@ -36,6 +38,7 @@ POOLING_HELP = (
     "how token vectors become one; auto: what the model's own sentence-transformers files say, else last for decoders "
     "and cls for the others"
 )
+DEVICE_HELP = "where to compute; auto: a GPU if there is one"
 NORMALIZE_HELP = "scale vectors to length 1, so that similarity is the cosine"
 SPLIT_HELP = "which file of the evaluation folder's qrels/"
 AS_THE_FOLDER = "test, or the only one"
@@ -165,7 +168,7 @@ class TrainConfig(Config):
         default="auto",
         choices=PRECISIONS,
     )
-    device: str = _running("where to compute; auto: a GPU if there is one", default="auto", choices=DEVICES)
+    device: str = _running(DEVICE_HELP, default="auto", choices=DEVICES)
     memory_budget: int | None = _running(
         "most memory that each process may take, such as 1.5GB; on a GPU, of its memory",
         default=None,
@@ -176,9 +179,7 @@ class TrainConfig(Config):
     gradient_checkpointing: bool = _running(
         "recompute activations in the backward pass: less memory, more time", default=False
     )
-    on_bad_row: str = _running(
-        "stop at a row that cannot be used, or skip and count such rows", default="stop", choices=ON_BAD_ROW
-    )
+    on_bad_row: str = _running(BAD_ROW_HELP, default="stop", choices=ON_BAD_ROW)
     seed: int = _running("whole number that decides order, sampling and dropout", default=42, least=0)
 
     def check(self) -> None:
@@ -220,7 +221,7 @@ class _EncoderConfig(Config):
     precision: str = _running(
         "arithmetic of the model; auto: bf16 where the processor has it, else fp32", default="fp32", choices=PRECISIONS
     )
-    device: str = _running("where to compute; auto: a GPU if there is one", default="auto", choices=DEVICES)
+    device: str = _running(DEVICE_HELP, default="auto", choices=DEVICES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,6 +286,108 @@ class SearchConfig(_EncoderConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MiningOptions(Config):
+    """Which of the most similar passages become hard negatives: what `biencoder.retrieval.mine.mine` is told."""
+
+    negatives: int = _negatives("hard negatives mined for each row", default=7, least=1)
+    existing: str = _negatives(
+        "keep the hard negatives that a row has, before the mined ones, or replace them",
+        default="keep",
+        choices=("keep", "replace"),
+    )
+    depth: int = _negatives("passages looked at for each query, the most similar ones", default=100, least=1)
+    skip_top: int = _negatives(
+        "of these, the N most similar ones that are no known positives are left out", default=0, least=0
+    )
+    max_share: float = _negatives(
+        "a negative scores below this share of its row's lowest positive score; above 1, beyond the positive",
+        default=0.95,
+        above=0,
+    )
+    margin: float | None = _negatives(
+        "a negative scores below its row's lowest positive score less this", default=None, unset="no margin"
+    )
+    max_score: float | None = _negatives("a negative scores below this", default=None, unset="no ceiling")
+    choice: str = _negatives(
+        "which of the passages that are left: the most similar ones, or random ones",
+        default="top",
+        choices=("top", "random"),
+    )
+    reranker_margin: float = _negatives(
+        "with --reranker: a negative's logit is below the lowest one of its row's positives less this", default=1.0
+    )
+    seed: int = _running("whole number that decides a random choice", default=42, least=0)
+
+    def check(self) -> None:
+        """Refuse a depth in which there is no room for the negatives."""
+        if self.depth < self.skip_top + self.negatives:
+            raise UserError(
+                f"--depth {self.depth}: leaves no room for --negatives {self.negatives} after --skip-top "
+                f"{self.skip_top}; use {self.skip_top + self.negatives} at least, better several times as much"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MineConfig(MiningOptions, _EncoderConfig):
+    """`biencoder mine`, and the argument of `biencoder.mine_hard_negatives`."""
+
+    train_data: tuple[Path, ...] = _needed(f"training data: {DATA_HELP}", metavar="FILE")
+    output: Path = _needed("the rows with their hard negatives, .jsonl or .jsonl.gz", metavar="FILE")
+    corpus: Path | None = _texts(
+        "passages to find negatives among: a line each, or JSON lines with 'text' (and 'title'), or a BEIR folder",
+        default=None,
+        unset="the positives and hard negatives of the training data",
+        metavar="FILE",
+    )
+    reranker: str | None = _negatives(
+        "cross-encoder, a folder or its name on the hub, which throws out what it scores like a positive",
+        default=None,
+        unset="none",
+        metavar="MODEL",
+    )
+    on_bad_row: str = _running(BAD_ROW_HELP, default="stop", choices=ON_BAD_ROW)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig(Config):
+    """`biencoder score`."""
+
+    train_data: tuple[Path, ...] = _needed(f"training data: {DATA_HELP}", metavar="FILE")
+    output: Path = _needed("the rows with the teacher's scores, .jsonl or .jsonl.gz", metavar="FILE")
+    reranker: str | None = _model(
+        "the teacher: a cross-encoder with one label, a folder or its name on the hub",
+        default=None,
+        unset="--model",
+        metavar="MODEL",
+    )
+    model: str | None = _model(
+        f"the teacher: an embedding model; {MODEL_HELP}", default=None, unset="--reranker", metavar="MODEL"
+    )
+    teacher_temperature: float | None = _model(
+        "divides the teacher's scores; smaller is more decided",
+        default=None,
+        unset="1 for logits and inner products, 0.02 for cosines",
+        above=0,
+    )
+    max_length: int | None = _model(
+        "longest text in tokens, for a cross-encoder longest pair; the rest is cut off",
+        default=None,
+        unset="what the model says",
+        least=3,
+    )
+    precision: str = _running(
+        "arithmetic of the model; auto: bf16 where the processor has it, else fp32", default="fp32", choices=PRECISIONS
+    )
+    device: str = _running(DEVICE_HELP, default="auto", choices=DEVICES)
+    on_bad_row: str = _running(BAD_ROW_HELP, default="stop", choices=ON_BAD_ROW)
+
+    def check(self) -> None:
+        """Refuse none and both of the two kinds of teacher."""
+        if (self.reranker is None) == (self.model is None):
+            raise UserError("give one teacher: --reranker CROSS-ENCODER or --model EMBEDDING-MODEL")
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckConfig(Config):
     """`biencoder check`."""
 
@@ -302,9 +405,7 @@ class CheckConfig(Config):
     query_max_len: int = _texts("longest query in tokens", default=64, least=3)
     passage_max_len: int = _texts("longest passage in tokens", default=256, least=3)
     group_size: int = _texts("passages per query, to count the rows with fewer hard negatives", default=8, least=1)
-    on_bad_row: str = _texts(
-        "stop at a row that cannot be used, or skip and count such rows", default="stop", choices=ON_BAD_ROW
-    )
+    on_bad_row: str = _texts(BAD_ROW_HELP, default="stop", choices=ON_BAD_ROW)
 
     def check(self) -> None:
         """Refuse a split of no folder."""

@@ -136,7 +136,7 @@ def test_a_record_is_never_taken_for_the_rows_of_another_run(
 
     with monkeypatch.context() as patch:  # another model, stopped when 24 rows of it are written and not recorded
         patch.setattr(encode, "CHUNK", 24)
-        patch.setattr(encode, "_write_json", stop)
+        patch.setattr(encode, "write_json", stop)
         with pytest.raises(StoppedError):
             encode_file(HashingEncoder(passage_prompt="new "), texts, output)
     encode_file(HashingEncoder(), texts, output)

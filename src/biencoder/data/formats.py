@@ -39,15 +39,19 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, Row | RowError]]:
+def read_rows(path: Path, *, every_column: bool = False) -> Iterator[tuple[int, Row | RowError]]:
     """The rows of a file with their line numbers (Parquet: row numbers), from 1; a row that cannot be read as an error.
+
+    Args:
+        path: the file.
+        every_column: of a Parquet file, read the columns that training does not need as well.
 
     Raises:
         UserError: the file as a whole cannot be read.
     """
     kind = _format(path)
     if kind == ".parquet":
-        return _read_parquet(path)
+        return _read_parquet(path, every_column)
     return _read_csv(path) if kind == ".csv" else _read_json(path)
 
 
@@ -146,7 +150,7 @@ def _cell(column: str, text: str) -> Any:
     return value if is_score or (type(value) is list and all(type(item) is str for item in value)) else text
 
 
-def _read_parquet(path: Path) -> Iterator[tuple[int, Row | RowError]]:
+def _read_parquet(path: Path, every_column: bool) -> Iterator[tuple[int, Row | RowError]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -156,7 +160,8 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, Row | RowError]]:
             found = find_columns(tuple(file.schema_arrow.names))
             scalars = (found.query, found.positive, found.positive_scores, found.negative_scores, found.prompt)
             wanted = [name for name in (*scalars, *found.negatives) if name is not None]
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=wanted):
+            columns = None if every_column else wanted
+            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=columns):
                 for number, row in enumerate(batch.to_pylist(), number + 1):  # noqa: B020 (goes on counting)
                     yield number, row
     except RowError as error:

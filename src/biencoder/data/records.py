@@ -11,7 +11,7 @@ from biencoder.data.columns import RowError, find_columns
 from biencoder.data.formats import Row, describe, find_files, read_rows
 from biencoder.errors import UserError
 
-__all__ = ["BadRows", "Example", "find_files", "iter_examples", "read_examples"]
+__all__ = ["BadRows", "Example", "find_files", "iter_examples", "read_examples", "read_examples_and_rows"]
 
 _KEPT_MESSAGES = 20
 
@@ -71,8 +71,16 @@ def iter_examples(
 
 def read_examples(path: Path, on_bad_row: str, bad: BadRows) -> Iterator[tuple[int, Example]]:
     """The examples of one file with their line numbers; see ``iter_examples``."""
+    for line, _, example in read_examples_and_rows(path, on_bad_row, bad):
+        yield line, example
+
+
+def read_examples_and_rows(
+    path: Path, on_bad_row: str, bad: BadRows, *, every_column: bool = False
+) -> Iterator[tuple[int, Row, Example]]:
+    """The same, with the row that each example was read from; ``every_column`` reads those not needed here as well."""
     is_empty = True
-    for line, row in read_rows(path):
+    for line, row in read_rows(path, every_column=every_column):
         is_empty = False
         try:
             if isinstance(row, RowError):
@@ -81,7 +89,7 @@ def read_examples(path: Path, on_bad_row: str, bad: BadRows) -> Iterator[tuple[i
         except RowError as error:
             _refuse(f"{path}:{line}", error, on_bad_row, bad)
             continue
-        yield line, example
+        yield line, row, example
     if is_empty:
         _refuse(str(path), RowError("empty file", "the file holds no rows"), on_bad_row, bad)
 

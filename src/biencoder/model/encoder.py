@@ -21,7 +21,7 @@ from biencoder.model.embedding import embed
 from biencoder.model.folder import ModelSettings, read_settings
 from biencoder.model.pooling import truncate
 from biencoder.model.precision import autocast, choose_device, choose_precision
-from biencoder.model.pretrained import load_checked, load_tokenizer, locate, save_model
+from biencoder.model.pretrained import load_checked, load_tokenizer, locate, save_model, weights_fingerprint
 
 ENCODE_TOKENS = 8192  # a forward pass without gradient; more does not run faster, and takes more memory
 ENCODE_TEXTS = 4096  # texts tokenised at a time, among which lengths are sorted
@@ -121,11 +121,7 @@ class Encoder:
     @property
     def weights_fingerprint(self) -> str:
         """A digest of the weights alone."""
-        digest = hashlib.sha256()
-        for name, weight in self.backbone.state_dict().items():
-            digest.update(name.encode())
-            digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return weights_fingerprint(self.backbone)
 
     def embed(self, batch: PackedBatch) -> Tensor:
         """Vectors of a packed batch on any device: ``[N, D]`` float32. Gradients flow, in this encoder's precision."""

@@ -1,6 +1,7 @@
 """Models on disk: finding, loading and saving them, and refusing what is damaged."""
 
 import contextlib
+import hashlib
 import os
 import shutil
 import tempfile
@@ -57,8 +58,12 @@ def save_model(
     write_settings(folder, settings, int(backbone.config.hidden_size))
 
 
-def locate(path: str | Path) -> Path:
+def locate(path: str | Path, flag: str = "--model") -> Path:
     """The folder of a model: the path itself, or the hub's cache for a name like ``BAAI/bge-small-en-v1.5``.
+
+    Args:
+        path: folder or hub name.
+        flag: where the person named it, for messages.
 
     Raises:
         UserError: neither.
@@ -66,10 +71,10 @@ def locate(path: str | Path) -> Path:
     folder = Path(path).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise UserError(f"--model {path}: no model in this folder (it has no config.json)")
+            raise UserError(f"{flag} {path}: no model in this folder (it has no config.json)")
         return folder
     if folder.is_file():
-        raise UserError(f"--model {path}: is a file; name the folder that holds the model")
+        raise UserError(f"{flag} {path}: is a file; name the folder that holds the model")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -79,7 +84,7 @@ def locate(path: str | Path) -> Path:
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
-            f"--model {path}: no such folder, and not to be had from the model hub ({_first_line(error)})"
+            f"{flag} {path}: no such folder, and not to be had from the model hub ({_first_line(error)})"
         ) from error
 
 
@@ -94,25 +99,10 @@ def load_backbone(folder: Path, dropout: float | None = None) -> PreTrainedModel
         dropout: probability of every dropout; None for what its configuration says. The configuration stays as it is.
     """
     config = AutoConfig.from_pretrained(folder)
-    if not any(folder.glob("*.safetensors")):
-        raise ValueError(
-            "no *.safetensors in it; a pytorch_model.bin is not read, for a pickle can run code: to convert one, load "
-            "it with transformers and save_pretrained it"
-        )
     own = {name: getattr(config, name) for name in DROPOUTS if hasattr(config, name)} if dropout is not None else {}
     for name in own:
         setattr(config, name, dropout)
-    with _quiet():
-        loaded: tuple[PreTrainedModel, dict[str, Any]] = AutoModel.from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
-    backbone, report = loaded
-    _refuse_random_weights(report)
+    backbone = load_weights(AutoModel, folder, config)
     for name, value in own.items():
         setattr(backbone.config, name, value)
     pooler = getattr(backbone, "pooler", None)
@@ -120,6 +110,36 @@ def load_backbone(folder: Path, dropout: float | None = None) -> PreTrainedModel
         pooler.requires_grad_(False)
     use_fast_dropout(backbone)
     return backbone
+
+
+def load_weights(kind: Any, folder: Path, config: Any) -> PreTrainedModel:
+    """A model in float32, all of whose weights (but a backbone's pooler) lie in the folder's safetensors files.
+
+    Args:
+        kind: the class of transformers that makes it, such as ``AutoModel``.
+        folder: of the model.
+        config: its configuration.
+
+    Raises:
+        ValueError: no safetensors file, or one that lacks weights or holds some of another shape.
+    """
+    if not any(folder.glob("*.safetensors")):
+        raise ValueError(
+            "no *.safetensors in it; a pytorch_model.bin is not read, for a pickle can run code: to convert one, load "
+            "it with transformers and save_pretrained it"
+        )
+    with _quiet():
+        loaded: tuple[PreTrainedModel, dict[str, Any]] = kind.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    model, report = loaded
+    _refuse_random_weights(report)
+    return model
 
 
 def checkpoint_activations(backbone: PreTrainedModel, options: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -182,12 +202,19 @@ def load_checked(folder: Path, path: str | Path, dropout: float | None) -> PreTr
     Raises:
         UserError: what does not load, named by ``path``, with the reason.
     """
-    try:
+    with loading(path):
         return load_backbone(folder, dropout)
+
+
+@contextlib.contextmanager
+def loading(path: str | Path, flag: str = "--model") -> Iterator[None]:
+    """Turn what is raised where a model is loaded into a `UserError` that names it by ``flag`` and ``path``."""
+    try:
+        yield
     except SafetensorError as error:
-        raise _unloadable(path, f"its safetensors file is damaged or cut off: {_first_line(error)}") from error
+        raise _unloadable(path, f"its safetensors file is damaged or cut off: {_first_line(error)}", flag) from error
     except (OSError, ValueError, KeyError) as error:
-        raise _unloadable(path, _first_line(error)) from error
+        raise _unloadable(path, _first_line(error), flag) from error
 
 
 def empty_backbone(folder: Path, path: str | Path) -> PreTrainedModel:
@@ -204,8 +231,17 @@ def empty_backbone(folder: Path, path: str | Path) -> PreTrainedModel:
     return backbone
 
 
-def _unloadable(path: str | Path, reason: str) -> UserError:
-    return UserError(f"--model {path}: cannot be loaded ({reason})")
+def weights_fingerprint(model: nn.Module) -> str:
+    """A digest of a model's weights."""
+    digest = hashlib.sha256()
+    for name, weight in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _unloadable(path: str | Path, reason: str, flag: str = "--model") -> UserError:
+    return UserError(f"{flag} {path}: cannot be loaded ({reason})")
 
 
 def _first_line(error: Exception) -> str:

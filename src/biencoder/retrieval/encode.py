@@ -23,7 +23,7 @@ from biencoder.files import atomic_write, sync_folder
 from biencoder.retrieval.texts import in_batches, read_texts, summarize
 
 if TYPE_CHECKING:
-    from biencoder.config import EncodeConfig, EvaluateConfig, SearchConfig
+    from biencoder.config import EncodeConfig, EvaluateConfig, MineConfig, SearchConfig
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def run(config: "EncodeConfig") -> None:
     say(f"{made.output}: {made.rows:,} vectors of {made.dim} dimensions, float32")
 
 
-def load_encoder(config: "EncodeConfig | EvaluateConfig | SearchConfig") -> TextEncoder:
+def load_encoder(config: "EncodeConfig | EvaluateConfig | MineConfig | SearchConfig") -> TextEncoder:
     """The encoder that a command's configuration describes."""
     from biencoder.model.encoder import Encoder
 
@@ -100,12 +100,12 @@ def load_encoder(config: "EncodeConfig | EvaluateConfig | SearchConfig") -> Text
 
 
 @contextlib.contextmanager
-def progress_line() -> Iterator[StartProgress]:
+def progress_line(label: str = "encode") -> Iterator[StartProgress]:
     """A progress line in the terminal that appears when it is started, and ends with the block."""
     from biencoder.terminal import Progress as ProgressLine
 
     with contextlib.ExitStack() as stack:
-        yield lambda total, done: stack.enter_context(ProgressLine(total, "encode", done=done)).update
+        yield lambda total, done: stack.enter_context(ProgressLine(total, label, done=done)).update
 
 
 def encode_file(
@@ -142,7 +142,7 @@ def encode_file(
         logger.info("%s is already whole for these texts, model and settings: nothing to do", output)
         return Encoded(output, rows, dim, reused=rows)
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial, record = _beside(output, ".partial"), _beside(output, ".partial.json")
+    partial, record = beside(output, ".partial"), beside(output, ".partial.json")
     header = _header(rows, dim)
     reused = _rows_done(partial, record, source, len(header))
     if reused == 0:
@@ -161,7 +161,7 @@ def encode_file(
                 file.write(finite(vectors, f"{input}, text", done).astype("<f4").tobytes())
                 file.flush()
                 os.fsync(file.fileno())
-                _write_json(record, {"rows_done": done + len(batch), "source": source})
+                write_json(record, {"rows_done": done + len(batch), "source": source})
             done += len(batch)
     if done != rows:
         raise UserError(f"{input}: the file changed while it was read; start again")
@@ -171,7 +171,7 @@ def encode_file(
 
 def description(output: Path) -> dict[str, Any] | None:
     """What a matrix was made from (``rows``, ``dim``, ``kind``, digests ``texts`` and ``model``); None if unknown."""
-    return _read_json(_beside(output, ".json"))
+    return read_json(beside(output, ".json"))
 
 
 def finite(vectors: np.ndarray, what: str, first: int = 0) -> np.ndarray:
@@ -208,7 +208,7 @@ def _header(rows: int, dim: int) -> bytes:
 
 def _rows_done(partial: Path, record: Path, source: dict[str, Any], header: int) -> int:
     """How many rows of ``partial`` can be kept."""
-    earlier = _read_json(record)
+    earlier = read_json(record)
     if earlier is None or not partial.is_file():
         return 0
     if earlier.get("source") != source:
@@ -233,24 +233,27 @@ def _check_space(output: Path, needed: int) -> None:
 
 def _publish(output: Path, partial: Path, record: Path, source: dict[str, Any]) -> None:
     # The old description goes first: at no moment does a description stand beside a matrix of something else.
-    _beside(output, ".json").unlink(missing_ok=True)
+    beside(output, ".json").unlink(missing_ok=True)
     partial.replace(output)
     sync_folder(output.parent)
-    _write_json(_beside(output, ".json"), source)
+    write_json(beside(output, ".json"), source)
     record.unlink(missing_ok=True)
 
 
-def _beside(path: Path, suffix: str) -> Path:
+def beside(path: Path, suffix: str) -> Path:
+    """The file of the same name with one more ending."""
     return path.with_name(path.name + suffix)
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write an object, whole or not at all."""
     with atomic_write(path) as file:
         json.dump(content, file, indent=2)
         file.write("\n")
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object that a file holds; None for no such file, or another content."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,0 +1,164 @@
+"""Cross-encoders: transformers that read query and passage together and give one logit (Nogueira & Cho 2019)."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from biencoder.data.batching import TEXTS_AT_ONCE
+from biencoder.errors import UserError
+from biencoder.model.architectures import longest_text
+from biencoder.model.precision import autocast, choose_device, choose_precision
+from biencoder.model.pretrained import load_weights, loading, locate, weights_fingerprint
+
+BATCH_TOKENS = 8192  # of a padded batch
+PAIRS_AT_ONCE = 4096  # tokenised at a time, among which lengths are sorted
+FLAG = "--reranker"
+
+Pair = tuple[str, str]
+
+
+@dataclass
+class CrossEncoder:
+    """A sequence classifier with one label.
+
+    Attributes:
+        model: the transformers model.
+        tokenizer: its tokenizer.
+        max_length: tokens that a pair is cut to, special tokens included; the longer of the two texts first.
+        precision: ``fp32`` or ``bf16`` (autocast); logits are float32 in both.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    precision: str
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, precision: str = "fp32", device: str = "auto", max_length: int | None = None
+    ) -> "CrossEncoder":
+        """Load a folder, or a model of the hub by name; safetensors only, and no code that comes with the model.
+
+        Args:
+            path: folder or hub name.
+            precision: ``fp32``, ``bf16``, or ``auto`` for bf16 where the hardware has it.
+            device: ``auto``, ``cpu``, ``cuda``.
+            max_length: tokens of a pair; None for what tokenizer and model say.
+
+        Raises:
+            UserError: no such model, a damaged one, none that classifies, or one with another number of labels than 1.
+        """
+        folder = locate(path, FLAG)
+        target = choose_device(device)
+        with loading(path, FLAG):
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            _check_labels(config, path)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            model = load_weights(AutoModelForSequenceClassification, folder, config)
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        if model.config.pad_token_id is None:  # by it a decoder finds the last token of each pair
+            model.config.pad_token_id = tokenizer.pad_token_id
+        known = [n for n in (max_length or tokenizer.model_max_length, longest_text(config)) if n]
+        return cls(model.to(target).eval(), tokenizer, min(min(known), 2**31 - 1), choose_precision(precision, target))
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of weights and settings: equal fingerprints give equal scores."""
+        settings = (self.max_length, self.precision, weights_fingerprint(self.model))
+        return hashlib.sha256(repr(settings).encode()).hexdigest()
+
+    def score(self, pairs: Sequence[Pair], progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:
+        """The logit of each query and passage: no sigmoid.
+
+        Args:
+            pairs: queries and passages.
+            progress: called with the number of pairs done.
+
+        Returns:
+            float32 ``[len(pairs)]``, in the order of ``pairs``.
+
+        Raises:
+            UserError: a logit that is not finite.
+        """
+        scores = np.empty(len(pairs), np.float32)
+        done = 0
+        with torch.inference_mode(), autocast(self.precision, self.model.device):
+            for start in range(0, len(pairs), PAIRS_AT_ONCE):
+                features = self._tokenize(pairs[start : start + PAIRS_AT_ONCE])
+                for batch in _batches([len(ids) for ids in features["input_ids"]]):
+                    logits = self.model(**self._pad(features, batch)).logits
+                    scores[start + batch] = logits[:, 0].float().cpu().numpy()
+                    done += len(batch)
+                    if progress is not None:
+                        progress(done)
+        if not np.isfinite(scores).all():
+            raise UserError(f"{FLAG}: gave scores that are not finite; the model is damaged or has diverged")
+        return scores
+
+    def _tokenize(self, pairs: Sequence[Pair]) -> dict[str, list[list[int]]]:
+        """Token ids, and segments where the model has them, of each pair."""
+        features: dict[str, list[list[int]]] = {"input_ids": []}
+        for start in range(0, len(pairs), TEXTS_AT_ONCE):
+            queries, passages = zip(*pairs[start : start + TEXTS_AT_ONCE], strict=True)
+            encoded = self.tokenizer(
+                list(queries),
+                list(passages),
+                truncation=True,
+                max_length=self.max_length,
+                return_attention_mask=False,
+            )
+            for name in ("input_ids", "token_type_ids"):
+                if name in encoded:
+                    features.setdefault(name, []).extend(encoded[name])
+        return features
+
+    def _pad(self, features: dict[str, list[list[int]]], batch: NDArray[np.int64]) -> dict[str, torch.Tensor]:
+        """A batch, filled up on the right."""
+        fill = {"input_ids": self.tokenizer.pad_token_id or 0, "token_type_ids": 0}
+        rows = {name: [features[name][i] for i in batch] for name in features}
+        rows["attention_mask"] = [[1] * len(ids) for ids in rows["input_ids"]]
+        longest = max(map(len, rows["input_ids"]))
+        return {
+            name: torch.tensor([row + [fill.get(name, 0)] * (longest - len(row)) for row in values]).to(
+                self.model.device
+            )
+            for name, values in rows.items()
+        }
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[NDArray[np.int64]]:
+    """The places of the pairs of each batch: neighbours in length, longest first."""
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    first = 0
+    while first < len(order):
+        count = max(1, BATCH_TOKENS // lengths[order[first]])
+        yield order[first : first + count]
+        first += count
+
+
+def _check_labels(config: Any, path: str | Path) -> None:
+    kinds = config.architectures or []
+    if not any("SequenceClassification" in kind for kind in kinds):
+        raise UserError(
+            f"{FLAG} {path}: is no cross-encoder (its config.json says {', '.join(kinds) or 'no architecture'}, and a "
+            "...ForSequenceClassification is wanted)"
+        )
+    if config.num_labels != 1:
+        raise UserError(
+            f"{FLAG} {path}: has {config.num_labels} labels ({', '.join(map(str, config.id2label.values()))}); a "
+            "cross-encoder with one label is wanted, whose logit says how well the passage answers the query"
+        )
