@@ -95,8 +95,8 @@ def run(config: "EvaluateConfig") -> None:
         if path is not None and path.is_dir():
             raise UserError(f"{flag} {path}: is a folder, and must be a file")
     collection = load_collection(config.data, config.split)
-    baseline = None if config.baseline is None else score(_retrieve(config, config.baseline, collection), collection)
-    found = _retrieve(config, config.model, collection)
+    baseline = None if config.baseline is None else score(_found_by(config, config.baseline, collection), collection)
+    found = _found_by(config, config.model, collection)
     evaluation = score(found, collection)
     content = {"model": str(config.model), **evaluation.to_json()}
     say(f"{config.model} on {evaluation.description}")
@@ -120,7 +120,7 @@ def run(config: "EvaluateConfig") -> None:
         say(f"{config.run_file}: the TREC run")
 
 
-def _retrieve(config: "EvaluateConfig", model: str, collection: "Collection") -> dict[str, dict[str, float]]:
+def _found_by(config: "EvaluateConfig", model: str, collection: "Collection") -> dict[str, dict[str, float]]:
     from biencoder.terminal import Progress as ProgressLine
 
     encoder = load_encoder(replace(config, model=model))
