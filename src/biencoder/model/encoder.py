@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biencoder.data.batching import PackedBatch, Tokens, chunks, tokenize
 from biencoder.model.architectures import enable_packing, longest_text
+from biencoder.model.causality import is_decoder
 from biencoder.model.embedding import embed
 from biencoder.model.folder import ModelSettings, read_settings
 from biencoder.model.precision import autocast, choose_device, choose_precision
@@ -194,5 +195,4 @@ def _choose_pooling(asked: str, settings: ModelSettings, backbone: PreTrainedMod
         return asked
     if settings.pooling is not None:
         return settings.pooling
-    causal = any(getattr(module, "is_causal", False) for module in backbone.modules())
-    return "last" if causal else "cls"
+    return "last" if is_decoder(backbone) else "cls"
