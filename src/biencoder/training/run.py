@@ -15,12 +15,14 @@ from biencoder.data.sampling import KnownPositives, Sampler
 from biencoder.data.table import ExampleTable
 from biencoder.errors import TrainingError, UserError
 from biencoder.model.encoder import Encoder
+from biencoder.model.lora import merge_lora
 from biencoder.model.pretrained import checkpoint_activations
 from biencoder.report.training import report_result, write_evaluation, write_model_card
 from biencoder.retrieval.evaluate import Evaluation
 from biencoder.terminal import Progress, say, table
+from biencoder.training.backbone import choose_trained, prepare_backbone
 from biencoder.training.batch import Batcher
-from biencoder.training.checkpoint import load_best, load_checkpoint
+from biencoder.training.checkpoint import load_best, load_checkpoint, restore_state
 from biencoder.training.distributed import barrier, first_to_fail, lost_a_rank, process_group, rank, world_size
 from biencoder.training.loop import Job, evaluate_and_keep_best, forget_metrics_after, train_steps
 from biencoder.training.memory import token_budget
@@ -88,12 +90,14 @@ def _train(config: TrainConfig) -> TrainResult | None:
     folder.refuse_foreign(config.resume)
     examples = ExampleTable.from_files(config.train_data, on_bad_row=config.on_bad_row)
     encoder, config = prepare_encoder(config)
+    base = encoder.weights_fingerprint
+    choose_trained(encoder, config)
     job = _job(config, encoder, *_evaluation_data(config, examples))
     identity = {
         "config": config.to_dict(),
         "data": job.data_fingerprint,
         "evaluation": job.collection.fingerprint,
-        "model": encoder.weights_fingerprint,
+        "model": base,
         "world_size": world_size(),
     }
     folder.refuse_other_run(identity)
@@ -135,6 +139,7 @@ def prepare_encoder(config: TrainConfig) -> tuple[Encoder, TrainConfig]:
         settings = replace(settings, normalize=True)  # compared by cosine, so it is trained by cosine
     encoder.settings = settings
     assert settings.pooling is not None
+    prepare_backbone(encoder, config)
     if config.gradient_checkpointing:
         if not encoder.backbone.supports_gradient_checkpointing:
             raise UserError(
@@ -147,6 +152,7 @@ def prepare_encoder(config: TrainConfig) -> tuple[Encoder, TrainConfig]:
         config,
         pooling=settings.pooling,
         normalize=settings.normalize,
+        lora_alpha=config.lora_alpha or (config.lora_rank and 2.0 * config.lora_rank),
         temperature=config.temperature if settings.normalize else 1.0,
         precision=encoder.precision,
         query_prompt=settings.query_prompt,
@@ -225,7 +231,7 @@ def _report_start(job: Job) -> None:
 def _restore(job: Job, path: Path) -> None:
     """Put the job where the checkpoint was written."""
     checkpoint = load_checkpoint(path)
-    job.encoder.backbone.load_state_dict(checkpoint.weights)
+    restore_state(job.encoder.backbone, checkpoint.weights)
     restore_optimizer(job.encoder.backbone, job.optimizer, checkpoint.optimizer)
     state = checkpoint.state
     job.step, job.best_step = checkpoint.step, state["best_step"]
@@ -248,7 +254,9 @@ def _finish(job: Job, folder: OutputFolder, began: float) -> TrainResult:
     assert job.before is not None
     assert job.best is not None
     if job.best_step != job.step:
-        job.encoder.backbone.load_state_dict(load_best(folder.checkpoints, job.best_step))
+        restore_state(job.encoder.backbone, load_best(folder.checkpoints, job.best_step))
+    if job.config.lora_rank is not None and job.config.lora_save == "merged":
+        merge_lora(job.encoder.backbone)
     if rank() == 0:
         job.encoder.save(job.folder)
         write_evaluation(job.folder / "eval.json", job.before, job.best, job.best_step)
