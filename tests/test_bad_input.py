@@ -126,6 +126,13 @@ def test_an_unknown_flag(command: str, refused: Refused) -> None:
         ("--temperature", "0", "--temperature must be more than 0, not 0"),
         ("--group-size", "0", "--group-size must be at least 1, not 0"),
         ("--precision", "fp16", "--precision must be one of auto, fp32, bf16, not 'fp16'"),
+        ("--lora-rank", "0", "--lora-rank must be at least 1, not 0"),
+        ("--lora-alpha", "4", "--lora-alpha 4: belongs to --lora-rank, which is not given"),
+        ("--lora-save", "adapter", "--lora-save adapter: belongs to --lora-rank, which is not given"),
+        ("--freeze-layers", "-1", "--freeze-layers must be at least 0, not -1"),
+        ("--freeze-layers", "3", "--freeze-layers 3: the model has 2 layers; freeze fewer"),
+        ("--freeze-layers", "2", "--freeze-layers 2: leaves nothing to train, for the model has 2 layers"),
+        ("--attention", "causal", "--attention causal: transformers does not offer it for bert"),
         ("--eval-split", "dev", "--eval-split dev: names a part of --eval-data, which is not given"),
         ("--dims", "64,0", "--dims: '0' is no number of dimensions; write them like 256,128,64"),
         ("--dims", "4096", "--dims 4096: model makes 32 dimensions"),
@@ -142,6 +149,14 @@ def test_a_wrong_value(flag: str, value: str, message: str, place: Path, refused
     (place / "unknown.yaml").write_text("epochs: 2\nbath-size: 3\n")
     (place / "negative.yaml").write_text("batch-size: -4\n")
     refused(with_flag("train", flag, value), message)
+
+
+def test_lora_with_everything_frozen(place: Path, refused: Refused, capsys: pytest.CaptureFixture[str]) -> None:
+    refused([*with_flag("train", "--lora-rank", "4"), "--freeze-layers", "2"], "--freeze-layers 2: leaves nothing")
+    tiny_model(place / "decoder", "qwen3")  # a norm behind its layers is left, which LoRA is not for
+    capsys.readouterr()
+    words = with_flag("train", "--model", "decoder")
+    refused([*words, "--lora-rank", "4", "--freeze-layers", "2"], "--lora-rank: qwen3 has no linear layer for it in")
 
 
 @pytest.mark.parametrize("command", ["evaluate", "encode", "search"])
@@ -218,6 +233,13 @@ def only_a_pickle(model: Path) -> None:
     (model / "model.safetensors").unlink()
 
 
+def only_an_adapter(model: Path) -> None:
+    (model / "config.json").unlink()
+    (model / "model.safetensors").unlink()
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": "nobody/nothing"}
+    (model / "adapter_config.json").write_text(json.dumps(adapter))
+
+
 def cut_off(model: Path) -> None:
     whole = (model / "model.safetensors").read_bytes()
     (model / "model.safetensors").write_bytes(whole[: len(whole) // 2])
@@ -234,6 +256,11 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], object], list[str], list[str]]] = {
     "none": (shutil.rmtree, ["--model model: no such folder"], [*WEIGHTS, "check"]),
     "another folder": (lambda m: (m / "config.json").unlink(), ["no model in this folder"], [*WEIGHTS, "check"]),
     "only a pickle": (only_a_pickle, ["--model model: cannot be loaded", "pytorch_model.bin is not read"], WEIGHTS),
+    "an adapter without its base": (
+        only_an_adapter,
+        ["--model model: is an adapter, and its base model nobody/nothing is missing"],
+        WEIGHTS,
+    ),
     "cut off": (cut_off, ["--model model: cannot be loaded", "safetensors file is damaged or cut off"], WEIGHTS),
     "config.json is cut off": (
         lambda m: (m / "config.json").write_text('{"model_type": "bert",'),

@@ -130,6 +130,21 @@ def tiny_cross_encoder(folder: Path, kind: str = "bert", *, labels: int = 1) -> 
     return folder
 
 
+def language_model(folder: Path, kind: str, **changes: Any) -> Path:
+    """:func:`tiny_model` with a tokenizer as language models have them: nothing after a text, and no padding token.
+
+    Qwen's puts nothing before a text either.
+    """
+    tiny_model(folder, kind, **changes)
+    backend = tiny_tokenizer().backend_tokenizer
+    before = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 2)])
+    backend.post_processor = processors.ByteLevel() if kind.startswith("qwen") else before
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="[UNK]", bos_token="[CLS]", eos_token="[SEP]", model_max_length=96
+    ).save_pretrained(folder)
+    return folder
+
+
 def random_texts(count: int, *, longest: int = 20, seed: int = 0) -> list[str]:
     """Texts of 1 to ``longest`` known words."""
     draw = random.Random(seed)

@@ -18,11 +18,14 @@ DEVICES = ("auto", "cpu", "cuda")
 ON_BAD_ROW = ("stop", "skip")
 PAIR_METHODS = ("title", "first-sentence", "spans", "headings")
 BAD_ROW_HELP = "stop at a row that cannot be used, or skip and count such rows"
+ATTENTIONS = ("causal", "bidirectional")
+LORA_SAVES = ("merged", "adapter")
 
 # One constructor of options for each heading of --help.
 _needed = partial(option, group="needed")
 _model = partial(option, group="model")
 _texts = partial(option, group="texts")
+_trained = partial(option, group="what is trained")
 _loss = partial(option, group="batches and loss")
 _optimizer = partial(option, group="optimizer")
 _evaluation = partial(option, group="evaluation and checkpoints")
@@ -75,6 +78,29 @@ class TrainConfig(Config):
     )
     dropout: float | None = _model(
         "dropout probability in training", default=None, unset="the model's own", least=0, below=1
+    )
+    attention: str | None = _model(
+        "what a decoder's tokens attend to: what precedes them, or the whole text",
+        default=None,
+        unset="the model's own",
+        choices=ATTENTIONS,
+    )
+
+    freeze_embeddings: bool = _trained("keep the embeddings as they are", default=False)
+    freeze_layers: int = _trained("keep the embeddings and the first N layers as they are", default=0, least=0)
+    lora_rank: int | None = _trained(
+        "train a LoRA of this rank beside each linear layer, and nothing else",
+        default=None,
+        unset="no LoRA, all weights",
+        least=1,
+    )
+    lora_alpha: float | None = _trained(
+        "LoRA's products are scaled by this over --lora-rank", default=None, unset="twice --lora-rank", above=0
+    )
+    lora_save: str = _trained(
+        "merged: a model like any other; adapter: LoRA's own weights, which name their base model",
+        default="merged",
+        choices=LORA_SAVES,
     )
 
     batch_size: int = _loss(
@@ -194,6 +220,11 @@ class TrainConfig(Config):
             raise UserError("--two-way finds a query among those of the batch; it needs --in-batch-negatives")
         if self.guide_margin and self.guide is None:
             raise UserError(f"--guide-margin {self.guide_margin:g}: is of --guide, which is not given")
+        if self.lora_rank is None and (self.lora_alpha is not None or self.lora_save == "adapter"):
+            flag = "--lora-save adapter" if self.lora_alpha is None else f"--lora-alpha {self.lora_alpha:g}"
+            raise UserError(f"{flag}: belongs to --lora-rank, which is not given")
+        if self.keep_base and self.lora_save == "adapter":
+            raise UserError("--keep-base averages whole weights; it needs --lora-save merged")
         if self.group_size == 1 and (self.batch_size == 1 or not self.in_batch_negatives):
             why = "--batch-size 1" if self.in_batch_negatives else "--no-in-batch-negatives"
             raise UserError(f"--group-size 1 with {why} leaves no negatives to learn from; raise one of them")

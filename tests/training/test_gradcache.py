@@ -10,6 +10,8 @@ from torch import Tensor
 
 from biencoder import Encoder
 from biencoder.data.batching import chunks
+from biencoder.model.blocks import freeze
+from biencoder.model.lora import add_lora
 from biencoder.model.pretrained import checkpoint_activations
 from biencoder.training import gradcache
 from biencoder.training.batch import TrainingBatch
@@ -64,6 +66,23 @@ def test_replayed_chunks_have_the_dropout_masks_of_the_kept_ones(encoder: Encode
     other_masks = step(encoder, batch, 10**9, seed=1)
     assert other_masks[0] != whole[0]
     assert largest_difference(whole[1], other_masks[1]) > 1e-2
+
+
+@pytest.mark.parametrize("kind", ["bert", "qwen3"])
+def test_replayed_chunks_are_the_kept_ones_with_lora_and_frozen_layers(kind: str, tmp_path: Path) -> None:
+    encoder = Encoder.load(tiny_model(tmp_path, kind, dropout=True), pooling="mean", normalize=True)
+    encoder.backbone.train()
+    freeze(encoder.backbone, embeddings=False, layers=1)
+    add_lora(encoder.backbone, rank=2, alpha=4.0, dropout=0.2, first_layer=1, base="base", seed=0)
+    for name, parameter in encoder.backbone.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    batch = make_batch(encoder)
+    whole, part, none = (step(encoder, batch, keep) for keep in (10**9, batch.tokens // 2, 0))
+    assert all("lora_" in name for name in whole[1])
+    for losses, replayed in (part, none):
+        assert losses.total == pytest.approx(whole[0].total, rel=1e-6)
+        assert largest_difference(whole[1], replayed) < 1e-6
 
 
 def test_a_step_depends_on_its_seed_and_on_nothing_random_before(encoder: Encoder) -> None:

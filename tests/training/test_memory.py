@@ -10,6 +10,7 @@ from tiny import bytes_kept, tiny_model
 
 from biencoder import Encoder
 from biencoder.data.batching import pack
+from biencoder.model.lora import add_lora
 from biencoder.model.pretrained import checkpoint_activations
 from biencoder.training import memory
 
@@ -118,6 +119,13 @@ def test_the_default_grows_with_the_model_and_fits_the_machine(
     monkeypatch.setattr(memory, "LOWEST_DEFAULT", 0)
     weights = sum(p.numel() * 4 for p in encoder.backbone.parameters())
     assert memory.default_activations(encoder) == memory.WEIGHTS_TIMES * weights
+
+
+def test_gradients_and_moments_are_of_what_learns(encoder: Encoder) -> None:
+    everything = memory._state_bytes(encoder)
+    add_lora(encoder.backbone, rank=2, alpha=4.0, dropout=0.0, first_layer=1, base="base", seed=0)
+    linear = (4 * (32 + 32) + (32 + 48) + (48 + 32)) * 2  # elements of A and B beside the six layers of one block
+    assert memory._state_bytes(encoder) == 3 * 4 * linear < everything
 
 
 def test_machine_memory_is_that_of_a_machine() -> None:

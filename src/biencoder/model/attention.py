@@ -125,7 +125,10 @@ def _attention(
             module, query, key, value, attention_mask, dropout, scaling, is_causal=is_causal, **kwargs
         )
         return attended, None
-    causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
+    own = getattr(module, "is_causal", False)
+    causal = own if is_causal is None else is_causal
+    if sliding_window is not None and own and not causal:
+        sliding_window += 1  # a decoder that reads both ways: transformers' mask includes that distance there
     attended = attend(
         query[0].transpose(0, 1),
         key[0].transpose(0, 1),

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from biencoder.data.batching import PackedBatch, Tokens, chunks, tokenize
 from biencoder.errors import UserError
 from biencoder.model.architectures import enable_packing, longest_text
+from biencoder.model.causality import is_decoder
 from biencoder.model.embedding import embed
 from biencoder.model.folder import ModelSettings, read_settings
 from biencoder.model.pooling import truncate
@@ -200,11 +201,10 @@ class Encoder:
 
 def resolve(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase, backbone: PreTrainedModel) -> ModelSettings:
     """The settings with a value for what they leave open: pooling, normalisation, and a length that the model takes."""
-    causal = any(getattr(module, "is_causal", False) for module in backbone.modules())
     known = [n for n in (settings.max_length or tokenizer.model_max_length, longest_text(backbone.config)) if n]
     return replace(
         settings,
-        pooling=settings.pooling or ("last" if causal else "cls"),
+        pooling=settings.pooling or ("last" if is_decoder(backbone) else "cls"),
         normalize=settings.normalize is not False,
         max_length=min(min(known), 2**31 - 1),
     )

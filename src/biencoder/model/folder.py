@@ -22,6 +22,7 @@ POOLING_KEYS = {
 QUERY_PROMPTS = ("query", "search_query", "retrieval.query")
 PASSAGE_PROMPTS = ("document", "passage", "corpus", "search_document", "retrieval.passage")
 SUPPORTED_POOLING = ("cls", "mean", "last")
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,29 @@ def read_settings(folder: Path) -> ModelSettings:
         default_prompt=sentence.get("default_prompt_name"),
         similarity=sentence.get("similarity_fn_name"),
     )
+
+
+def adapter_base(folder: Path) -> str | None:
+    """The base model, as a folder or a hub name, of a folder that holds no model but a LoRA adapter; else None.
+
+    Raises:
+        UserError: another kind of adapter, one without a base or beside a whole model, or a damaged file.
+    """
+    adapter = _read_json(folder / ADAPTER_CONFIG)
+    if adapter is None:
+        return None
+    if (folder / "config.json").is_file():
+        raise UserError(
+            f"{folder}: holds a whole model and an adapter, which some tools add to it and others do not; remove "
+            f"{ADAPTER_CONFIG} or config.json"
+        )
+    if adapter.get("peft_type") != "LORA":
+        kind = adapter.get("peft_type")
+        raise UserError(f"{folder / ADAPTER_CONFIG}: an adapter of the kind {kind}; biencoder handles LORA only")
+    base = adapter.get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise UserError(f"{folder / ADAPTER_CONFIG}: does not name its base model, as base_model_name_or_path")
+    return base
 
 
 def _read_pooling(path: Path) -> str:

@@ -18,7 +18,8 @@ from transformers.utils import logging as transformers_logging
 from biencoder.errors import UserError
 from biencoder.files import sync_folder
 from biencoder.model.dropout import use_fast_dropout
-from biencoder.model.folder import ModelSettings, read_settings, write_settings
+from biencoder.model.folder import ADAPTER_CONFIG, ModelSettings, adapter_base, read_settings, write_settings
+from biencoder.model.lora import merge_adapter
 
 # The names under which architectures keep the dropouts that act in a backbone.
 DROPOUTS = (
@@ -70,7 +71,7 @@ def locate(path: str | Path, flag: str = "--model") -> Path:
     """
     folder = Path(path).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
+        if not any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG)):
             raise UserError(f"{flag} {path}: no model in this folder (it has no config.json)")
         return folder
     if folder.is_file():
@@ -98,6 +99,31 @@ def load_backbone(folder: Path, dropout: float | None = None) -> PreTrainedModel
         folder: of the model.
         dropout: probability of every dropout; None for what its configuration says. The configuration stays as it is.
     """
+    base = adapter_base(folder)
+    if base is None:
+        backbone = _load_whole(folder, dropout)
+    else:
+        backbone = load_backbone(_base_folder(folder, base), dropout)
+        with _quiet():
+            merge_adapter(backbone, folder)
+    pooler = getattr(backbone, "pooler", None)
+    if isinstance(pooler, nn.Module):
+        pooler.requires_grad_(False)
+    use_fast_dropout(backbone)
+    return backbone
+
+
+def _base_folder(folder: Path, base: str) -> Path:
+    try:
+        return locate(base)
+    except UserError as error:
+        raise UserError(
+            f"--model {folder}: is an adapter, and its base model {base} is missing; put it there, or write where it "
+            f"is into {folder / ADAPTER_CONFIG} as base_model_name_or_path"
+        ) from error
+
+
+def _load_whole(folder: Path, dropout: float | None) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(folder)
     own = {name: getattr(config, name) for name in DROPOUTS if hasattr(config, name)} if dropout is not None else {}
     for name in own:
@@ -105,10 +131,6 @@ def load_backbone(folder: Path, dropout: float | None = None) -> PreTrainedModel
     backbone = load_weights(AutoModel, folder, config)
     for name, value in own.items():
         setattr(backbone.config, name, value)
-    pooler = getattr(backbone, "pooler", None)
-    if isinstance(pooler, nn.Module):
-        pooler.requires_grad_(False)
-    use_fast_dropout(backbone)
     return backbone
 
 
@@ -152,7 +174,10 @@ def checkpoint_activations(backbone: PreTrainedModel, options: dict[str, Any] | 
         kwargs: as transformers takes them.
     """
     new_name = getattr(backbone, "activation_checkpointing_enable", None)  # since 5.23; the old one warns
-    (new_name or backbone.gradient_checkpointing_enable)({"use_reentrant": False} | (options or {}), **kwargs)
+    options = {"use_reentrant": False} | (options or {})
+    (new_name or backbone.gradient_checkpointing_enable)(options, **kwargs)
+    if not options["use_reentrant"]:  # which alone needs inputs with gradients; they cost a pass through frozen layers
+        backbone.disable_input_require_grads()
 
 
 def _refuse_random_weights(report: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from biencoder.files import sync_folder
 
@@ -29,7 +29,7 @@ class Checkpoint:
 
     Attributes:
         step: optimizer steps done.
-        weights: of the backbone, by name.
+        weights: of the backbone, by name, those that training changes.
         optimizer: moments and counts, by parameter.
         state: everything else, as JSON: configuration, data, position of the sampler, best evaluation so far.
     """
@@ -38,6 +38,27 @@ class Checkpoint:
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     state: dict[str, Any]
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state of ``model`` without what is frozen, which is the base model's and is known by its digest."""
+    frozen = _frozen(model)
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
+
+
+def restore_state(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Put back what :func:`trained_state` gave.
+
+    Raises:
+        ValueError: it is not that of this model.
+    """
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    if wrong := sorted({*missing, *unexpected} - _frozen(model)):
+        raise ValueError(f"the checkpoint is of another model: {wrong[0]}, one of {len(wrong)}")
+
+
+def _frozen(model: nn.Module) -> set[str]:
+    return {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
 
 
 def checkpoints_in(output_dir: Path) -> Path:

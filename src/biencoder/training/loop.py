@@ -23,7 +23,14 @@ from biencoder.model.encoder import Encoder
 from biencoder.retrieval.evaluate import Evaluation, evaluate, texts_to_encode
 from biencoder.terminal import Progress, say
 from biencoder.training.batch import Batcher, TrainingBatch
-from biencoder.training.checkpoint import Checkpoint, checkpoints_in, prune, save_best, save_checkpoint
+from biencoder.training.checkpoint import (
+    Checkpoint,
+    checkpoints_in,
+    prune,
+    save_best,
+    save_checkpoint,
+    trained_state,
+)
 from biencoder.training.distributed import broadcast_object, rank, sum_gradients
 from biencoder.training.gradcache import StepLosses, accumulate_gradients
 from biencoder.training.guide import Guide
@@ -179,7 +186,7 @@ def evaluate_and_keep_best(job: Job) -> None:
     if job.best is None or evaluation.metrics[BEST_BY] > job.best.metrics[BEST_BY]:
         job.best, job.best_step = evaluation, job.step
         if rank() == 0:
-            save_best(job.checkpoints, job.step, job.encoder.backbone.state_dict())
+            save_best(job.checkpoints, job.step, trained_state(job.encoder.backbone))
 
 
 def evaluate_on(job: Job, collection: Collection) -> Evaluation:
@@ -208,7 +215,7 @@ def save(job: Job) -> None:
         job.checkpoints,
         Checkpoint(
             step=job.step,
-            weights=job.encoder.backbone.state_dict(),
+            weights=trained_state(job.encoder.backbone),
             optimizer=optimizer_state(job.encoder.backbone, job.optimizer),
             state=_state(job),
         ),

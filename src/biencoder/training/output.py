@@ -17,7 +17,16 @@ from biencoder.training.checkpoint import checkpoints_in, newest_checkpoint
 logger = logging.getLogger(__name__)
 
 # Settings that do not change what a run computes: a resumed run may bring other values. The data are known by content.
-FREE_SETTINGS = {"train_data", "output_dir", "resume", "save_steps", "keep_checkpoints", "memory_budget", "device"}
+FREE_SETTINGS = {
+    "train_data",
+    "output_dir",
+    "resume",
+    "save_steps",
+    "keep_checkpoints",
+    "memory_budget",
+    "device",
+    "lora_save",
+}
 # What is compared by content, and what to say when it differs.
 CONTENT = {
     "data": "the training data have changed",

@@ -18,13 +18,15 @@ from biencoder.data.sampling import KnownPositives, Sampler
 from biencoder.data.table import ExampleTable
 from biencoder.errors import TrainingError, UserError
 from biencoder.model.encoder import Encoder
+from biencoder.model.lora import merge_lora
 from biencoder.model.merge import mix_in
 from biencoder.model.pretrained import checkpoint_activations
 from biencoder.report.training import Outcome, report_result, write_evaluation, write_model_card
 from biencoder.retrieval.evaluate import Evaluation
 from biencoder.terminal import Progress, say, table
+from biencoder.training.backbone import choose_trained, prepare_backbone
 from biencoder.training.batch import Batcher
-from biencoder.training.checkpoint import load_best, load_checkpoint
+from biencoder.training.checkpoint import load_best, load_checkpoint, restore_state
 from biencoder.training.distributed import barrier, first_to_fail, lost_a_rank, process_group, rank, world_size
 from biencoder.training.guide import Guide
 from biencoder.training.loop import (
@@ -104,12 +106,14 @@ def _train(config: TrainConfig) -> TrainResult | None:
     folder.refuse_foreign(config.resume)
     examples = ExampleTable.from_files(config.train_data, on_bad_row=config.on_bad_row)
     encoder, config = prepare_encoder(config)
+    base = encoder.weights_fingerprint
+    choose_trained(encoder, config)
     job = _job(config, encoder, *_evaluation_data(config, examples))
     identity = {
         "config": config.to_dict(),
         "data": job.data_fingerprint,
         "evaluation": " ".join(each.fingerprint for each in (job.collection, *job.guards.values())),
-        "model": encoder.weights_fingerprint,
+        "model": base,
         "guide": job.guide and job.guide.encoder.fingerprint,
         "world_size": world_size(),
     }
@@ -155,6 +159,7 @@ def prepare_encoder(config: TrainConfig) -> tuple[Encoder, TrainConfig]:
     assert settings.pooling is not None
     if config.dims is not None and config.dims[0] > encoder.dim:
         raise UserError(f"--dims {config.dims[0]}: {config.model} makes {encoder.dim} dimensions")
+    prepare_backbone(encoder, config)
     if config.gradient_checkpointing:
         if not encoder.backbone.supports_gradient_checkpointing:
             raise UserError(
@@ -167,6 +172,7 @@ def prepare_encoder(config: TrainConfig) -> tuple[Encoder, TrainConfig]:
         config,
         pooling=settings.pooling,
         normalize=settings.normalize,
+        lora_alpha=config.lora_alpha or (config.lora_rank and 2.0 * config.lora_rank),
         temperature=config.temperature if settings.normalize else 1.0,
         precision=encoder.precision,
         dims=None if config.dims is None else tuple(sorted({encoder.dim, *config.dims}, reverse=True)),
@@ -283,7 +289,7 @@ def _report_start(job: Job) -> None:
 def _restore(job: Job, path: Path) -> None:
     """Put the job where the checkpoint was written."""
     checkpoint = load_checkpoint(path)
-    job.encoder.backbone.load_state_dict(checkpoint.weights)
+    restore_state(job.encoder.backbone, checkpoint.weights)
     restore_optimizer(job.encoder.backbone, job.optimizer, checkpoint.optimizer)
     state = checkpoint.state
     job.step, job.best_step = checkpoint.step, state["best_step"]
@@ -307,7 +313,9 @@ def _finish(job: Job, folder: OutputFolder, began: float) -> TrainResult:
     assert job.before is not None
     assert job.best is not None
     if job.best_step != job.step:
-        job.encoder.backbone.load_state_dict(load_best(folder.checkpoints, job.best_step))
+        restore_state(job.encoder.backbone, load_best(folder.checkpoints, job.best_step))
+    if job.config.lora_rank is not None and job.config.lora_save == "merged":
+        merge_lora(job.encoder.backbone)
     after = job.best
     if job.config.keep_base:
         mix_in(job.encoder.backbone, job.config.model, job.config.keep_base)
