@@ -269,10 +269,10 @@ def trainer_truth(combination: Combination, world: int, folder: Path) -> Outcome
     )
     losses = []
     for dim in combination.dims or (queries.shape[1],):
-        cut = (torch.nn.functional.normalize(vectors[:, :dim], dim=-1) for vectors in (queries, passages))
+        asked, found = (torch.nn.functional.normalize(vectors[:, :dim], dim=-1) for vectors in (queries, passages))
         told = askers if combination.two_way else None
         margins = combination.distillation == "margin-mse"
-        losses.append(mean_loss(*cut, groups, candidates, teacher, WEIGHT, told, margins))
+        losses.append(mean_loss(asked, found, groups, candidates, teacher, WEIGHT, told, margins))
     return outcome(model, torch.stack(losses).mean())
 
 

@@ -129,5 +129,8 @@ class BagOfWords:
     def encode_queries(self, texts: Any, progress: Any = None) -> np.ndarray:
         return self.encode(texts, "", progress)
 
+    def cut(self, vectors: np.ndarray, dim: int) -> np.ndarray:
+        return vectors[:, :dim]
+
     def encode_passages(self, texts: Any, progress: Any = None) -> np.ndarray:
         return self.encode(texts, "", progress)

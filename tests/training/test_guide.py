@@ -9,6 +9,7 @@ from tiny import random_texts, tiny_model
 
 from biencoder import Encoder
 from biencoder.data.batching import chunks
+from biencoder.training.batch import TrainingBatch
 from biencoder.training.guide import Guide, Opinion
 from biencoder.training.objective import Labels, Objective
 
@@ -81,7 +82,8 @@ def test_the_rows_of_an_opinion_are_the_opinion_of_the_rows(margin: float) -> No
 def test_its_vectors_are_those_of_its_encoder(tmp_path: Path) -> None:
     encoder = Encoder.load(tiny_model(tmp_path), pooling="mean", normalize=True)
     texts = random_texts(7)
-    held = Guide(encoder).opinion(list(chunks(encoder.tokenize(texts), 20)), 3, [3], [4])
+    parts = list(chunks(encoder.tokenize(texts), 20))
+    held = Guide(encoder).opinion_of(TrainingBatch(parts, 3, [3], [4], 3, LABELS, parts))
     wanted = torch.from_numpy(encoder.encode(texts))
     torch.testing.assert_close(torch.cat([held.queries, held.passages]), wanted)
     assert held.everyone.equal(held.queries)

@@ -81,7 +81,7 @@ def accumulate_gradients(
     give_back(held_at_most)  # or the kept chunks would lie around the holes that the last step's replays left
     encoded = _encode(encoder, batch, keep_tokens, seed)
     vectors = _in_order(encoded, batch, encoder)
-    opinion = guide and guide.opinion(batch.guide_chunks, batch.queries, batch.query_sizes, batch.passage_sizes)
+    opinion = None if guide is None else guide.opinion_of(batch)
     gradient, losses = _cache_gradient(vectors, batch, objective, opinion)
     kept = [part for part in encoded if part.vectors.requires_grad]
     replayed = [part for part in encoded if not part.vectors.requires_grad]

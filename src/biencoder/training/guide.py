@@ -3,14 +3,13 @@
 Shapes: B queries of this rank, P passages and Q queries that it shares with the others, D dimensions of the guide.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from biencoder.data.batching import Chunk
 from biencoder.model.encoder import Encoder
+from biencoder.training.batch import TrainingBatch
 from biencoder.training.distributed import gather
 from biencoder.training.objective import Labels, similarity
 
@@ -29,26 +28,17 @@ class Guide:
     encoder: Encoder
     margin: float = 0.0
 
-    def opinion(
-        self, chunks: Sequence[Chunk], queries: int, query_sizes: list[int], passage_sizes: list[int]
-    ) -> "Opinion":
-        """What the guide holds of a batch.
-
-        Args:
-            chunks: this rank's texts in the guide's tokens; their ``index`` counts the queries first.
-            queries: how many of the texts are queries.
-            query_sizes: the number of queries on every rank that shares them.
-            passage_sizes: likewise of passages.
-        """
-        texts = sum(len(chunk.index) for chunk in chunks)
-        vectors = torch.empty(texts, self.encoder.dim, device=self.encoder.device)
+    def opinion_of(self, batch: TrainingBatch) -> "Opinion":
+        """What the guide holds of a batch that brings its tokens."""
+        vectors = torch.empty(batch.texts, self.encoder.dim, device=self.encoder.device)
         with torch.no_grad():
-            for chunk in chunks:
+            for chunk in batch.guide_chunks:
                 vectors[chunk.index.to(vectors.device)] = self.encoder.embed(chunk.batch)
-        own, passages = vectors[:queries], vectors[queries:]
-        if len(passage_sizes) == 1:
+        own, passages = vectors[: batch.queries], vectors[batch.queries :]
+        if len(batch.passage_sizes) == 1:
             return Opinion(own, passages, own, self.margin)
-        return Opinion(own, gather(passages, passage_sizes), gather(own, query_sizes), self.margin)
+        everyone = gather(own, batch.query_sizes)
+        return Opinion(own, gather(passages, batch.passage_sizes), everyone, self.margin)
 
 
 @dataclass(frozen=True)
