@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from biencoder.allocator import tune_allocator
-from biencoder.config import TrainConfig
+from biencoder.config import DataSet, TrainConfig
 from biencoder.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from biencoder.training.run import train
 
 __version__ = "0.1.0"
-__all__ = ["BiEncoderModel", "Encoder", "TrainConfig", "UserError", "evaluate", "train"]
+__all__ = ["BiEncoderModel", "DataSet", "Encoder", "TrainConfig", "UserError", "evaluate", "train"]
 
 _LAZY = {
     "BiEncoderModel": "biencoder.model.bi_encoder",

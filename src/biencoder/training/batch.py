@@ -6,6 +6,7 @@ all ranks' passages need no communication; only the embeddings do.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ class TrainingBatch:
         passage_sizes: the number of passages on every rank that shares its passages; only this rank's if none does.
         total_queries: queries of the global batch, over all ranks.
         labels: of this rank's queries, over the shared passages.
+        data_set: which the whole global batch is of.
     """
 
     chunks: list[Chunk]
@@ -36,6 +38,7 @@ class TrainingBatch:
     passage_sizes: list[int]
     total_queries: int
     labels: Labels
+    data_set: int = 0
 
     @property
     def texts(self) -> int:
@@ -48,6 +51,18 @@ class TrainingBatch:
         return sum(chunk.tokens for chunk in self.chunks)
 
 
+class Prompts(NamedTuple):
+    """What stands before the texts of a data set.
+
+    Attributes:
+        query: before queries of rows that bring none of their own.
+        passage: before passages.
+    """
+
+    query: str
+    passage: str
+
+
 @dataclass(frozen=True)
 class Batcher:
     """From the plan of a step to this rank's batch.
@@ -55,8 +70,8 @@ class Batcher:
     Attributes:
         table: the training data.
         tokenize_queries: token ids of queries, whose prompt stands before them already.
-        tokenize_passages: token ids of passages, prompt included.
-        query_prompt: for rows that bring none of their own.
+        tokenize_passages: the same of passages.
+        prompts: of each data set.
         chunk_tokens: most tokens that go through the model at once.
         known_positives: masks false negatives; None leaves them in.
         rank: of this process.
@@ -67,7 +82,7 @@ class Batcher:
     table: ExampleTable
     tokenize_queries: Tokenize
     tokenize_passages: Tokenize
-    query_prompt: str
+    prompts: Sequence[Prompts]
     chunk_tokens: int
     known_positives: KnownPositives | None
     rank: int = 0
@@ -79,8 +94,12 @@ class Batcher:
         mine = share(len(plan.rows), self.rank, self.world)
         examples = [self.table[int(row)] for row in plan.rows[mine]]
         first, last = (int(plan.group_starts[i]) for i in (mine.start, mine.stop))
-        queries = [(self.query_prompt if e.prompt is None else e.prompt) + e.query for e in examples]
-        passages = [_passage(plan, examples[int(plan.passage_row[p]) - mine.start], p) for p in range(first, last)]
+        prompt = self.prompts[plan.data_set]
+        queries = [(prompt.query if e.prompt is None else e.prompt) + e.query for e in examples]
+        passages = [
+            prompt.passage + _passage(plan, examples[int(plan.passage_row[p]) - mine.start], p)
+            for p in range(first, last)
+        ]
         sequences = self.tokenize_queries(queries) + self.tokenize_passages(passages)
         return TrainingBatch(
             chunks=list(chunks(sequences, self.chunk_tokens)),
@@ -88,6 +107,7 @@ class Batcher:
             passage_sizes=self._passage_sizes(plan),
             total_queries=len(plan.rows),
             labels=self._labels(plan, mine, examples),
+            data_set=plan.data_set,
         )
 
     @property
@@ -123,7 +143,14 @@ def _passage(plan: BatchPlan, example: Example, passage: int) -> str:
 
 
 def _teacher(plan: BatchPlan, examples: list[Example], groups: np.ndarray) -> np.ndarray | None:
-    """``[b, G]`` float32, NaN where a row has no score; None where no row has any."""
+    """``[b, G]`` float32, NaN where a row has no score; None where no row has any.
+
+    Where rows say how similar their two texts are, that is the score of the positive.
+    """
+    if any(e.similarity is not None for e in examples):
+        teacher = np.full(groups.shape, np.nan, dtype=np.float32)
+        teacher[:, 0] = [np.nan if e.similarity is None else e.similarity for e in examples]
+        return teacher
     if all(e.positive_scores is None and e.negative_scores is None for e in examples):
         return None
     teacher = np.full(groups.shape, np.nan, dtype=np.float32)

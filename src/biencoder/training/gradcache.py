@@ -26,7 +26,7 @@ from biencoder.data.batching import Chunk
 from biencoder.model.encoder import Encoder
 from biencoder.training.batch import TrainingBatch
 from biencoder.training.distributed import gather, scatter_sum, sum_over_ranks
-from biencoder.training.objective import Objective
+from biencoder.training.similarity_loss import AnyObjective
 
 SCORES_AT_ONCE = 2**20  # elements of the score matrix that the objective holds at a time: 4 MB in float32
 
@@ -56,7 +56,7 @@ class _Encoded:
 def accumulate_gradients(
     encoder: Encoder,
     batch: TrainingBatch,
-    objective: Objective,
+    objective: AnyObjective,
     *,
     keep_tokens: int,
     seed: tuple[int, ...],
@@ -124,7 +124,7 @@ def _backward(part: _Encoded, gradient: Tensor) -> None:
     part.vectors = part.vectors.detach()  # lets go of the activations
 
 
-def _cache_gradient(vectors: Tensor, batch: TrainingBatch, objective: Objective) -> tuple[Tensor, StepLosses]:
+def _cache_gradient(vectors: Tensor, batch: TrainingBatch, objective: AnyObjective) -> tuple[Tensor, StepLosses]:
     """The loss's gradient with respect to this rank's embeddings, ``[b + p, D]``, and the losses."""
     queries, passages = vectors[: batch.queries].requires_grad_(), vectors[batch.queries :]
     shared = len(batch.passage_sizes) > 1

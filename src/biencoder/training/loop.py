@@ -28,6 +28,7 @@ from biencoder.training.distributed import broadcast_object, rank, sum_gradients
 from biencoder.training.gradcache import StepLosses, accumulate_gradients
 from biencoder.training.objective import Objective
 from biencoder.training.optimizer import learning_rate_at, optimizer_state
+from biencoder.training.similarity_loss import AnyObjective
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class Job:
         data_fingerprint: of the training rows.
         encoder: the model being trained.
         optimizer: its AdamW.
-        objective: embeddings and labels to losses.
+        objectives: embeddings and labels to losses, for each data set.
         sampler: the step to the rows of its global batch.
         batcher: those rows to this rank's tokens.
         collection: what is evaluated on.
@@ -62,7 +63,7 @@ class Job:
     data_fingerprint: str
     encoder: Encoder
     optimizer: torch.optim.AdamW
-    objective: Objective
+    objectives: list[AnyObjective]
     sampler: Sampler
     batcher: Batcher
     collection: Collection
@@ -96,7 +97,7 @@ def train_steps(job: Job, progress: Progress) -> None:
         losses = accumulate_gradients(
             encoder,
             batch,
-            job.objective,
+            job.objectives[batch.data_set],
             keep_tokens=job.keep_tokens,
             seed=(config.seed, job.step, rank()),
             held_at_most=job.held_at_most,
@@ -219,7 +220,7 @@ def _state(job: Job) -> dict[str, Any]:
 def _log(
     job: Job, batch: TrainingBatch, losses: StepLosses, norm: float, rate: float, seconds: float, progress: Progress
 ) -> None:
-    record = {
+    record: dict[str, Any] = {
         "step": job.step,
         "epoch": round(job.step / job.sampler.steps_per_epoch, 4),
         "loss": losses.total,
@@ -230,7 +231,9 @@ def _log(
         "queries_per_second": round(batch.total_queries / seconds, 3),
         "tokens_per_second": round(batch.tokens * job.batcher.world / seconds, 1),
     }
-    if batch.labels.teacher is not None:
+    if len(job.objectives) > 1:
+        record["data_set"] = job.config.data_sets[batch.data_set].name
+    if batch.labels.teacher is not None and isinstance(job.objectives[batch.data_set], Objective):
         record |= {"contrastive": losses.contrastive, "distillation": losses.distillation}
     write_metrics(job, record)
     job.recent.append((losses.total, batch.total_queries, seconds))
