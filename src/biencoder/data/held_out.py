@@ -50,9 +50,10 @@ def hold_out(
     asked = table if rows is None else table.select(np.flatnonzero(rows))
     distinct, first = np.unique(asked.query_hashes, return_index=True)
     if len(distinct) < LEAST_QUERIES:
+        of_those = "" if len(asked) == len(table) else " that an evaluation can be made of"
         raise UserError(
-            f"the training data has {len(distinct)} distinct queries, too few to hold some out for evaluation "
-            f"(at least {LEAST_QUERIES}); pass a BEIR folder with --eval-data"
+            f"the training data has {len(distinct)} distinct queries{of_those}, too few to hold some out for "
+            f"evaluation (at least {LEAST_QUERIES}); pass a BEIR folder with --eval-data"
         )
     picked = _pick(distinct, min(queries, int(len(distinct) * LARGEST_SHARE)), seed)
     held_rows = np.isin(table.query_hashes, distinct[picked])

@@ -27,7 +27,8 @@ def turns_per_epoch(batches: Sequence[int], weights: Sequence[float], mix: str) 
     turns = np.floor(exact).astype(np.int64)
     largest = np.argsort(turns - exact, kind="stable")
     turns[largest[: int(size.sum()) - int(turns.sum())]] += 1
-    return np.maximum(turns, (size > 0).astype(np.int64))
+    at_least_one: NDArray[np.int64] = np.maximum(turns, size > 0)
+    return at_least_one
 
 
 class Mix:
