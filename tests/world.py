@@ -22,7 +22,7 @@ from biencoder import BiEncoderModel, Encoder
 from biencoder.data.sampling import BatchPlan, KnownPositives, Sampler, share
 from biencoder.data.table import ExampleTable
 from biencoder.training import gradcache
-from biencoder.training.batch import Batcher
+from biencoder.training.batch import Batcher, Prompts
 from biencoder.training.distributed import sum_gradients
 from biencoder.training.guide import Guide
 from biencoder.training.objective import Objective
@@ -203,7 +203,7 @@ def trainer(rank: int, world: int, folder: Path) -> list[Outcome]:
             table=table,
             tokenize_queries=encoder.tokenize,
             tokenize_passages=encoder.tokenize,
-            query_prompt=QUERY_PROMPT,
+            prompts=[Prompts(QUERY_PROMPT, "")],
             chunk_tokens=60,
             known_positives=KnownPositives(table) if combination.masked else None,
             tokenize_for_guide=(lambda q, p: asked.tokenize(q) + asked.tokenize(p)) if combination.guided else None,

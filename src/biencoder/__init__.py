@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from biencoder.allocator import tune_allocator
-from biencoder.config import MineConfig, TrainConfig
+from biencoder.config import DataSet, MineConfig, TrainConfig
 from biencoder.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "BiEncoderModel",
+    "DataSet",
     "Encoder",
     "MineConfig",
     "TrainConfig",

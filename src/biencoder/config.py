@@ -5,9 +5,11 @@ Standard library only, so that ``biencoder --help`` is instant.
 """
 
 # ruff: noqa: RUF009  (an option is a dataclass field)
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 from biencoder.errors import UserError
 from biencoder.options import Config, flag_name, option, parse_dims, parse_size
@@ -20,6 +22,8 @@ PAIR_METHODS = ("title", "first-sentence", "spans", "headings")
 BAD_ROW_HELP = "stop at a row that cannot be used, or skip and count such rows"
 ATTENTIONS = ("causal", "bidirectional")
 LORA_SAVES = ("merged", "adapter")
+MIXES = ("size", "sqrt", "equal")
+NO_IN_BATCH = "no_in_batch_neg"  # FlagEmbedding's mark at the end of names of data without in-batch negatives
 
 # One constructor of options for each heading of --help.
 _needed = partial(option, group="needed")
@@ -55,11 +59,55 @@ def refuse_split_alone(eval_split: str | None, eval_data: Path | None) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DataSet(Config):
+    """A part of the training data that shares its batches with no other; what is None is as for the whole run."""
+
+    has_flags: ClassVar[bool] = False
+
+    path: tuple[Path, ...] = _needed(DATA_HELP, metavar="FILE")
+    name: str | None = _texts("what reports call it", default=None, unset="its path")
+    weight: float = _loss("factor on how often it is drawn", default=1.0, above=0)
+    temperature: float | None = _loss("its own", default=None, unset="the run's", above=0)
+    query_prompt: str | None = _texts("text put before its queries", default=None, unset="the run's")
+    passage_prompt: str | None = _texts("text put before its passages", default=None, unset="the run's")
+    group_size: int | None = _loss("passages per query", default=None, unset="the run's", least=1)
+    in_batch_negatives: bool | None = _loss(
+        "the other queries' passages are negatives too",
+        default=None,
+        unset=f"the run's; off where the path's name ends in {NO_IN_BATCH}",
+    )
+
+
+def data_sets_of(train_data: "Sequence[Path | DataSet]") -> tuple[DataSet, ...]:
+    """Training data as data sets: all plain paths together are one.
+
+    A path whose name ends in :data:`NO_IN_BATCH` is one of its own, without in-batch negatives.
+    """
+    plain = tuple(item for item in train_data if isinstance(item, Path) and not _is_without_in_batch(item))
+    found: list[DataSet] = [DataSet(path=plain)] if plain else []
+    for item in train_data:
+        if isinstance(item, DataSet):
+            off = item.in_batch_negatives is None and all(map(_is_without_in_batch, item.path))
+            found.append(replace(item, in_batch_negatives=False) if off else item)
+        elif _is_without_in_batch(item):
+            found.append(DataSet(path=(item,), in_batch_negatives=False))
+    return tuple(replace(data_set, name=data_set.name or _some(data_set.path)) for data_set in found)
+
+
+def _some(paths: Sequence[Path]) -> str:
+    return ", ".join(map(str, paths[:2])) + (", …" if len(paths) > 2 else "")
+
+
+def _is_without_in_batch(path: Path) -> bool:
+    return path.name.partition(".")[0].endswith(NO_IN_BATCH)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig(Config):
     """`biencoder train`, and the argument of `biencoder.train`."""
 
     model: str = _needed(MODEL_HELP, metavar="MODEL")
-    train_data: tuple[Path, ...] = _needed(f"training data: {DATA_HELP}", metavar="FILE")
+    train_data: tuple[Path | DataSet, ...] = _needed(f"training data: {DATA_HELP}", metavar="FILE")
     output_dir: Path = _needed("folder for the trained model; made when missing", metavar="DIR")
 
     pooling: str = _model(POOLING_HELP, default="auto", choices=POOLINGS)
@@ -107,6 +155,11 @@ class TrainConfig(Config):
         "queries per optimizer step over all ranks; sets the number of negatives, not the chunks", default=64, least=1
     )
     group_size: int = _loss("passages per query: 1 positive and up to N-1 of its hard negatives", default=8, least=1)
+    mix: str = _loss(
+        "how often each of several data sets is drawn: by size, by the square root of it, or equally",
+        default="size",
+        choices=MIXES,
+    )
     temperature: float = _loss(
         "divides the similarities in the loss, no unit; 1.0 when vectors are not normalised", default=0.02, above=0
     )
@@ -228,6 +281,34 @@ class TrainConfig(Config):
         if self.group_size == 1 and (self.batch_size == 1 or not self.in_batch_negatives):
             why = "--batch-size 1" if self.in_batch_negatives else "--no-in-batch-negatives"
             raise UserError(f"--group-size 1 with {why} leaves no negatives to learn from; raise one of them")
+        for data_set in self.data_sets:
+            if self.normalize is not False and (data_set.temperature or 0) > 0.5:
+                raise UserError(
+                    f"data set {data_set.name}: temperature {data_set.temperature:g} is above 0.5, at which the loss "
+                    "could hardly tell a positive from a negative; use 0.01 to 0.1"
+                )
+            if data_set.group_size == 1 and (self.batch_size == 1 or not data_set.in_batch_negatives):
+                raise UserError(
+                    f"data set {data_set.name}: group-size 1 without in-batch negatives leaves none to learn from"
+                )
+
+    @property
+    def data_sets(self) -> tuple[DataSet, ...]:
+        """The parts of ``train_data`` that share no batch; the run's settings stand where they have none.
+
+        Where vectors are not normalised, the temperature is the run's for all.
+        """
+        return tuple(map(self._with_settings, data_sets_of(self.train_data)))
+
+    def _with_settings(self, data_set: DataSet) -> DataSet:
+        own = {name: getattr(data_set, name) for name in _SHARED_SETTINGS}
+        if self.normalize is False:
+            own["temperature"] = None
+        filled = {field: getattr(self, field) if value is None else value for field, value in own.items()}
+        return replace(data_set, **filled)
+
+
+_SHARED_SETTINGS = ("temperature", "query_prompt", "passage_prompt", "group_size", "in_batch_negatives")
 
 
 @dataclass(frozen=True, kw_only=True)

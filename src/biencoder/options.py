@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from biencoder.errors import UserError
 
@@ -65,10 +65,17 @@ class Config:
         UserError: a value that cannot be used; the message names the flag, the value and the bound.
     """
 
+    has_flags: ClassVar[bool] = True  # else its fields are keys alone, and messages name them so
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, convert(field, getattr(self, field.name)))
+            object.__setattr__(self, field.name, self.convert(field, getattr(self, field.name)))
         self.check()
+
+    @classmethod
+    def convert(cls, field: "dataclasses.Field[Any]", value: Any) -> Any:
+        """The value of a field, see :func:`convert`."""
+        return convert(field, value, typed_name(field) if cls.has_flags else key_name(field.name))
 
     def check(self) -> None:
         """Hook for what concerns several options at once; raises `UserError`."""
@@ -81,8 +88,7 @@ class Config:
         """The configuration as YAML with the flags' names as keys; `read_yaml` reads it back to an equal one."""
         import yaml
 
-        named = {key_name(name): value for name, value in self.to_dict().items()}
-        return yaml.safe_dump(named, sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(_dashed(self.to_dict()), sort_keys=False, allow_unicode=True)
 
 
 def build(kind: type[Config], values: dict[str, Any]) -> Config:
@@ -131,7 +137,17 @@ def shape(field: "dataclasses.Field[Any]") -> tuple[type, bool, bool]:
     if optional:
         (annotation,) = (part for part in annotation.__args__ if part is not types.NoneType)
     many = typing.get_origin(annotation) is tuple
-    return (annotation.__args__[0] if many else annotation), optional, many
+    base = annotation.__args__[0] if many else annotation
+    return (base.__args__[0] if isinstance(base, types.UnionType) else base), optional, many
+
+
+def record_of(field: "dataclasses.Field[Any]") -> type[Config] | None:
+    """The `Config` that may stand in the field's tuple beside its base type, as ``DataSet`` in ``Path | DataSet``."""
+    for item in getattr(field.type, "__args__", ()):
+        if isinstance(item, types.UnionType):
+            record: type[Config] = next(part for part in item.__args__ if issubclass(part, Config))
+            return record
+    return None
 
 
 def help_text(field: "dataclasses.Field[Any]") -> str:
@@ -145,13 +161,18 @@ def help_text(field: "dataclasses.Field[Any]") -> str:
     return f"{declared.help} (default: {default})"
 
 
-def convert(field: "dataclasses.Field[Any]", value: Any) -> Any:
+def convert(field: "dataclasses.Field[Any]", value: Any, flag: str) -> Any:
     """``value``, as typed, as read from YAML or as given in Python, as the field's type.
+
+    Args:
+        field: of a `Config`.
+        value: what is converted.
+        flag: what messages call the field.
 
     Raises:
         UserError: it is not of that type, is out of bounds or is none of the choices.
     """
-    flag, declared = typed_name(field), details(field)
+    declared, record = details(field), record_of(field)
     base, optional, many = shape(field)
     if value is None:
         if optional:
@@ -166,7 +187,9 @@ def convert(field: "dataclasses.Field[Any]", value: Any) -> Any:
         values = tuple(value) if isinstance(value, list | tuple) else (value,)
         if not values:
             raise UserError(f"{flag} is missing a value")
-        return tuple(_convert_one(flag, declared, base, item) for item in values)
+        return tuple(
+            item if record and isinstance(item, record) else _convert_one(flag, declared, base, item) for item in values
+        )
     return _convert_one(flag, declared, base, value)
 
 
@@ -227,7 +250,16 @@ _TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", 
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, Config):
+        return {name: item for name, item in value.to_dict().items() if item is not None}
     return str(value) if isinstance(value, Path) else value
+
+
+def _dashed(value: Any) -> Any:
+    """Plain values with the keys of mappings as YAML has them."""
+    if isinstance(value, dict):
+        return {key_name(name): _dashed(item) for name, item in value.items()}
+    return [_dashed(item) for item in value] if isinstance(value, list) else value
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -274,8 +306,12 @@ def read_yaml(kind: type[Config], path: Path) -> dict[str, Any]:
 
     try:
         loader = yaml.SafeLoader(path.read_bytes())
-        root = loader.get_single_node()
-        items = [(key, loader.construct_object(value, deep=True)) for key, value in _pairs(path, root)]
+        root: Any = loader.get_single_node()
+        if root is None:
+            return {}
+        if root.id != "mapping":
+            raise UserError(f"{path}: a configuration is lines of the form 'key: value'")
+        return _read_mapping(kind, path, root, loader)
     except OSError as error:
         raise UserError(f"--config: cannot read {path}: {error.strerror}") from None
     except yaml.MarkedYAMLError as error:
@@ -283,27 +319,45 @@ def read_yaml(kind: type[Config], path: Path) -> dict[str, Any]:
         raise UserError(f"{path}:{line}: not YAML: {error.problem}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {error}") from None
+
+
+def _read_mapping(kind: type[Config], path: Path, node: Any, loader: Any) -> dict[str, Any]:
+    """The values of one mapping of the file, by field of ``kind``."""
     fields = {field.name: field for field in dataclasses.fields(kind)}
     values: dict[str, Any] = {}
-    for key, value in items:
+    for key, content in node.value:
         where, name = f"{path}:{key.start_mark.line + 1}", str(key.value).replace("-", "_")
         if name not in fields:
             known = [key_name(field) for field in fields]
-            raise UserError(f"{where}: unknown key {key.value}{nearest(key_name(name), known)}")
+            others = "" if kind.has_flags else f"; known here: {', '.join(known)}"
+            raise UserError(f"{where}: unknown key {key.value}{nearest(key_name(name), known) or others}")
         if name in values:
             raise UserError(f"{where}: {key_name(name)} stands here a second time")
+        value = _read_value(fields[name], path, content, loader)
         try:
-            values[name] = convert(fields[name], value)
+            values[name] = kind.convert(fields[name], value)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
     return values
 
 
-def _pairs(path: Path, root: Any) -> list[tuple[Any, Any]]:
-    """Key and value nodes of the file's mapping; none for an empty file."""
-    if root is None:
-        return []
-    if root.id != "mapping":
-        raise UserError(f"{path}: a configuration is lines of the form 'key: value'")
-    pairs: list[tuple[Any, Any]] = root.value
-    return pairs
+def _read_value(field: "dataclasses.Field[Any]", path: Path, node: Any, loader: Any) -> Any:
+    """A value of the file; mappings that stand for a record become it, and their faults are said with their lines."""
+    record = record_of(field)
+    if record is None or node.id == "scalar":
+        return loader.construct_object(node, deep=True)
+    return [
+        _read_record(record, path, item, loader) if item.id == "mapping" else loader.construct_object(item, deep=True)
+        for item in (node.value if node.id == "sequence" else [node])
+    ]
+
+
+def _read_record(record: type[Config], path: Path, node: Any, loader: Any) -> Config:
+    values = _read_mapping(record, path, node, loader)
+    missing = [key_name(field.name) for field in needed(record) if field.name not in values]
+    try:
+        if missing:
+            raise UserError(f"{' and '.join(missing)} must be given")
+        return record(**values)
+    except UserError as error:
+        raise UserError(f"{path}:{node.start_mark.line + 1}: {error}") from None

@@ -2,10 +2,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_files import row, table_of
+from data_files import row, table_of, write_jsonl
 from numpy.typing import NDArray
 
-from biencoder.data.sampling import BatchPlan, KnownPositives, Sampler, scramble, share
+from biencoder.data.draws import scramble
+from biencoder.data.sampling import BatchPlan, KnownPositives, Sampler, share
 from biencoder.data.table import ExampleTable
 
 
@@ -58,10 +59,11 @@ def test_a_plan_depends_on_data_seed_and_step_alone(table: ExampleTable) -> None
     assert not same(sampler(4).plan(20), plans[20])
 
 
-def test_the_order_is_the_same_on_every_machine_and_numpy(table: ExampleTable) -> None:
-    plan = Sampler(table, batch_size=6, group_size=3, seed=42).plan(20)
+def test_the_order_is_the_same_on_every_machine_and_numpy(tmp_path: Path) -> None:
+    rows = [row(f"q{i}", *[f"p{i}-{k}" for k in range(1 + i % 3)], neg=["n", "m", "o"][: i % 4]) for i in range(103)]
+    plan = Sampler(table_of(tmp_path, rows), batch_size=6, group_size=3, seed=42).plan(20)
     assert plan.rows.tolist() == [25, 84, 74, 71, 48, 30]
-    assert plan.passage_index.tolist() == [0, 0, 1, 0, 2, 3, 1, 2, 0, 0, 1, 0, 0, 1, 0]
+    assert plan.passage_index.tolist() == [0, 0, 0, 2, 1, 0, 2, 1, 2, 0, 0, 1, 0]
 
 
 @pytest.mark.parametrize("group_size", [1, 2, 4, 8, 100])
@@ -181,3 +183,63 @@ def test_medquad_repeats_are_masked(medquad: Path) -> None:
     mask = KnownPositives(table).mask(plan, slice(0, 2048))
     np.testing.assert_array_equal(mask, brute_force(table, plan))
     assert mask.sum() > 2048  # more than each query's own positive
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> ExampleTable:
+    """Pairs of which some share a query or a positive; few labels for many texts; scored sentences."""
+    folder, draw = tmp_path_factory.mktemp("three"), np.random.default_rng(0)
+    retrieval = [row(f"q{i // 2 if i < 60 else i}", f"p{draw.integers(300)}", neg=["n"]) for i in range(250)]
+    labels = [row(f"text {i}", f"label {i % 5}", neg=[f"label {k}" for k in range(5) if k != i % 5]) for i in range(90)]
+    scored = [{"sentence1": f"s{i}", "sentence2": f"t{i}", "score": i / 40} for i in range(41)]
+    files = [write_jsonl(folder / f"{i}.jsonl", rows) for i, rows in enumerate((retrieval, labels, scored))]
+    return ExampleTable.from_data_sets([[file] for file in files])
+
+
+SETS = (range(250), range(250, 340), range(340, 381))
+
+
+@pytest.mark.parametrize("mix", ["size", "sqrt", "equal"])
+def test_a_batch_is_of_one_data_set_and_each_has_its_share(three: ExampleTable, mix: str) -> None:
+    sampler = Sampler(three, batch_size=16, group_size=[3, 5, 1], seed=4, weights=[1.0, 1.0, 1.0], mix=mix)
+    assert sampler.steps_per_epoch == 16 + 6 + 3
+    assert sampler.turns.tolist() == {"size": [16, 6, 3], "sqrt": [12, 8, 5], "equal": [9, 8, 8]}[mix]
+    seen: list[list[int]] = [[], [], []]
+    for step in range(3 * sampler.steps_per_epoch):
+        plan = sampler.plan(step)
+        assert set(plan.rows.tolist()) <= set(SETS[plan.data_set])  # never a mixed batch
+        assert plan.epoch == step // sampler.steps_per_epoch
+        assert np.diff(plan.group_starts).max() == [2, 5, 1][plan.data_set]
+        seen[plan.data_set] += plan.rows.tolist()
+        if mix == "size" and (step + 1) % sampler.steps_per_epoch == 0:
+            assert [sorted(rows) for rows in seen] == [sorted(rows) for rows in SETS]  # every row once an epoch
+            seen = [[], [], []]
+    for rows, mine in zip(seen, SETS, strict=True):  # in every pass once, and passes follow each other
+        passes = [rows[start : start + len(mine)] for start in range(0, len(rows), len(mine))]
+        assert all(len(set(each)) == len(each) for each in passes)
+        assert len(passes) < 2 or passes[0] != passes[1][: len(passes[0])]
+
+
+def test_batches_of_many_data_sets_know_no_clash_and_no_history(three: ExampleTable) -> None:
+    def sampler() -> Sampler:
+        return Sampler(three, batch_size=16, group_size=[3, 5, 1], seed=4, weights=[1.0, 2.0, 1.0], mix="sqrt")
+
+    whole = sampler()
+    plans = [whole.plan(step) for step in range(2 * whole.steps_per_epoch)]
+    resumed = sampler()
+    for step in (len(plans) - 1, 7, 30, 0, 1):
+        assert same(resumed.plan(step), plans[step])
+    known: dict[str, set[str]] = {}
+    for i in SETS[0]:
+        known.setdefault(three[i].query, set()).update(three[i].positives)
+    for plan in plans:
+        if plan.data_set == 0:
+            answers = [known[three[i].query] for i in plan.rows]
+            assert len(set.union(*answers)) == sum(map(len, answers))
+
+
+def test_a_single_data_set_is_sampled_as_if_there_were_no_others(three: ExampleTable) -> None:
+    alone = Sampler(three.select(np.arange(250)), batch_size=16, group_size=3, seed=4)
+    together = Sampler(three, batch_size=16, group_size=3, seed=4, weights=[1.0, 1.0, 1.0])
+    plans = [plan for plan in map(together.plan, range(together.steps_per_epoch)) if plan.data_set == 0]
+    assert all(same(plan, alone.plan(step)) for step, plan in enumerate(plans))

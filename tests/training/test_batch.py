@@ -11,7 +11,7 @@ from tiny import tiny_tokenizer
 from biencoder.data.batching import tokenize
 from biencoder.data.sampling import BatchPlan, KnownPositives, Sampler, share
 from biencoder.data.table import ExampleTable
-from biencoder.training.batch import Batcher, TrainingBatch
+from biencoder.training.batch import Batcher, Prompts, TrainingBatch
 
 ROWS: list[dict[str, Any]] = [
     {"query": "word0", "pos": ["word10"], "neg": ["word11", "word12"], "pos_scores": [5.0], "neg_scores": [1.0, 0.5]},
@@ -40,8 +40,8 @@ def batcher(table: ExampleTable) -> Batcher:
     return Batcher(
         table=table,
         tokenize_queries=lambda texts: tokenize(TOKENIZER, texts, 16),
-        tokenize_passages=lambda texts: tokenize(TOKENIZER, [f"word8 {text}" for text in texts], 16),
-        query_prompt="word7 ",
+        tokenize_passages=lambda texts: tokenize(TOKENIZER, texts, 16),
+        prompts=[Prompts("word7 ", "word8 ")],
         chunk_tokens=12,
         known_positives=KnownPositives(table),
     )

@@ -1,13 +1,13 @@
 """What is wrong with the data, before any training."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from biencoder.data.beir import Collection
-from biencoder.data.sampling import scramble
+from biencoder.data.draws import scramble
 from biencoder.data.table import ExampleTable, Ragged, text_hash
 
 SAMPLED_TEXTS = 1000
@@ -66,6 +66,7 @@ class Audit:
         negative_counts: int64, how many rows have 0, 1, 2, … hard negatives.
         leaks: None without an evaluation.
         truncation: None without a tokenizer.
+        data_sets: the name of each of several data sets and its number of usable rows; empty for a single one.
     """
 
     examples: int
@@ -78,6 +79,7 @@ class Audit:
     negative_counts: NDArray[np.int64]
     leaks: Leaks | None
     truncation: Truncation | None
+    data_sets: tuple[tuple[str, int], ...] = ()
 
     def short_groups(self, group_size: int) -> float:
         """Share (0 to 1) of the rows with fewer hard negatives than a group of that size has room for."""
@@ -87,6 +89,7 @@ class Audit:
         """The findings for people: what, how many, and ``warn`` where it deserves a look."""
         found = [
             ("rows", f"{self.examples:,} in {self.files:,} file{'s' * (self.files > 1)}", ""),
+            *((f"rows of {name}", f"{rows:,} ({rows / self.examples:.1%})", "") for name, rows in self.data_sets),
             ("distinct queries", f"{self.distinct_queries:,}", ""),
             self._skipped_row(),
             (
@@ -149,6 +152,7 @@ def audit(
     lengths: Callable[[list[str]], NDArray[np.int64]] | None = None,
     query_max_len: int = 64,
     passage_max_len: int = 256,
+    names: Sequence[str] = (),
 ) -> Audit:
     """Count what is wrong with the training data.
 
@@ -160,7 +164,9 @@ def audit(
         lengths: the number of tokens of each text, special tokens included and *not* truncated.
         query_max_len: tokens a query is cut to.
         passage_max_len: tokens a passage is cut to.
+        names: of the table's data sets.
     """
+    counts = np.bincount(table.data_set, minlength=len(names)).tolist()
     return Audit(
         examples=len(table),
         files=len(table.files),
@@ -172,6 +178,7 @@ def audit(
         negative_counts=np.bincount(table.negative_hashes.lengths).astype(np.int64),
         leaks=None if collection is None else _leaks(table, collection),
         truncation=None if lengths is None else _truncation(table, lengths, query_max_len, passage_max_len),
+        data_sets=tuple(zip(names, counts, strict=True)) if len(names) > 1 else (),
     )
 
 

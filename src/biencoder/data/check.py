@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from biencoder.config import data_sets_of
 from biencoder.data.audit import WARN, audit
 from biencoder.data.beir import load_collection
-from biencoder.data.table import ExampleTable
+from biencoder.data.data_sets import read_data_sets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,8 +23,10 @@ def run(config: "CheckConfig") -> None:
 
     lengths = None if config.model is None else token_counter(_tokenizer(config.model))
     collection = None if config.eval_data is None else load_collection(config.eval_data, config.eval_split)
-    examples = ExampleTable.from_files(config.train_data, on_bad_row=config.on_bad_row)
-    found = audit(examples, collection, lengths, config.query_max_len, config.passage_max_len)
+    data_sets = data_sets_of(config.train_data)
+    examples = read_data_sets(data_sets, config.on_bad_row)
+    names = [data_set.name or "" for data_set in data_sets]
+    found = audit(examples, collection, lengths, config.query_max_len, config.passage_max_len, names)
     rows = found.rows(config.group_size)
     if collection is not None:
         say(f"evaluation: {collection.description}")

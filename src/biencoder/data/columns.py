@@ -4,11 +4,14 @@ import functools
 import re
 from typing import NamedTuple
 
-QUERY_COLUMNS = ("query", "anchor", "question")
-POSITIVE_COLUMNS = ("pos", "positive", "answer")
+QUERY_COLUMNS = ("query", "anchor", "question", "sentence1")
+POSITIVE_COLUMNS = ("pos", "positive", "answer", "sentence2")
 NEGATIVE_COLUMNS = ("neg", "negative")
-SCORE_COLUMNS = ("pos_scores", "neg_scores")
-KNOWN = "query/anchor/question, pos/positive/answer, neg/negative/negative_1…, pos_scores, neg_scores, prompt"
+SCORE_COLUMNS = ("pos_scores", "neg_scores", "score")
+KNOWN = (
+    "query/anchor/question, pos/positive/answer, neg/negative/negative_1…, pos_scores, neg_scores, prompt; or "
+    "sentence1, sentence2, score"
+)
 
 _NUMBERED_NEGATIVE = re.compile(r"negative_(\d+)")
 
@@ -30,6 +33,7 @@ class Columns(NamedTuple):
     positive_scores: str | None
     negative_scores: str | None
     prompt: str | None
+    similarity: str | None
 
 
 @functools.lru_cache(maxsize=256)
@@ -45,6 +49,13 @@ def find_columns(names: tuple[str, ...]) -> Columns:
         lacking = " and no ".join(part for part, name in (("query", query), ("positive", positive)) if name is None)
         found = ", ".join(name if len(name) <= 40 else name[:39] + "…" for name in names[:20]) or "none"
         raise RowError("missing column", f"no {lacking} column. Found: {found}. Known: {KNOWN}")
+    is_pair = (query, positive) == ("sentence1", "sentence2")
+    if is_pair and "label" in names and "score" not in names:
+        raise RowError(
+            "missing column",
+            "sentence1 and sentence2 have a label, of which the meaning is not known. Name the column score if it says "
+            "how similar they are, from -1 to 1, or take it out if every pair belongs together",
+        )
     return Columns(
         query,
         positive,
@@ -52,6 +63,7 @@ def find_columns(names: tuple[str, ...]) -> Columns:
         "pos_scores" if "pos_scores" in names else None,
         "neg_scores" if "neg_scores" in names else None,
         "prompt" if "prompt" in names else None,
+        "score" if is_pair and "score" in names else None,
     )
 
 

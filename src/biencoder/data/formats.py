@@ -158,8 +158,7 @@ def _read_parquet(path: Path, every_column: bool) -> Iterator[tuple[int, Row | R
     try:
         with pq.ParquetFile(path) as file:
             found = find_columns(tuple(file.schema_arrow.names))
-            scalars = (found.query, found.positive, found.positive_scores, found.negative_scores, found.prompt)
-            wanted = [name for name in (*scalars, *found.negatives) if name is not None]
+            wanted = [name for name in found if isinstance(name, str)] + list(found.negatives)
             columns = None if every_column else wanted
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=columns):
                 for number, row in enumerate(batch.to_pylist(), number + 1):  # noqa: B020 (goes on counting)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biencoder.data.beir import Collection
-from biencoder.data.sampling import scramble
+from biencoder.data.draws import scramble
 from biencoder.data.table import ExampleTable
 from biencoder.errors import UserError
 
@@ -27,7 +27,9 @@ class HeldOut:
     collection: Collection
 
 
-def hold_out(table: ExampleTable, *, seed: int, queries: int, passages: int) -> HeldOut:
+def hold_out(
+    table: ExampleTable, *, seed: int, queries: int, passages: int, rows: NDArray[np.bool_] | None = None
+) -> HeldOut:
     """Take queries out of the training data, with every row that has one of their texts or one of their positives.
 
     Where queries share their positives so much that more than a tenth of the rows would go that way, rows that merely
@@ -39,34 +41,37 @@ def hold_out(table: ExampleTable, *, seed: int, queries: int, passages: int) -> 
         seed: picks the queries and the other passages.
         queries: how many distinct queries to hold out; at most a tenth of the data's are.
         passages: size of the collection's corpus. All positives of the queries are in it, also where they are more.
+        rows: bool ``[n]``, the rows of which queries and passages are taken; None for all. The others are trained on,
+            but for those with a query or a positive that is held out.
 
     Raises:
         UserError: the data has fewer than 20 distinct queries, or nothing would be left to train on.
     """
-    distinct, first, query = np.unique(table.query_hashes, return_index=True, return_inverse=True)
+    asked = table if rows is None else table.select(np.flatnonzero(rows))
+    distinct, first = np.unique(asked.query_hashes, return_index=True)
     if len(distinct) < LEAST_QUERIES:
+        of_those = "" if len(asked) == len(table) else " that an evaluation can be made of"
         raise UserError(
-            f"the training data has {len(distinct)} distinct queries, too few to hold some out for evaluation "
-            f"(at least {LEAST_QUERIES}); pass a BEIR folder with --eval-data"
+            f"the training data has {len(distinct)} distinct queries{of_those}, too few to hold some out for "
+            f"evaluation (at least {LEAST_QUERIES}); pass a BEIR folder with --eval-data"
         )
     picked = _pick(distinct, min(queries, int(len(distinct) * LARGEST_SHARE)), seed)
-    is_held = np.zeros(len(distinct), dtype=np.bool_)
-    is_held[picked] = True
-    held_rows = is_held[query]
+    held_rows = np.isin(table.query_hashes, distinct[picked])
     kept_rows, note = _rows_to_train_on(table, held_rows)
     if not kept_rows.any():
         raise UserError("holding queries out would leave no training data; pass a BEIR folder with --eval-data")
 
-    corpus, corpus_note = _corpus(table, held_rows, passages, seed)
+    held_asked = np.isin(asked.query_hashes, distinct[picked])
+    corpus, corpus_note = _corpus(asked, held_asked, passages, seed)
     ids = [f"q{value:016x}" for value in distinct[picked]]
     qrels: dict[str, dict[str, int]] = {query_id: {} for query_id in ids}
-    for row in np.flatnonzero(held_rows):
-        start, stop = table.positive_hashes.offsets[row : row + 2]
-        judged = {_passage_id(value): 1 for value in table.positive_hashes.values[start:stop]}
-        qrels[f"q{table.query_hashes[row]:016x}"] |= judged
+    for row in np.flatnonzero(held_asked):
+        start, stop = asked.positive_hashes.offsets[row : row + 2]
+        judged = {_passage_id(value): 1 for value in asked.positive_hashes.values[start:stop]}
+        qrels[f"q{asked.query_hashes[row]:016x}"] |= judged
     given_up = f"{len(table) - int(kept_rows.sum()):,} of {len(table):,} rows"
     description = f"held-out: {len(ids):,} queries ({given_up}), {corpus_note}{note}"
-    texts = [table[int(row)].query for row in first[picked]]
+    texts = [asked[int(row)].query for row in first[picked]]
     collection = Collection(list(corpus), list(corpus.values()), ids, texts, qrels, description)
     return HeldOut(table.select(np.flatnonzero(kept_rows)), collection)
 

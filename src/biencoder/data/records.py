@@ -27,6 +27,7 @@ class Example:
         positive_scores: the teacher's score of each positive, or None.
         negative_scores: the teacher's score of each negative, or None.
         prompt: the instruction to put before this query (``""``: none), or None for the run's own.
+        similarity: how similar query and positive are, -1 to 1, in a row of two sentences and their score; else None.
     """
 
     query: str
@@ -35,6 +36,7 @@ class Example:
     positive_scores: tuple[float, ...] | None
     negative_scores: tuple[float, ...] | None
     prompt: str | None
+    similarity: float | None = None
 
 
 @dataclass
@@ -118,7 +120,8 @@ def _example(row: Row) -> Example:
     prompt = row[columns.prompt] if columns.prompt else None
     if prompt is not None and type(prompt) is not str:
         raise RowError("wrong type", f"prompt must be a text, found {describe(prompt)}")
-    return Example(query, positives, negatives, positive_scores, negative_scores, prompt)
+    similarity = None if columns.similarity is None else _similarity(row[columns.similarity], len(positives))
+    return Example(query, positives, negatives, positive_scores, negative_scores, prompt, similarity)
 
 
 def _texts(value: Any, column: str) -> tuple[str, ...]:
@@ -146,3 +149,12 @@ def _scores(row: Row, column: str | None, wanted: int, texts: str) -> tuple[floa
     if len(scores) != wanted:
         raise RowError("scores", f"{column} holds {len(scores)} scores for {wanted} texts in {texts}")
     return tuple(float(score) for score in scores)
+
+
+def _similarity(value: Any, texts: int) -> float:
+    if type(value) not in (int, float) or not -1 <= value <= 1:
+        found = f"{value:g}" if type(value) in (int, float) else describe(value)
+        raise RowError("score", f"score must be a number from -1 to 1 (divide marks out of 5 by 5), found {found}")
+    if texts != 1:
+        raise RowError("score", f"score is of two sentences, found {texts} in sentence2")
+    return float(value)

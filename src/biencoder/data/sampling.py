@@ -1,18 +1,20 @@
 """Which examples form step s: a pure function of (data, seed, step) that knows no ranks, and which are no negatives.
 
-Random numbers are counter-based: Philox (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3") for the
-order of an epoch and the SplitMix64 finaliser (Steele et al. 2014) for the choices within a row. Both give the same
-bits on every machine and numpy version, which numpy's own ``permutation`` does not promise.
+A batch is of one data set, on all ranks. Random numbers are counter-based, see :mod:`biencoder.data.draws`.
 
 Shapes: B queries a global batch, P passages in it, b queries of one rank.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from biencoder.data.table import ExampleTable, Ragged
+from biencoder.data.clashes import Clashes
+from biencoder.data.draws import draws_of, shuffle_draws
+from biencoder.data.mixing import Mix, turns_per_epoch
+from biencoder.data.table import ExampleTable
 
 _POSITIVES, _NEGATIVES = 1, 2  # streams of the choices within a row
 
@@ -24,6 +26,7 @@ class BatchPlan:
     Attributes:
         step: from 0.
         epoch: from 0.
+        data_set: the one that all rows are of.
         rows: int64 ``[B]``, rows of the table.
         passage_row: int64 ``[P]``, the place in ``rows`` (0 … B-1) of the query whose group the passage is in.
         passage_index: int64 ``[P]``, which of its row's positives or negatives the passage is.
@@ -35,6 +38,7 @@ class BatchPlan:
 
     step: int
     epoch: int
+    data_set: int
     rows: NDArray[np.int64]
     passage_row: NDArray[np.int64]
     passage_index: NDArray[np.int64]
@@ -44,33 +48,46 @@ class BatchPlan:
 
 
 class Sampler:
-    """Cuts the shuffled table into batches and draws each row's positive and hard negatives.
+    """Cuts the shuffled rows of each data set into batches and draws each row's positive and hard negatives.
 
     Args:
         table: the training examples.
-        batch_size: queries a global batch; the last one of an epoch may have fewer.
-        group_size: passages a query, the positive among them. A row with fewer hard negatives has a smaller group.
+        batch_size: queries a global batch; the last one of a pass over a data set may have fewer.
+        group_size: passages a query, the positive among them; one for all data sets or one each. A row with fewer hard
+            negatives has a smaller group.
         seed: any integer from 0 to 2^64 - 1.
+        weights: of each of the table's data sets, see :func:`~biencoder.data.mixing.turns_per_epoch`.
+        mix: likewise.
     """
 
-    def __init__(self, table: ExampleTable, *, batch_size: int, group_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        table: ExampleTable,
+        *,
+        batch_size: int,
+        group_size: int | Sequence[int],
+        seed: int,
+        weights: Sequence[float] = (1.0,),
+        mix: str = "size",
+    ) -> None:
         self._table = table
-        self._batch_size = batch_size
-        self._group_size = group_size
         self._seed = seed
-        self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, dtype=np.int64))
+        self._group_sizes = [group_size] * len(weights) if isinstance(group_size, int) else list(group_size)
+        self._decks = [_Deck(table, number, batch_size, seed) for number in range(len(weights))]
+        self.turns = turns_per_epoch([deck.batches for deck in self._decks], weights, mix)  # of each data set
+        self._mix = Mix(self.turns, seed)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches an epoch, a partial last one counted."""
-        return -(-len(self._table) // self._batch_size)
+        """Batches an epoch, partial ones counted: as many as one pass over every data set makes."""
+        return self._mix.steps_per_epoch
 
     def plan(self, step: int) -> BatchPlan:
         """The batch of a step, from 0; the same whatever was asked before."""
-        epoch, place = divmod(step, self.steps_per_epoch)
-        rows = self._epoch_order(epoch)[place * self._batch_size : (place + 1) * self._batch_size]
-        positive, positive_hash = self._positives(epoch, rows)
-        owner, negative, negative_hash = self._negatives(epoch, rows)
+        data_set, turn = self._mix.turn(step)
+        number, rows = self._decks[data_set].batch(turn)
+        positive, positive_hash = self._positives(number, rows)
+        owner, negative, negative_hash = self._negatives(number, rows, self._group_sizes[data_set])
         starts = np.arange(len(rows) + 1) + np.searchsorted(owner, np.arange(len(rows) + 1))
 
         is_positive = np.zeros(starts[-1], dtype=np.bool_)
@@ -80,48 +97,48 @@ class Sampler:
         index[is_positive], index[~is_positive] = positive, negative
         hashes[is_positive], hashes[~is_positive] = positive_hash, negative_hash
         passage_row = np.repeat(np.arange(len(rows)), np.diff(starts))
-        return BatchPlan(step, epoch, rows, passage_row, index, is_positive, hashes, starts)
+        epoch = step // self.steps_per_epoch
+        return BatchPlan(step, epoch, data_set, rows, passage_row, index, is_positive, hashes, starts)
 
-    def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
-        if self._order[0] != epoch:
-            key = np.array([self._seed, epoch], dtype=np.uint64)
-            draws = np.random.Philox(key=key).random_raw(len(self._table))
-            self._order = (epoch, np.argsort(draws, kind="stable"))
-        return self._order[1]
-
-    def _positives(self, epoch: int, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-        """One positive a row: which it is, and its hash; both ``[B]``."""
+    def _positives(self, number: int, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        """One positive a row in a pass: which it is, and its hash; both ``[B]``."""
         hashes = self._table.positive_hashes
-        draws = self._draws(epoch, _POSITIVES, rows, np.zeros_like(rows))
+        draws = draws_of(self._seed, number, _POSITIVES, rows, 0)
         index = (draws % hashes.lengths_of(rows).astype(np.uint64)).astype(np.int64)
         return index, hashes.values[hashes.offsets[rows] + index]
 
     def _negatives(
-        self, epoch: int, rows: NDArray[np.int64]
+        self, number: int, rows: NDArray[np.int64], group_size: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]:
         """Up to ``group_size - 1`` negatives a row without replacement: place of the row, which it is, its hash."""
         positions, offsets = self._table.negative_hashes.positions(rows)
         owner = np.repeat(np.arange(len(rows)), np.diff(offsets))
         index = np.arange(len(owner)) - offsets[owner]
-        order = np.lexsort((self._draws(epoch, _NEGATIVES, rows[owner], index), owner))
+        order = np.lexsort((draws_of(self._seed, number, _NEGATIVES, rows[owner], index), owner))
         # Sorted by draw within each row: the first ones are the chosen.
-        chosen = order[index < self._group_size - 1]
+        chosen = order[index < group_size - 1]
         return owner[chosen], index[chosen], self._table.negative_hashes.values[positions[chosen]]
 
-    def _draws(self, epoch: int, stream: int, rows: NDArray[np.int64], index: NDArray[np.int64]) -> NDArray[np.uint64]:
-        """64 random bits for each (row, index), a function of the seed, the epoch and the stream besides."""
-        state = np.full(len(rows), self._seed, dtype=np.uint64)
-        for word in (np.uint64(epoch), np.uint64(stream), rows.astype(np.uint64), index.astype(np.uint64)):
-            state = scramble(state ^ word)
-        return state
 
+class _Deck:
+    """The rows of one data set, shuffled anew for each pass over them so that those of a batch do not clash."""
 
-def scramble(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """64 bits that look random, a function of each 64 given: SplitMix64's counter step and finaliser (modulo 2^64)."""
-    state = state + np.uint64(0x9E3779B97F4A7C15)
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
+    def __init__(self, table: ExampleTable, data_set: int, batch_size: int, seed: int) -> None:
+        self._rows = np.flatnonzero(table.data_set == data_set)
+        self._data_set = data_set
+        self._batch_size = batch_size
+        self._seed = seed
+        self._clashes = Clashes(table.query_numbers[self._rows], table.answers)
+        self._order: tuple[int, NDArray[np.int64]] = (-1, self._rows)
+        self.batches = -(-len(self._rows) // batch_size)
+
+    def batch(self, turn: int) -> tuple[int, NDArray[np.int64]]:
+        """Which pass the batch number ``turn`` is of, from 0, and its rows."""
+        number, place = divmod(turn, self.batches)
+        if self._order[0] != number:
+            draws = shuffle_draws(len(self._rows), self._seed, number, self._data_set)
+            self._order = (number, self._rows[self._clashes.order(draws, self._batch_size)])
+        return number, self._order[1][place * self._batch_size : (place + 1) * self._batch_size]
 
 
 def share(total: int, rank: int, world: int) -> slice:
@@ -133,15 +150,7 @@ class KnownPositives:
     """All passages that are known to answer a query: its row's positives and those of rows with the same query text."""
 
     def __init__(self, table: ExampleTable) -> None:
-        _, query = np.unique(table.query_hashes, return_inverse=True)
-        owner, passage = query[table.positive_hashes.owners()], table.positive_hashes.values
-        order = np.lexsort((passage, owner))
-        owner, passage = owner[order], passage[order]
-        is_first = np.ones(len(owner), dtype=np.bool_)
-        is_first[1:] = (owner[1:] != owner[:-1]) | (passage[1:] != passage[:-1])
-        owner, passage = owner[is_first], passage[is_first]
-        self._query = query  # [n]: the number of each row's query text
-        self._positives = Ragged(passage, np.searchsorted(owner, np.arange(query.max(initial=-1) + 2)))
+        self._query, self._positives = table.query_numbers, table.answers
 
     def mask(self, plan: BatchPlan, queries: slice, passages: NDArray[np.int64] | None = None) -> NDArray[np.bool_]:
         """Which passages of the batch are no negatives of which queries, bool ``[b, p]``.

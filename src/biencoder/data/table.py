@@ -5,6 +5,7 @@ Two of a million different texts share one with a chance of 3e-8.
 """
 
 import functools
+import math
 import mmap
 import tempfile
 from array import array
@@ -73,6 +74,8 @@ class ExampleTable:
         positive_hashes: the same of each row's positives.
         negative_hashes: the same of each row's hard negatives.
         files: the files that were read.
+        similarities: float64 ``[n]``, how similar query and positive are where a row says so, else NaN.
+        data_set: int32 ``[n]``, the number of the data set that each row is of.
         skipped: what kinds of bad rows were left out, and how many of each.
         bad_rows: what was wrong with the first 20 of them.
     """
@@ -80,6 +83,8 @@ class ExampleTable:
     query_hashes: NDArray[np.uint64]
     positive_hashes: Ragged
     negative_hashes: Ragged
+    similarities: NDArray[np.float64]
+    data_set: NDArray[np.int32]
     files: tuple[str, ...]
     skipped: Mapping[str, int]
     bad_rows: tuple[str, ...]
@@ -89,29 +94,43 @@ class ExampleTable:
 
     @classmethod
     def from_files(cls, paths: Sequence[Path], on_bad_row: str = "stop") -> "ExampleTable":
-        """Read files and folders into a table whose texts lie in an unnamed file in the temporary folder (``TMPDIR``).
+        """Read files and folders as one data set; see ``from_data_sets``."""
+        return cls.from_data_sets([paths], on_bad_row)
+
+    @classmethod
+    def from_data_sets(cls, data_sets: Sequence[Sequence[Path]], on_bad_row: str = "stop") -> "ExampleTable":
+        """Read data sets into a table whose texts lie in an unnamed file in the temporary folder (``TMPDIR``).
+
+        Args:
+            data_sets: of each, its files and folders.
+            on_bad_row: ``"stop"`` or ``"skip"``, see ``iter_examples``.
 
         Raises:
-            UserError: a file cannot be read, a row is bad and ``on_bad_row`` is ``"stop"``, or no row is left.
+            UserError: a file cannot be read, a row is bad and ``on_bad_row`` is ``"stop"``, or no row of a data set is
+                left.
         """
-        files = find_files(paths)
+        found = [find_files(paths) for paths in data_sets]
+        files = [path for inside in found for path in inside]
         bad = BadRows()
         hashes = _Hashes()
         try:
             with tempfile.TemporaryFile(prefix="biencoder-") as file:
                 rows = _write(files, on_bad_row, bad, hashes, file)
-                blocks = _map(file) if rows else ()
+                blocks = _map(file) if any(rows) else ()
         except OSError as error:
             raise UserError(
                 f"cannot keep the training data in {tempfile.gettempdir()}: {error.strerror or error}; "
                 "set TMPDIR to a folder with more room"
             ) from error
-        if not rows:
-            first = f"; the first: {bad.messages[0]}" if bad.messages else ""
-            raise UserError(f"no usable row in {', '.join(map(str, paths))}{first}")
+        ends = np.cumsum([len(inside) for inside in found])
+        data_set = np.repeat(np.searchsorted(ends, np.arange(len(files)), side="right"), rows).astype(np.int32)
+        for number, paths in enumerate(data_sets):
+            if not (data_set == number).any():
+                first = f"; the first: {bad.messages[0]}" if bad.messages else ""
+                raise UserError(f"no usable row in {', '.join(map(str, paths))}{first}")
         names = tuple(str(path) for path in files)
-        return cls(*hashes.arrays(), names, dict(bad.kinds), tuple(bad.messages), hashes.others(), blocks,
-                   np.arange(rows))  # fmt: skip
+        return cls(*hashes.arrays(), data_set, names, dict(bad.kinds), tuple(bad.messages), hashes.others(), blocks,
+                   np.arange(len(data_set)))  # fmt: skip
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -129,6 +148,7 @@ class ExampleTable:
             None if positive_scores is None else tuple(positive_scores),
             None if negative_scores is None else tuple(negative_scores),
             prompt,
+            None if np.isnan(self.similarities[i]) else float(self.similarities[i]),
         )
 
     def location(self, i: int) -> str:
@@ -143,6 +163,8 @@ class ExampleTable:
             self.query_hashes[rows],
             self.positive_hashes.take(rows),
             self.negative_hashes.take(rows),
+            self.similarities[rows],
+            self.data_set[rows],
             self.files,
             self.skipped,
             self.bad_rows,
@@ -157,9 +179,29 @@ class ExampleTable:
         return int(self.negative_hashes.lengths.max(initial=0))
 
     @functools.cached_property
+    def query_numbers(self) -> NDArray[np.int64]:
+        """int64 ``[n]``: rows with the same query text have the same number; from 0, without gaps."""
+        numbers: NDArray[np.int64] = np.unique(self.query_hashes, return_inverse=True)[1]
+        return numbers
+
+    @functools.cached_property
+    def answers(self) -> Ragged:
+        """The hashes of the passages known to answer each query number, in all its rows; sorted, each once."""
+        owners = self.positive_hashes.owners()
+        is_answer = np.isnan(self.similarities[owners])  # a row that says how similar two texts are says no more
+        owner, passage = self.query_numbers[owners[is_answer]], self.positive_hashes.values[is_answer]
+        order = np.lexsort((passage, owner))
+        owner, passage = owner[order], passage[order]
+        is_first = np.ones(len(owner), dtype=np.bool_)
+        is_first[1:] = (owner[1:] != owner[:-1]) | (passage[1:] != passage[:-1])
+        owner, passage = owner[is_first], passage[is_first]
+        return Ragged(passage, np.searchsorted(owner, np.arange(self.query_numbers.max(initial=-1) + 2)))
+
+    @functools.cached_property
     def fingerprint(self) -> str:
         """32 hex digits over the content in order; file names, formats and compression do not matter."""
         digest = xxhash.xxh3_128()
+        many = (self.data_set,) if self.data_set.any() else ()
         for part in (
             self.query_hashes,
             self.positive_hashes.values,
@@ -167,6 +209,7 @@ class ExampleTable:
             self.negative_hashes.values,
             self.negative_hashes.offsets,
             self._other_hashes,
+            *many,
         ):
             digest.update(np.ascontiguousarray(part).data)
         return digest.hexdigest()
@@ -183,6 +226,7 @@ class _Hashes:
     def __init__(self) -> None:
         self.query, self.positive, self.negative, self.other = array("Q"), array("Q"), array("Q"), array("Q")
         self.positive_ends, self.negative_ends = array("q", [0]), array("q", [0])
+        self.similarity = array("d")
 
     def add(self, example: Example) -> None:
         digest = text_hash
@@ -191,26 +235,30 @@ class _Hashes:
         self.positive_ends.append(len(self.positive))
         self.negative.extend(map(digest, example.negatives))
         self.negative_ends.append(len(self.negative))
-        other = (example.positive_scores, example.negative_scores, example.prompt)
+        other: tuple[Any, ...] = (example.positive_scores, example.negative_scores, example.prompt)
+        if example.similarity is not None:
+            other += (example.similarity,)
         self.other.append(0 if other == (None, None, None) else digest(repr(other)))
+        self.similarity.append(math.nan if example.similarity is None else example.similarity)
 
-    def arrays(self) -> tuple[NDArray[np.uint64], Ragged, Ragged]:
+    def arrays(self) -> tuple[NDArray[np.uint64], Ragged, Ragged, NDArray[np.float64]]:
         return (
             _numpy(self.query, np.uint64),
             Ragged(_numpy(self.positive, np.uint64), _numpy(self.positive_ends, np.int64)),
             Ragged(_numpy(self.negative, np.uint64), _numpy(self.negative_ends, np.int64)),
+            _numpy(self.similarity, np.float64),
         )
 
     def others(self) -> NDArray[np.uint64]:
         return _numpy(self.other, np.uint64)
 
 
-def _numpy(values: "array[int]", dtype: type) -> NDArray[Any]:
+def _numpy(values: "array[int] | array[float]", dtype: type) -> NDArray[Any]:
     return np.frombuffer(values, dtype=dtype) if values else np.empty(0, dtype=dtype)
 
 
-def _write(files: Sequence[Path], on_bad_row: str, bad: BadRows, hashes: _Hashes, file: IO[bytes]) -> int:
-    """Write the examples of ``files`` to ``file`` as an Arrow IPC file; return how many there are."""
+def _write(files: Sequence[Path], on_bad_row: str, bad: BadRows, hashes: _Hashes, file: IO[bytes]) -> list[int]:
+    """Write the examples of ``files`` to ``file`` as an Arrow IPC file; return how many there are of each."""
     import pyarrow as pa
 
     # 64-bit offsets: 8,192 rows with hundreds of long negatives outgrow 2 GiB.
@@ -218,7 +266,7 @@ def _write(files: Sequence[Path], on_bad_row: str, bad: BadRows, hashes: _Hashes
     types = (pa.large_string(), texts, texts, scores, scores, pa.large_string(), pa.int32(), pa.int64())
     schema = pa.schema(list(zip((*_COLUMNS, "file", "line"), types, strict=True)))
     rows: list[tuple[Any, ...]] = []
-    total = 0
+    written = [0] * len(files)
     with pa.ipc.new_file(file, schema) as writer:
 
         def flush() -> None:
@@ -233,12 +281,12 @@ def _write(files: Sequence[Path], on_bad_row: str, bad: BadRows, hashes: _Hashes
                 rows.append(
                     (e.query, e.positives, e.negatives, e.positive_scores, e.negative_scores, e.prompt, number, line)
                 )
-                total += 1
+                written[number] += 1
                 if len(rows) == _BLOCK_ROWS:
                     flush()
         if rows:
             flush()
-    return total
+    return written
 
 
 def _map(file: IO[bytes]) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from biencoder.data.sampling import scramble
+from biencoder.data.draws import scramble
 from biencoder.data.table import text_hash
 from biencoder.pairs.documents import fold
 from biencoder.pairs.methods import Pair

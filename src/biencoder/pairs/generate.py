@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from biencoder.data.sampling import scramble
+from biencoder.data.draws import scramble
 from biencoder.data.table import text_hash
 from biencoder.errors import UserError
 from biencoder.pairs.documents import Document, fold

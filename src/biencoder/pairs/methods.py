@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from biencoder.data.sampling import scramble
+from biencoder.data.draws import scramble
 from biencoder.pairs.documents import Document, fold
 from biencoder.pairs.sentences import Sentence, count_words, cut, plain, sections, sentences
 

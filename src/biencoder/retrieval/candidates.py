@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from biencoder.data.sampling import scramble
+from biencoder.data.draws import scramble
 from biencoder.data.table import ExampleTable, text_hash
 from biencoder.errors import UserError
 from biencoder.retrieval.encode import Progress, TextEncoder, finite, shifted

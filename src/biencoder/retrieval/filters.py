@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from biencoder.data.sampling import scramble
+from biencoder.data.draws import scramble
 
 Scores = NDArray[np.float32]
 Indices = NDArray[np.int64]

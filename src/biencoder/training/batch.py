@@ -6,6 +6,7 @@ all ranks' passages need no communication; only the embeddings do.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ class TrainingBatch:
         total_queries: queries of the global batch, over all ranks.
         labels: of this rank's queries, over the shared passages.
         guide_chunks: this rank's texts in the tokens of a guide, when there is one.
+        data_set: which the whole global batch is of.
     """
 
     chunks: list[Chunk]
@@ -40,6 +42,7 @@ class TrainingBatch:
     total_queries: int
     labels: Labels
     guide_chunks: list[Chunk] = field(default_factory=list)
+    data_set: int = 0
 
     @property
     def texts(self) -> int:
@@ -52,6 +55,18 @@ class TrainingBatch:
         return sum(chunk.tokens for chunk in self.chunks)
 
 
+class Prompts(NamedTuple):
+    """What stands before the texts of a data set.
+
+    Attributes:
+        query: before queries of rows that bring none of their own.
+        passage: before passages.
+    """
+
+    query: str
+    passage: str
+
+
 @dataclass(frozen=True)
 class Batcher:
     """From the plan of a step to this rank's batch.
@@ -59,8 +74,8 @@ class Batcher:
     Attributes:
         table: the training data.
         tokenize_queries: token ids of queries, whose prompt stands before them already.
-        tokenize_passages: token ids of passages, prompt included.
-        query_prompt: for rows that bring none of their own.
+        tokenize_passages: the same of passages.
+        prompts: of each data set.
         chunk_tokens: most tokens that go through the model at once.
         known_positives: masks false negatives; None leaves them in.
         tokenize_for_guide: token ids of queries and passages for a guide, its prompts included; None without a guide.
@@ -73,7 +88,7 @@ class Batcher:
     table: ExampleTable
     tokenize_queries: Tokenize
     tokenize_passages: Tokenize
-    query_prompt: str
+    prompts: Sequence[Prompts]
     chunk_tokens: int
     known_positives: KnownPositives | None
     tokenize_for_guide: Callable[[Sequence[str], Sequence[str]], list[Tokens]] | None = None
@@ -87,9 +102,11 @@ class Batcher:
         mine = share(len(plan.rows), self.rank, self.world)
         examples = [self.table[int(row)] for row in plan.rows[mine]]
         first, last = (int(plan.group_starts[i]) for i in (mine.start, mine.stop))
-        queries = [(self.query_prompt if e.prompt is None else e.prompt) + e.query for e in examples]
+        prompt = self.prompts[plan.data_set]
+        queries = [(prompt.query if e.prompt is None else e.prompt) + e.query for e in examples]
         passages = [_passage(plan, examples[int(plan.passage_row[p]) - mine.start], p) for p in range(first, last)]
-        sequences = self.tokenize_queries(queries) + self.tokenize_passages(passages)
+        prompted = [prompt.passage + passage for passage in passages]
+        sequences = self.tokenize_queries(queries) + self.tokenize_passages(prompted)
         guided = self.tokenize_for_guide and self.tokenize_for_guide([e.query for e in examples], passages)
         query_sizes, passage_sizes = self._sizes(plan)
         return TrainingBatch(
@@ -100,6 +117,7 @@ class Batcher:
             total_queries=len(plan.rows),
             labels=self._labels(plan, mine, examples),
             guide_chunks=list(chunks(guided or [], self.chunk_tokens)),
+            data_set=plan.data_set,
         )
 
     @property
@@ -140,7 +158,14 @@ def _passage(plan: BatchPlan, example: Example, passage: int) -> str:
 
 
 def _teacher(plan: BatchPlan, examples: list[Example], groups: np.ndarray) -> np.ndarray | None:
-    """``[b, G]`` float32, NaN for rows without scores on both sides, as mined ones are; None where no row has them."""
+    """``[b, G]`` float32, NaN for rows without scores on both sides, as mined ones are; None where no row has any.
+
+    Where rows say how similar their two texts are, that is the score of the positive.
+    """
+    if any(e.similarity is not None for e in examples):
+        teacher = np.full(groups.shape, np.nan, dtype=np.float32)
+        teacher[:, 0] = [np.nan if e.similarity is None else e.similarity for e in examples]
+        return teacher
     if all(e.positive_scores is None or e.negative_scores is None for e in examples):
         return None
     teacher = np.full(groups.shape, np.nan, dtype=np.float32)

@@ -27,7 +27,7 @@ from biencoder.model.encoder import Encoder
 from biencoder.training.batch import TrainingBatch
 from biencoder.training.distributed import gather, scatter_sum, sum_over_ranks
 from biencoder.training.guide import Guide, Opinion
-from biencoder.training.objective import Objective
+from biencoder.training.similarity_loss import AnyObjective
 
 SCORES_AT_ONCE = 2**20  # elements of the score matrix that the objective holds at a time: 4 MB in float32
 
@@ -57,7 +57,7 @@ class _Encoded:
 def accumulate_gradients(
     encoder: Encoder,
     batch: TrainingBatch,
-    objective: Objective,
+    objective: AnyObjective,
     *,
     keep_tokens: int,
     seed: tuple[int, ...],
@@ -129,7 +129,7 @@ def _backward(part: _Encoded, gradient: Tensor) -> None:
 
 
 def _cache_gradient(
-    vectors: Tensor, batch: TrainingBatch, objective: Objective, opinion: Opinion | None
+    vectors: Tensor, batch: TrainingBatch, objective: AnyObjective, opinion: Opinion | None
 ) -> tuple[Tensor, StepLosses]:
     """The loss's gradient with respect to this rank's embeddings, ``[b + p, D]``, and the losses."""
     queries = vectors[: batch.queries].clone().requires_grad_()

@@ -36,6 +36,7 @@ from biencoder.training.gradcache import StepLosses, accumulate_gradients
 from biencoder.training.guide import Guide
 from biencoder.training.objective import Objective
 from biencoder.training.optimizer import learning_rate_at, optimizer_state
+from biencoder.training.similarity_loss import AnyObjective
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class Job:
         data_fingerprint: of the training rows.
         encoder: the model being trained.
         optimizer: its AdamW.
-        objective: embeddings and labels to losses.
+        objectives: embeddings and labels to losses, for each data set.
         guide: a second model that masks false negatives, or None.
         sampler: the step to the rows of its global batch.
         batcher: those rows to this rank's tokens.
@@ -73,7 +74,7 @@ class Job:
     data_fingerprint: str
     encoder: Encoder
     optimizer: torch.optim.AdamW
-    objective: Objective
+    objectives: list[AnyObjective]
     guide: Guide | None
     sampler: Sampler
     batcher: Batcher
@@ -110,7 +111,7 @@ def train_steps(job: Job, progress: Progress) -> None:
         losses = accumulate_gradients(
             encoder,
             batch,
-            job.objective,
+            job.objectives[batch.data_set],
             keep_tokens=job.keep_tokens,
             seed=(config.seed, job.step, rank()),
             held_at_most=job.held_at_most,
@@ -247,7 +248,7 @@ def _state(job: Job) -> dict[str, Any]:
 def _log(
     job: Job, batch: TrainingBatch, losses: StepLosses, norm: float, rate: float, seconds: float, progress: Progress
 ) -> None:
-    record = {
+    record: dict[str, Any] = {
         "step": job.step,
         "epoch": round(job.step / job.sampler.steps_per_epoch, 4),
         "loss": losses.total,
@@ -258,7 +259,9 @@ def _log(
         "queries_per_second": round(batch.total_queries / seconds, 3),
         "tokens_per_second": round(batch.tokens * job.batcher.world / seconds, 1),
     }
-    if batch.labels.teacher is not None:
+    if len(job.objectives) > 1:
+        record["data_set"] = job.config.data_sets[batch.data_set].name
+    if batch.labels.teacher is not None and isinstance(job.objectives[batch.data_set], Objective):
         record |= {"contrastive": losses.contrastive, "distillation": losses.distillation}
     write_metrics(job, record)
     job.recent.append((losses.total, batch.total_queries, seconds))

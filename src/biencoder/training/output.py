@@ -70,7 +70,8 @@ class OutputFolder:
         """Stop when the folder's run has another configuration or other data.
 
         Args:
-            identity: of the run that is to go on here: ``config``, ``world_size`` and digests, see :data:`CONTENT`.
+            identity: of the run that is to go on here: ``config``, ``data_sets`` (their settings), ``world_size`` and
+                digests, see :data:`CONTENT`.
 
         Raises:
             UserError: names every difference.
@@ -84,6 +85,8 @@ class OutputFolder:
             if name not in FREE_SETTINGS and saved["config"].get(name) != value
         ]
         differences += [said for name, said in CONTENT.items() if saved.get(name) != identity[name]]
+        if saved.get("data_sets") != identity.get("data_sets"):
+            differences.append("the settings of the data sets in --train-data have changed")
         if saved["world_size"] != identity["world_size"]:
             differences.append(f"the number of processes was {saved['world_size']} and is {identity['world_size']}")
         if differences:

@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from biencoder.config import TrainConfig
+from biencoder.config import DataSet, TrainConfig, data_sets_of
 from biencoder.data.audit import audit
 from biencoder.data.batching import Tokens
 from biencoder.data.beir import Collection, load_collection
 from biencoder.data.check import token_counter
+from biencoder.data.data_sets import is_scored, read_data_sets, rows_to_evaluate_on, settings_of
 from biencoder.data.held_out import hold_out
 from biencoder.data.sampling import KnownPositives, Sampler
 from biencoder.data.table import ExampleTable
@@ -25,7 +26,7 @@ from biencoder.report.training import Outcome, report_result, write_evaluation, 
 from biencoder.retrieval.evaluate import Evaluation
 from biencoder.terminal import Progress, say, table
 from biencoder.training.backbone import choose_trained, prepare_backbone
-from biencoder.training.batch import Batcher
+from biencoder.training.batch import Batcher, Prompts
 from biencoder.training.checkpoint import load_best, load_checkpoint, restore_state
 from biencoder.training.distributed import barrier, first_to_fail, lost_a_rank, process_group, rank, world_size
 from biencoder.training.guide import Guide
@@ -41,6 +42,7 @@ from biencoder.training.memory import token_budget
 from biencoder.training.objective import Objective
 from biencoder.training.optimizer import adamw, restore_optimizer
 from biencoder.training.output import OutputFolder
+from biencoder.training.similarity_loss import AnyObjective, SimilarityObjective
 
 HELD_OUT_COST = 0.1  # share of the run's own cost that all evaluations on the default held-out set may take together
 HELD_OUT_QUERIES = 500  # at most
@@ -104,13 +106,14 @@ def _train(config: TrainConfig) -> TrainResult | None:
     began = time.perf_counter()
     folder = OutputFolder(config.output_dir)
     folder.refuse_foreign(config.resume)
-    examples = ExampleTable.from_files(config.train_data, on_bad_row=config.on_bad_row)
+    examples = read_data_sets(config.data_sets, config.on_bad_row)
     encoder, config = prepare_encoder(config)
     base = encoder.weights_fingerprint
     choose_trained(encoder, config)
     job = _job(config, encoder, *_evaluation_data(config, examples))
     identity = {
         "config": config.to_dict(),
+        "data_sets": settings_of(data_sets_of(config.train_data)),
         "data": job.data_fingerprint,
         "evaluation": " ".join(each.fingerprint for each in (job.collection, *job.guards.values())),
         "model": base,
@@ -187,8 +190,9 @@ def _evaluation_data(config: TrainConfig, examples: ExampleTable) -> tuple[Examp
     """The rows to train on, and what to evaluate on."""
     if config.eval_data is not None:
         return examples, load_collection(config.eval_data, config.eval_split)
+    rows = rows_to_evaluate_on(config.data_sets, examples)
     queries, passages = _held_out_size(config, len(examples))
-    held = hold_out(examples, seed=config.seed, queries=queries, passages=passages)
+    held = hold_out(examples, seed=config.seed, queries=queries, passages=passages, rows=rows)
     return held.train, held.collection
 
 
@@ -203,18 +207,24 @@ def _held_out_size(config: TrainConfig, rows: int) -> tuple[int, int]:
 
 
 def _job(config: TrainConfig, encoder: Encoder, examples: ExampleTable, collection: Collection) -> Job:
-    sampler = Sampler(examples, batch_size=config.batch_size, group_size=config.group_size, seed=config.seed)
     guide = _guide(config)
+    data_sets = config.data_sets
+    sampler = Sampler(
+        examples,
+        batch_size=config.batch_size,
+        group_size=[each.group_size or config.group_size for each in data_sets],
+        seed=config.seed,
+        weights=[each.weight for each in data_sets],
+        mix=config.mix,
+    )
     encoder.backbone.train()
     longest = max(config.query_max_len, config.passage_max_len)
     chunk_tokens, keep_tokens, held_at_most = token_budget(encoder, config.memory_budget, longest)
     batcher = Batcher(
         table=examples,
         tokenize_queries=lambda texts: encoder.tokenize(texts, max_length=config.query_max_len),
-        tokenize_passages=lambda texts: encoder.tokenize(
-            texts, encoder.settings.passage_prompt, config.passage_max_len
-        ),
-        query_prompt=encoder.settings.query_prompt,
+        tokenize_passages=lambda texts: encoder.tokenize(texts, max_length=config.passage_max_len),
+        prompts=[Prompts(each.query_prompt or "", each.passage_prompt or "") for each in data_sets],
         chunk_tokens=chunk_tokens,
         known_positives=KnownPositives(examples) if config.mask_false_negatives else None,
         tokenize_for_guide=None if guide is None else partial(_tokenize_for_guide, config, guide.encoder),
@@ -228,7 +238,7 @@ def _job(config: TrainConfig, encoder: Encoder, examples: ExampleTable, collecti
         data_fingerprint=examples.fingerprint,
         encoder=encoder,
         optimizer=adamw(encoder.backbone, config.learning_rate, config.weight_decay),
-        objective=_objective(config),
+        objectives=[_objective(config, each, is_scored(examples, i)) for i, each in enumerate(data_sets)],
         guide=guide,
         sampler=sampler,
         batcher=batcher,
@@ -240,13 +250,17 @@ def _job(config: TrainConfig, encoder: Encoder, examples: ExampleTable, collecti
     )
 
 
-def _objective(config: TrainConfig) -> Objective:
+def _objective(config: TrainConfig, data_set: DataSet, scored: bool) -> AnyObjective:
+    if scored:
+        return SimilarityObjective(config.dims or ())
+    assert data_set.temperature is not None
+    assert data_set.in_batch_negatives is not None
     return Objective(
-        temperature=config.temperature,
-        in_batch_negatives=config.in_batch_negatives,
+        temperature=data_set.temperature,
+        in_batch_negatives=data_set.in_batch_negatives,
         distillation_weight=config.distillation_weight,
         distillation=config.distillation,
-        two_way=config.two_way,
+        two_way=config.two_way and data_set.in_batch_negatives,
         dims=config.dims or (),
         normalize=bool(config.normalize),
     )
@@ -276,14 +290,31 @@ def _report_start(job: Job) -> None:
     """The audit of the data, and what will be done with them."""
     config, encoder = job.config, job.encoder
     count = token_counter(encoder.tokenizer)
-    found = audit(job.batcher.table, job.collection, count, config.query_max_len, config.passage_max_len)
+    names = [data_set.name or "" for data_set in config.data_sets]
+    found = audit(job.batcher.table, job.collection, count, config.query_max_len, config.passage_max_len, names)
     say(f"evaluation: {job.collection.description}")
     table(found.rows(config.group_size), ["data", "found", ""])
+    _report_data_sets(job)
     settings = encoder.settings
     shape = f"{settings.pooling} pooling, {'' if settings.normalize else 'not '}normalised, {encoder.precision}"
     batch = f"batches of {config.batch_size:,} queries over {world_size()} process{'es' * (world_size() > 1)}"
     say(f"{config.model}: {shape} on {encoder.device}")
     say(f"{job.total_steps:,} steps in {batch}; up to {job.batcher.chunk_tokens:,} tokens at once")
+
+
+def _report_data_sets(job: Job) -> None:
+    """How each of several data sets is trained on, and what is trained on in another way than usual."""
+    rows = []
+    for number, (data_set, objective) in enumerate(zip(job.config.data_sets, job.objectives, strict=True)):
+        if isinstance(objective, SimilarityObjective):
+            how = "cosine towards the score"
+        else:
+            negatives = "in-batch negatives" if objective.in_batch_negatives else "no in-batch negatives"
+            how = f"{negatives}, groups of {data_set.group_size}, temperature {objective.temperature:g}"
+        rows.append([data_set.name or "", how, f"{job.sampler.turns[number]:,}"])
+    is_plain = job.config.train_data == job.config.data_sets[0].path
+    if not is_plain or isinstance(job.objectives[0], SimilarityObjective) or not job.objectives[0].in_batch_negatives:
+        table(rows, ["data set", "trained on with", "steps an epoch"])
 
 
 def _restore(job: Job, path: Path) -> None:

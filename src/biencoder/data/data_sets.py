@@ -1,0 +1,68 @@
+"""The training data as data sets: read, checked, and which of their rows an evaluation can be made of."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from biencoder.config import DataSet
+from biencoder.data.table import ExampleTable
+from biencoder.errors import UserError
+
+CLEARLY_SIMILAR = 0.8  # of two sentences with such a score, the second counts as an answer to the first
+
+
+def read_data_sets(data_sets: Sequence[DataSet], on_bad_row: str) -> ExampleTable:
+    """Read all data sets into one table.
+
+    Raises:
+        UserError: a file or row cannot be used, or a data set has nothing to learn from.
+    """
+    table = ExampleTable.from_data_sets([data_set.path for data_set in data_sets], on_bad_row)
+    for number, data_set in enumerate(data_sets):
+        _check(data_set, number, table)
+    return table
+
+
+def _check(data_set: DataSet, number: int, table: ExampleTable) -> None:
+    rows = np.flatnonzero(table.data_set == number)
+    scored = ~np.isnan(table.similarities[rows])
+    if scored.any() and not scored.all():
+        one, other = (table.location(int(rows[np.argmax(scored == wanted)])) for wanted in (True, False))
+        raise UserError(
+            f"{one} is two sentences with a score and {other} is not: they train in different ways, so make them data "
+            "sets of their own, as items of train-data in a --config file"
+        )
+    if not scored.any() and data_set.in_batch_negatives is False and not table.negative_hashes.lengths_of(rows).any():
+        raise UserError(
+            f"data set {data_set.name}: no row has a negative, and without in-batch negatives there are no others to "
+            "learn from"
+        )
+
+
+def is_scored(table: ExampleTable, number: int) -> bool:
+    """Whether the data set is pairs of texts with a score of how similar they are."""
+    return not np.isnan(table.similarities[np.argmax(table.data_set == number)])
+
+
+def rows_to_evaluate_on(data_sets: Sequence[DataSet], table: ExampleTable) -> NDArray[np.bool_]:
+    """Of which rows an evaluation of search may be made, bool ``[n]``.
+
+    Those of data sets with in-batch negatives, in which every passage could answer every query. Where there are none:
+    those that have a positive at all, and last, pairs with a high score.
+    """
+    is_pair = ~np.isnan(table.similarities)
+    in_batch = np.array([data_set.in_batch_negatives is not False for data_set in data_sets])[table.data_set]
+    for rows in (in_batch & ~is_pair, ~is_pair):
+        if rows.any():
+            return rows
+    return table.similarities >= CLEARLY_SIMILAR
+
+
+def settings_of(data_sets: Sequence[DataSet]) -> list[dict[str, Any]]:
+    """What decides how each is trained on, for telling whether a run is the same; the data themselves are not in it."""
+    return [
+        {name: value for name, value in data_set.to_dict().items() if name not in ("path", "name")}
+        for data_set in data_sets
+    ]
