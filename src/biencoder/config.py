@@ -185,6 +185,12 @@ class TrainConfig(Config):
     guide_margin: float = _loss(
         "a passage counts as that near from so much below the positive's score by --guide", default=0.0, least=0
     )
+    mine_negatives: int = _loss(
+        "mine N hard negatives for each row with the base model, before training; 0: none", default=0, least=0
+    )
+    refresh_negatives: int | None = _loss(
+        "mine them again every N epochs, with the model so far", default=None, unset="never", least=1
+    )
     distillation: str = _loss(
         "loss against pos_scores and neg_scores, where rows carry both; kl: of the two distributions over the group; "
         "margin-mse: squared error of the margins, for scores on the scale of similarity over temperature",
@@ -271,6 +277,10 @@ class TrainConfig(Config):
         refuse_split_alone(self.eval_split, self.eval_data)
         if self.two_way and not self.in_batch_negatives:
             raise UserError("--two-way finds a query among those of the batch; it needs --in-batch-negatives")
+        if self.refresh_negatives is not None and not self.mine_negatives:
+            raise UserError(f"--refresh-negatives {self.refresh_negatives}: is of --mine-negatives, which is not given")
+        if self.mine_negatives and self.group_size == 1:
+            raise UserError(f"--mine-negatives {self.mine_negatives}: a --group-size of 1 has no room for them")
         if self.guide_margin and self.guide is None:
             raise UserError(f"--guide-margin {self.guide_margin:g}: is of --guide, which is not given")
         if self.lora_rank is None and (self.lora_alpha is not None or self.lora_save == "adapter"):

@@ -5,6 +5,7 @@ A batch is of one data set, on all ranks. Random numbers are counter-based, see 
 Shapes: B queries a global batch, P passages in it, b queries of one rank.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -76,6 +77,12 @@ class Sampler:
         self._decks = [_Deck(table, number, batch_size, seed) for number in range(len(weights))]
         self.turns = turns_per_epoch([deck.batches for deck in self._decks], weights, mix)  # of each data set
         self._mix = Mix(self.turns, seed)
+
+    def over(self, table: ExampleTable) -> "Sampler":
+        """The same steps over the same rows with other hard negatives."""
+        sampler = copy.copy(self)
+        sampler._table = table
+        return sampler
 
     @property
     def steps_per_epoch(self) -> int:

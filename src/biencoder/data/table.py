@@ -151,6 +151,14 @@ class ExampleTable:
             None if np.isnan(self.similarities[i]) else float(self.similarities[i]),
         )
 
+    def passage(self, place: int) -> str:
+        """The text at a place in ``positive_hashes.values``, or counted on from there in ``negative_hashes.values``."""
+        negative = place - len(self.positive_hashes.values)
+        lists, place = (self.positive_hashes, place) if negative < 0 else (self.negative_hashes, negative)
+        row = int(np.searchsorted(lists.offsets, place, side="right")) - 1
+        example = self[row]
+        return (example.positives if negative < 0 else example.negatives)[place - int(lists.offsets[row])]
+
     def location(self, i: int) -> str:
         """Where row ``i`` stands: ``path:line`` (Parquet: the row's number)."""
         block, row = divmod(int(self._rows[i]), _BLOCK_ROWS)

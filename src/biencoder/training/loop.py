@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ import torch
 from biencoder.allocator import give_back
 from biencoder.config import TrainConfig
 from biencoder.data.beir import Collection
+from biencoder.data.mined_table import MinedTable
 from biencoder.data.sampling import Sampler
+from biencoder.data.table import ExampleTable
 from biencoder.errors import TrainingError
 from biencoder.files import atomic_write
 from biencoder.model.encoder import Encoder
@@ -34,6 +36,7 @@ from biencoder.training.checkpoint import (
 from biencoder.training.distributed import broadcast_object, rank, sum_gradients
 from biencoder.training.gradcache import StepLosses, accumulate_gradients
 from biencoder.training.guide import Guide
+from biencoder.training.negatives import hard_negatives
 from biencoder.training.objective import Objective
 from biencoder.training.optimizer import learning_rate_at, optimizer_state
 from biencoder.training.similarity_loss import AnyObjective
@@ -50,7 +53,7 @@ class Job:
 
     Attributes:
         config: resolved; what it says is what happens.
-        data_fingerprint: of the training rows.
+        examples: the rows to train on, without mined negatives.
         encoder: the model being trained.
         optimizer: its AdamW.
         objectives: embeddings and labels to losses, for each data set.
@@ -71,7 +74,7 @@ class Job:
     """
 
     config: TrainConfig
-    data_fingerprint: str
+    examples: ExampleTable
     encoder: Encoder
     optimizer: torch.optim.AdamW
     objectives: list[AnyObjective]
@@ -102,12 +105,18 @@ class Job:
 
 
 def train_steps(job: Job, progress: Progress) -> None:
-    """Take the steps that are left."""
+    """Take the steps that are left, with the hard negatives that are due."""
+    while job.step < job.total_steps:
+        until = use_hard_negatives(job)
+        _train_until(until, job, progress)
+
+
+def _train_until(step: int, job: Job, progress: Progress) -> None:
     config, encoder = job.config, job.encoder
     parameters = [p for p in encoder.backbone.parameters() if p.requires_grad]
     encoder.backbone.train()
     began = time.perf_counter()
-    for batch in _prepared_ahead(job):
+    for batch in _prepared_ahead(job, step):
         losses = accumulate_gradients(
             encoder,
             batch,
@@ -133,17 +142,35 @@ def train_steps(job: Job, progress: Progress) -> None:
         began = time.perf_counter()
 
 
-def _prepared_ahead(job: Job) -> Iterator[TrainingBatch]:
-    """The batches of the steps that are left; the next one is tokenised while the present one trains."""
+def use_hard_negatives(job: Job) -> int:
+    """Give the job the negatives that it trains on from here, mined now if they are due; return until which step."""
+    config = job.config
+    if not config.mine_negatives:
+        return job.total_steps
+    refresh = config.refresh_negatives
+    every = job.total_steps if refresh is None else refresh * job.sampler.steps_per_epoch
+    mined_at = job.step - job.step % every
+    path = job.folder / "negatives" / f"step-{mined_at:08d}.npy"
+    give_back(beyond=0)  # see _evaluate
+    places = None
+    if rank() == 0:
+        places = hard_negatives(job.encoder, job.examples, config, path, may_mine=job.step == mined_at)
+    table = MinedTable.of(job.examples, broadcast_object(places))
+    job.sampler, job.batcher = job.sampler.over(table), replace(job.batcher, table=table)
+    return min(job.total_steps, mined_at + every)
+
+
+def _prepared_ahead(job: Job, until: int) -> Iterator[TrainingBatch]:
+    """The batches of the steps up to ``until``; the next one is tokenised while the present one trains."""
     with ThreadPoolExecutor(max_workers=1) as background:
 
         def prepare(step: int) -> TrainingBatch:
             return job.batcher(job.sampler.plan(step))
 
         coming = background.submit(prepare, job.step)
-        for step in range(job.step, job.total_steps):
+        for step in range(job.step, until):
             batch = coming.result()
-            if step + 1 < job.total_steps:
+            if step + 1 < until:
                 coming = background.submit(prepare, step + 1)
             yield batch
 
@@ -229,7 +256,7 @@ def _state(job: Job) -> dict[str, Any]:
     steps_per_epoch = job.sampler.steps_per_epoch
     return {
         "config": job.config.to_dict(),
-        "data": job.data_fingerprint,
+        "data": job.examples.fingerprint,
         "step": job.step,
         "sampler": {
             "seed": job.config.seed,

@@ -114,7 +114,7 @@ def _train(config: TrainConfig) -> TrainResult | None:
     identity = {
         "config": config.to_dict(),
         "data_sets": settings_of(data_sets_of(config.train_data)),
-        "data": job.data_fingerprint,
+        "data": job.examples.fingerprint,
         "evaluation": " ".join(each.fingerprint for each in (job.collection, *job.guards.values())),
         "model": base,
         "guide": job.guide and job.guide.encoder.fingerprint,
@@ -235,7 +235,7 @@ def _job(config: TrainConfig, encoder: Encoder, examples: ExampleTable, collecti
     )
     return Job(
         config=config,
-        data_fingerprint=examples.fingerprint,
+        examples=examples,
         encoder=encoder,
         optimizer=adamw(encoder.backbone, config.learning_rate, config.weight_decay),
         objectives=[_objective(config, each, is_scored(examples, i)) for i, each in enumerate(data_sets)],
