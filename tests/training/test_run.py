@@ -352,3 +352,37 @@ def test_mined_negatives_that_are_gone_stop_a_resumed_run(config: TrainConfig, m
     shutil.rmtree(asked.output_dir / "negatives")
     with pytest.raises(UserError, match=r"step-00000000\.npy: is gone"):
         train(asked)
+
+
+def single_texts(folder: Path) -> Path:
+    path = folder / "texts.jsonl"
+    texts = [" ".join(WORDS[i : i + 5]) for i in range(60)]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+def collection(folder: Path) -> Path:
+    (folder / "beir" / "qrels").mkdir(parents=True)
+    for name, prefix in (("corpus", "d"), ("queries", "q")):
+        rows = [{"_id": f"{prefix}{i}", "text": " ".join(WORDS[i : i + 6])} for i in range(20)]
+        (folder / "beir" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judged = "".join(f"q{i}\td{i}\t1\n" for i in range(20))
+    (folder / "beir" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
+    return folder / "beir"
+
+
+def test_texts_alone_train_by_the_difference_that_dropout_makes(config: TrainConfig, tmp_path: Path) -> None:
+    asked = replace(config, train_data=(single_texts(tmp_path),), eval_data=collection(tmp_path), epochs=4)
+    assert train(asked) is not None
+    found = [loss for _, loss in losses(asked.output_dir)]
+    assert found[0] > 0.1  # the two vectors of a text are not the same
+    assert np.mean(found[-7:]) < np.mean(found[:7])
+
+
+def test_texts_alone_need_dropout_and_other_data_to_be_judged_by(config: TrainConfig, tmp_path: Path) -> None:
+    asked = replace(config, train_data=(single_texts(tmp_path),))
+    with pytest.raises(UserError, match="pass a BEIR folder with --eval-data"):
+        train(asked)
+    with pytest.raises(UserError, match=r"this model has none; give --dropout 0\.1"):
+        train(replace(asked, eval_data=collection(tmp_path), dropout=0.0))
+    assert not config.output_dir.exists()

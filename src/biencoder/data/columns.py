@@ -10,7 +10,7 @@ NEGATIVE_COLUMNS = ("neg", "negative")
 SCORE_COLUMNS = ("pos_scores", "neg_scores", "score")
 KNOWN = (
     "query/anchor/question, pos/positive/answer, neg/negative/negative_1…, pos_scores, neg_scores, prompt; or "
-    "sentence1, sentence2, score"
+    "sentence1, sentence2, score; or text alone"
 )
 
 _NUMBERED_NEGATIVE = re.compile(r"negative_(\d+)")
@@ -45,6 +45,8 @@ def find_columns(names: tuple[str, ...]) -> Columns:
     """
     query = next((name for name in QUERY_COLUMNS if name in names), None)
     positive = next((name for name in POSITIVE_COLUMNS if name in names), None)
+    if query is None and positive is None and "text" in names and "label" not in names:
+        query = positive = "text"
     if query is None or positive is None:
         lacking = " and no ".join(part for part, name in (("query", query), ("positive", positive)) if name is None)
         found = ", ".join(name if len(name) <= 40 else name[:39] + "…" for name in names[:20]) or "none"

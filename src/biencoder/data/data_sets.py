@@ -46,18 +46,31 @@ def is_scored(table: ExampleTable, number: int) -> bool:
     return not np.isnan(table.similarities[np.argmax(table.data_set == number)])
 
 
+def is_of_single_texts(table: ExampleTable, number: int) -> bool:
+    """Whether each text of the data set is its own positive: what tells the two apart is dropout (Gao et al. 2021)."""
+    return bool(_finds_itself(table)[table.data_set == number].all())
+
+
+def _finds_itself(table: ExampleTable) -> NDArray[np.bool_]:
+    """Rows whose query is one of their positives, bool ``[n]``."""
+    owners = table.positive_hashes.owners()
+    found = np.zeros(len(table), np.bool_)
+    found[owners[table.positive_hashes.values == table.query_hashes[owners]]] = True
+    return found
+
+
 def rows_to_evaluate_on(data_sets: Sequence[DataSet], table: ExampleTable) -> NDArray[np.bool_]:
     """Of which rows an evaluation of search may be made, bool ``[n]``.
 
     Those of data sets with in-batch negatives, in which every passage could answer every query. Where there are none:
-    those that have a positive at all, and last, pairs with a high score.
+    those that have a positive at all, and last, pairs with a high score. Never those whose query would find itself.
     """
-    is_pair = ~np.isnan(table.similarities)
+    is_pair = ~np.isnan(table.similarities) | _finds_itself(table)
     in_batch = np.array([data_set.in_batch_negatives is not False for data_set in data_sets])[table.data_set]
     for rows in (in_batch & ~is_pair, ~is_pair):
         if rows.any():
             return rows
-    return table.similarities >= CLEARLY_SIMILAR
+    return (table.similarities >= CLEARLY_SIMILAR) & ~_finds_itself(table)
 
 
 def settings_of(data_sets: Sequence[DataSet]) -> list[dict[str, Any]]:

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import torch
+
 from biencoder.config import TrainConfig
+from biencoder.data.batching import pack
 from biencoder.errors import UserError
 from biencoder.model.blocks import freeze
 from biencoder.model.causality import attention_of, is_decoder, set_attention
@@ -26,6 +29,24 @@ def prepare_backbone(encoder: Encoder, config: TrainConfig) -> None:
         set_attention(encoder.backbone, config.attention)
     if is_decoder(encoder.backbone):
         _prepare_tokenizer(encoder, config)
+
+
+def refuse_without_dropout(encoder: Encoder) -> None:
+    """Raise `UserError` for a model that gives a text the same vector twice in training, though texts alone are given.
+
+    Unsupervised SimCSE (Gao et al. 2021) learns from the difference that dropout makes between the two.
+    """
+    text = pack(encoder.tokenize(["a text"]))
+    training = encoder.backbone.training
+    encoder.backbone.train()
+    with torch.no_grad():
+        first, second = encoder.embed(text), encoder.embed(text)
+    encoder.backbone.train(training)
+    if torch.equal(first, second):
+        raise UserError(
+            "--train-data holds texts without a query, which teach by the difference that dropout makes, and this "
+            "model has none; give --dropout 0.1"
+        )
 
 
 def _refuse_adapter(encoder: Encoder, config: TrainConfig) -> None:

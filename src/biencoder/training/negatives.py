@@ -52,9 +52,9 @@ def hard_negatives(
             rows = np.flatnonzero(table.data_set == number)
             places[rows] = _mined(encoder, table, rows, config)
     found = (places >= 0).sum(axis=1)
-    rows = int((found > 0).sum())
-    say(f"mined {int(found.sum()):,} hard negatives for {rows:,} of {len(table):,} rows")
-    if rows < len(table) / 2:
+    with_some = int((found > 0).sum())
+    say(f"mined {int(found.sum()):,} hard negatives for {with_some:,} of {len(table):,} rows")
+    if with_some < len(table) / 2:
         say(
             "What is left out is too near to the row's own positive to be sure that it is no answer. For a model whose "
             "scores lie close together, mine with biencoder mine and a higher --max-share"

@@ -13,7 +13,7 @@ from biencoder.data.audit import audit
 from biencoder.data.batching import Tokens
 from biencoder.data.beir import Collection, load_collection
 from biencoder.data.check import token_counter
-from biencoder.data.data_sets import is_scored, read_data_sets, rows_to_evaluate_on, settings_of
+from biencoder.data.data_sets import is_of_single_texts, is_scored, read_data_sets, rows_to_evaluate_on, settings_of
 from biencoder.data.held_out import hold_out
 from biencoder.data.sampling import KnownPositives, Sampler
 from biencoder.data.table import ExampleTable
@@ -25,7 +25,7 @@ from biencoder.model.pretrained import checkpoint_activations
 from biencoder.report.training import Outcome, report_result, write_evaluation, write_model_card
 from biencoder.retrieval.evaluate import Evaluation
 from biencoder.terminal import Progress, say, table
-from biencoder.training.backbone import choose_trained, prepare_backbone
+from biencoder.training.backbone import choose_trained, prepare_backbone, refuse_without_dropout
 from biencoder.training.batch import Batcher, Prompts
 from biencoder.training.checkpoint import load_best, load_checkpoint, restore_state
 from biencoder.training.distributed import barrier, first_to_fail, lost_a_rank, process_group, rank, world_size
@@ -110,6 +110,9 @@ def _train(config: TrainConfig) -> TrainResult | None:
     encoder, config = prepare_encoder(config)
     base = encoder.weights_fingerprint
     choose_trained(encoder, config)
+    if any(is_of_single_texts(examples, number) for number in range(len(config.data_sets))):
+        refuse_without_dropout(encoder)
+        say("rows of a text alone: each is its own positive, under another dropout mask (unsupervised SimCSE)")
     job = _job(config, encoder, *_evaluation_data(config, examples))
     identity = {
         "config": config.to_dict(),
