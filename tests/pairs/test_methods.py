@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from biencoder.config import PAIR_METHODS
+from biencoder.config.data import PAIR_METHODS
 from biencoder.pairs.documents import Document, fold
 from biencoder.pairs.methods import METHODS, PASSAGE_LEAST, QUERY_MOST, Pair, pairs_of
 from biencoder.pairs.sentences import count_words, plain

@@ -1,0 +1,28 @@
+"""What can be asked of each command: one frozen, validated dataclass a command, no logic.
+
+The flags of the command line, the keys of ``--config`` and the arguments in Python are these fields and nothing else.
+Standard library only, so that ``biencoder --help`` is instant.
+"""
+
+from biencoder.config.data import CheckConfig, DataSet, PairsConfig, data_sets_of
+from biencoder.config.models import DemoConfig, ExportConfig, MergeConfig
+from biencoder.config.negatives import MineConfig, MiningOptions, ScoreConfig
+from biencoder.config.retrieval import EncodeConfig, EvaluateConfig, SearchConfig
+from biencoder.config.train import TrainConfig
+
+__all__ = [
+    "CheckConfig",
+    "DataSet",
+    "DemoConfig",
+    "EncodeConfig",
+    "EvaluateConfig",
+    "ExportConfig",
+    "MergeConfig",
+    "MineConfig",
+    "MiningOptions",
+    "PairsConfig",
+    "ScoreConfig",
+    "SearchConfig",
+    "TrainConfig",
+    "data_sets_of",
+]
