@@ -19,7 +19,7 @@ from biencoder.errors import UserError
 from biencoder.retrieval.evaluate import Evaluation, compare, comparison_json
 from biencoder.training import loop, run
 from biencoder.training.checkpoint import newest_checkpoint
-from biencoder.training.loop import Job
+from biencoder.training.job import Job
 from biencoder.training.run import train
 
 

@@ -4,104 +4,33 @@ import json
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from biencoder.allocator import give_back
-from biencoder.config import TrainConfig
 from biencoder.data.beir import Collection
 from biencoder.data.mined_table import MinedTable
-from biencoder.data.sampling import Sampler
-from biencoder.data.table import ExampleTable
 from biencoder.errors import TrainingError
 from biencoder.files import atomic_write
-from biencoder.model.encoder import Encoder
 from biencoder.retrieval.evaluate import Evaluation, evaluate, texts_to_encode
 from biencoder.terminal import Progress, say
-from biencoder.training.batch import Batcher, TrainingBatch
-from biencoder.training.checkpoint import (
-    Checkpoint,
-    checkpoints_in,
-    prune,
-    save_best,
-    save_checkpoint,
-    trained_state,
-)
+from biencoder.training.batch import TrainingBatch
+from biencoder.training.checkpoint import Checkpoint, prune, save_best, save_checkpoint, trained_state
 from biencoder.training.distributed import broadcast_object, rank, sum_gradients
 from biencoder.training.gradcache import StepLosses, accumulate_gradients
-from biencoder.training.guide import Guide
+from biencoder.training.job import Job
 from biencoder.training.negatives import hard_negatives
 from biencoder.training.objective import Objective
 from biencoder.training.optimizer import learning_rate_at, optimizer_state
-from biencoder.training.similarity_loss import AnyObjective
 
 logger = logging.getLogger(__name__)
 
 BEST_BY = "ndcg@10"
-SHOWN_STEPS = 20
-
-
-@dataclass
-class Job:
-    """A training run under way.
-
-    Attributes:
-        config: resolved; what it says is what happens.
-        examples: the rows to train on, without mined negatives.
-        encoder: the model being trained.
-        optimizer: its AdamW.
-        objectives: embeddings and labels to losses, for each data set.
-        guide: a second model that masks false negatives, or None.
-        sampler: the step to the rows of its global batch.
-        batcher: those rows to this rank's tokens.
-        collection: what is evaluated on.
-        guards: by folder, data that are not trained on, on which the model is evaluated before and after.
-        total_steps: optimizer steps of the whole run.
-        keep_tokens: see :func:`~biencoder.training.gradcache.accumulate_gradients`.
-        held_at_most: likewise.
-        step: optimizer steps done.
-        before: the evaluation of the model as it came.
-        guards_before: likewise on each of the guards.
-        best: the best evaluation since training began.
-        best_step: when that was.
-        recent: loss, queries and seconds of the last steps, whose means are shown.
-    """
-
-    config: TrainConfig
-    examples: ExampleTable
-    encoder: Encoder
-    optimizer: torch.optim.AdamW
-    objectives: list[AnyObjective]
-    guide: Guide | None
-    sampler: Sampler
-    batcher: Batcher
-    collection: Collection
-    total_steps: int
-    keep_tokens: int
-    held_at_most: int
-    guards: dict[str, Collection] = field(default_factory=dict)
-    step: int = 0
-    before: Evaluation | None = None
-    guards_before: dict[str, Evaluation] = field(default_factory=dict)
-    best: Evaluation | None = None
-    best_step: int = 0
-    recent: deque[tuple[float, int, float]] = field(default_factory=lambda: deque(maxlen=SHOWN_STEPS))
-
-    @property
-    def folder(self) -> Path:
-        """Where the model and its reports go."""
-        return self.config.output_dir
-
-    @property
-    def checkpoints(self) -> Path:
-        """Where its checkpoints are."""
-        return checkpoints_in(self.folder)
 
 
 def train_steps(job: Job, progress: Progress) -> None:
