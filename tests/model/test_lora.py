@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoModel
 
 from biencoder import BiEncoderModel, Encoder
+from biencoder.cli import main
 from biencoder.data.batching import pack
 from biencoder.errors import UserError
 from biencoder.model.blocks import freeze
@@ -224,3 +225,13 @@ def test_without_peft_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
 def test_no_layer_left_for_it_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no linear layer for it in the 0 layers that are not frozen, of 2"):
         with_lora(load(tiny_model(tmp_path)).backbone, first_layer=2)
+
+
+def test_an_adapter_is_averaged_with_its_base(tmp_path: Path) -> None:
+    adapter = make_adapter(tmp_path)
+    base = str(json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"])
+    assert main(["merge", str(adapter), base, "--weights", "1", "3", "--output-dir", str(tmp_path / "merged")]) == 0
+    tuned, plain, merged = (load(folder).backbone.state_dict() for folder in (adapter, Path(base), tmp_path / "merged"))
+    assert any(not torch.equal(tuned[name], plain[name]) for name in plain)
+    for name, weight in merged.items():
+        torch.testing.assert_close(weight, (tuned[name] + 3 * plain[name]) / 4)

@@ -243,11 +243,15 @@ def loading(path: str | Path, flag: str = "--model") -> Iterator[None]:
 
 
 def empty_backbone(folder: Path, path: str | Path) -> PreTrainedModel:
-    """The transformer that ``config.json`` describes, without memory for its weights (on the meta device).
+    """The transformer that ``config.json`` describes, of an adapter its base's, without memory for its weights.
+
+    Its parameters are on the meta device.
 
     Raises:
-        UserError: an architecture that transformers does not know; the model is named by ``path``.
+        UserError: an architecture that transformers does not know, or a missing base; the model is named by ``path``.
     """
+    if (base := adapter_base(folder)) is not None:
+        return empty_backbone(_base_folder(folder, base), base)
     try:
         with torch.device("meta"):
             backbone: PreTrainedModel = AutoModel.from_config(AutoConfig.from_pretrained(folder))

@@ -84,7 +84,7 @@ class OutputFolder:
             for name, value in identity["config"].items()
             if name not in FREE_SETTINGS and saved["config"].get(name) != value
         ]
-        differences += [said for name, said in CONTENT.items() if saved.get(name) != identity[name]]
+        differences += [said for name, said in CONTENT.items() if saved.get(name) != identity.get(name)]
         if saved.get("data_sets") != identity.get("data_sets"):
             differences.append("the settings of the data sets in --train-data have changed")
         if saved["world_size"] != identity["world_size"]:
@@ -146,7 +146,7 @@ class OutputFolder:
             saved: Any = json.loads(self._marker.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{self._marker}: not the file that biencoder wrote ({error})") from error
-        if not isinstance(saved, dict) or not {"config", *CONTENT, "world_size", "finished"} <= saved.keys():
+        if not isinstance(saved, dict) or not {"config", "data", "model", "world_size", "finished"} <= saved.keys():
             raise UserError(f"{self._marker}: not the file that biencoder wrote; name another --output-dir")
         return saved
 
