@@ -114,7 +114,7 @@ def test_skipped_rows_are_counted(tmp_path: Path) -> None:
 
 
 def test_nothing_usable_is_an_error_that_shows_the_first_reason(tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "a.jsonl", [{"text": "t"}])
+    path = write_jsonl(tmp_path / "a.jsonl", [{"body": "t"}])
     with pytest.raises(UserError, match=r"no usable row in .*a\.jsonl; the first: .*:1: no query and no positive"):
         ExampleTable.from_files([path], on_bad_row="skip")
 

@@ -3,7 +3,8 @@ import random
 import pytest
 
 from biencoder.config.data import PAIR_METHODS
-from biencoder.pairs.documents import Document, fold
+from biencoder.data.same_text import fold
+from biencoder.pairs.documents import Document
 from biencoder.pairs.methods import METHODS, PASSAGE_LEAST, QUERY_MOST, Pair, pairs_of
 from biencoder.pairs.sentences import count_words, plain
 

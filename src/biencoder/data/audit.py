@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from biencoder.data.beir import Collection
 from biencoder.data.draws import scramble
-from biencoder.data.table import ExampleTable, Ragged, text_hash
+from biencoder.data.same_text import text_hash
+from biencoder.data.table import ExampleTable, Ragged
 
 SAMPLED_TEXTS = 1000
 TOLERATED_DUPLICATES = 0.01  # share of rows above which the audit warns

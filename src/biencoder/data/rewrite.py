@@ -9,7 +9,8 @@ import orjson
 
 from biencoder.data.formats import Row
 from biencoder.data.records import BadRows, Example, find_files, read_examples_and_rows
-from biencoder.data.table import ExampleTable, text_hash
+from biencoder.data.same_text import text_hash
+from biencoder.data.table import ExampleTable
 from biencoder.errors import UserError
 from biencoder.files import atomic_write
 

@@ -19,6 +19,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from biencoder.data.records import BadRows, Example, find_files, read_examples
+from biencoder.data.same_text import text_hash
 from biencoder.errors import UserError
 
 _BLOCK_ROWS = 1 << 13  # rows a record batch: every one but the last, so that a row's place is a division
@@ -221,11 +222,6 @@ class ExampleTable:
         ):
             digest.update(np.ascontiguousarray(part).data)
         return digest.hexdigest()
-
-
-def text_hash(text: str) -> int:
-    """The 64 bits that stand for a text."""
-    return xxhash.xxh3_64_intdigest(text.encode())
 
 
 class _Hashes:

@@ -11,8 +11,7 @@ import orjson
 from numpy.typing import NDArray
 
 from biencoder.data.draws import scramble
-from biencoder.data.table import text_hash
-from biencoder.pairs.documents import fold
+from biencoder.data.same_text import fold, text_hash
 from biencoder.pairs.methods import Pair
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import orjson
 
 from biencoder.data.lines import read_lines
-from biencoder.data.table import text_hash
+from biencoder.data.same_text import fold, text_hash
 from biencoder.errors import UserError
 from biencoder.retrieval.texts import JSON_SUFFIXES, read_texts
 
@@ -42,11 +42,6 @@ class Document:
     def whole(self) -> str:
         """Title and text as search and evaluation see them: with a space between."""
         return f"{self.title} {self.text}" if self.title else self.text
-
-
-def fold(text: str) -> str:
-    """The text in lower case with single spaces: what is compared where two texts count as the same."""
-    return " ".join(text.split()).casefold()
 
 
 def read_documents(path: Path) -> Iterator[Document]:

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biencoder.data.draws import scramble
-from biencoder.data.table import text_hash
+from biencoder.data.same_text import fold, text_hash
 from biencoder.errors import UserError
-from biencoder.pairs.documents import Document, fold
+from biencoder.pairs.documents import Document
 from biencoder.pairs.endpoint import Endpoint, Nonsense, Stopped
 from biencoder.pairs.journal import Answer, Journal, digest
 from biencoder.pairs.methods import PASSAGE_LEAST

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biencoder.data.draws import scramble
-from biencoder.pairs.documents import Document, fold
+from biencoder.data.same_text import fold
+from biencoder.pairs.documents import Document
 from biencoder.pairs.sentences import Sentence, count_words, cut, plain, sections, sentences
 
 SENTENCE_LEAST = 4  # words of a sentence that serves as a query

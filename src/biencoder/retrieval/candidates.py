@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biencoder.data.draws import scramble
-from biencoder.data.table import ExampleTable, text_hash
+from biencoder.data.same_text import fold, text_hash
+from biencoder.data.table import ExampleTable
 from biencoder.errors import UserError
 from biencoder.retrieval.encode import Progress, TextEncoder, finite, shifted
 
@@ -22,11 +23,6 @@ ENCODED_AT_ONCE = 16_384  # passages between two writes to the matrix; lengths a
 
 Hashes = NDArray[np.uint64]
 Indices = NDArray[np.int64]
-
-
-def fold(text: str) -> str:
-    """The text without differences in white space and case."""
-    return " ".join(text.split()).casefold()
 
 
 class TextFile:
