@@ -5,6 +5,8 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test downloads anything
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: more threads would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 DATA = Path(os.environ.get("BIENCODER_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 

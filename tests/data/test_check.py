@@ -43,7 +43,7 @@ def test_findings_and_skipped_rows_are_printed(tmp_path: Path, capsys: pytest.Ca
 
 def test_bad_rows_stop_by_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"a\.jsonl:1: no query"):
-        run(config(write_jsonl(tmp_path / "a.jsonl", [{"text": "t"}])))
+        run(config(write_jsonl(tmp_path / "a.jsonl", [{"body": "t"}])))
     assert capsys.readouterr().out == ""
 
 
