@@ -65,12 +65,13 @@ def rows_to_evaluate_on(data_sets: Sequence[DataSet], table: ExampleTable) -> ND
     Those of data sets with in-batch negatives, in which every passage could answer every query. Where there are none:
     those that have a positive at all, and last, pairs with a high score. Never those whose query would find itself.
     """
-    is_pair = ~np.isnan(table.similarities) | _finds_itself(table)
+    finds_itself = _finds_itself(table)
+    is_pair = ~np.isnan(table.similarities) | finds_itself
     in_batch = np.array([data_set.in_batch_negatives is not False for data_set in data_sets])[table.data_set]
     for rows in (in_batch & ~is_pair, ~is_pair):
         if rows.any():
             return rows
-    return (table.similarities >= CLEARLY_SIMILAR) & ~_finds_itself(table)
+    return (table.similarities >= CLEARLY_SIMILAR) & ~finds_itself
 
 
 def settings_of(data_sets: Sequence[DataSet]) -> list[dict[str, Any]]:

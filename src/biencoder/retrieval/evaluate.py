@@ -142,7 +142,7 @@ def evaluate(
         encoder: the model.
         collection: documents, queries and judgements.
         k: documents retrieved a query. Measures cut deeper than ``k`` see ``k`` documents.
-        dims: adds nDCG@10 of vectors cut to each of these dimensions, as a measure of its own.
+        dims: adds :data:`DECIDING` of vectors cut to each of these dimensions, as a measure of its own.
         progress: called with the number of texts encoded, of :func:`texts_to_encode`.
 
     Raises:
@@ -151,9 +151,9 @@ def evaluate(
     found, *found_cut = _retrieve(encoder, collection, (encoder.dim, *dims), k, progress)
     evaluation = score(found, collection)
     for dim, run_of_dim in zip(dims, found_cut, strict=True):
-        cut, name = score(run_of_dim, collection), f"{CUT_MEASURE}, {dim} dimensions"
-        evaluation.metrics[name] = cut.metrics[CUT_MEASURE]
-        evaluation.per_query[name] = cut.per_query[CUT_MEASURE]
+        cut, name = score(run_of_dim, collection), f"{DECIDING}, {dim} dimensions"
+        evaluation.metrics[name] = cut.metrics[DECIDING]
+        evaluation.per_query[name] = cut.per_query[DECIDING]
     return evaluation
 
 
@@ -175,6 +175,7 @@ def _retrieve(
     if not query_ids:
         raise UserError(f"{collection.description}: no query has a relevant document (a judgement above 0)")
     queries = finite(encoder.encode_queries(query_texts, progress), "query")
+    queries_cut = [encoder.cut(queries, dim) for dim in dims]
     best = [nothing(len(queries)) for _ in dims]
     for start, stop in blocks(len(collection.corpus_ids), encoder.dim):
         documents = encoder.encode_passages(
@@ -182,7 +183,7 @@ def _retrieve(
         )
         finite(documents, "document", start)
         for place, dim in enumerate(dims):
-            best[place] = extend(best[place], encoder.cut(queries, dim), encoder.cut(documents, dim), start, k)
+            best[place] = extend(best[place], queries_cut[place], encoder.cut(documents, dim), start, k)
     ids = collection.corpus_ids
     return [
         {
@@ -248,8 +249,6 @@ def compare(before: Evaluation, after: Evaluation, *, rounds: int = ROUNDS, seed
         for column, measure in enumerate(before.per_query)
     ]
 
-
-CUT_MEASURE = "ndcg@10"  # what is also told of vectors cut short
 
 COMPARISON_COLUMNS = ["measure", "before", "after", "difference", "95% interval", "p"]
 

@@ -17,7 +17,7 @@ from biencoder.data.beir import Collection
 from biencoder.data.mined_table import MinedTable
 from biencoder.errors import TrainingError
 from biencoder.files import atomic_write
-from biencoder.retrieval.evaluate import Evaluation, evaluate, texts_to_encode
+from biencoder.retrieval.evaluate import DECIDING, Evaluation, evaluate, texts_to_encode
 from biencoder.terminal import Progress, say
 from biencoder.training.batch import TrainingBatch
 from biencoder.training.checkpoint import Checkpoint, prune, save_best, save_checkpoint, trained_state
@@ -29,8 +29,6 @@ from biencoder.training.objective import Objective
 from biencoder.training.optimizer import learning_rate_at, optimizer_state
 
 logger = logging.getLogger(__name__)
-
-BEST_BY = "ndcg@10"
 
 
 def train_steps(job: Job, progress: Progress) -> None:
@@ -136,11 +134,11 @@ def evaluate_and_keep_best(job: Job) -> None:
     """Evaluate on rank 0; keep the weights when they are the best so far."""
     evaluation = evaluate_on(job, job.collection)
     write_metrics(job, {"step": job.step, "evaluation": evaluation.metrics})
-    say(f"step {job.step:,} of {job.total_steps:,}: {BEST_BY} {evaluation.metrics[BEST_BY]:.4f}")
+    say(f"step {job.step:,} of {job.total_steps:,}: {DECIDING} {evaluation.metrics[DECIDING]:.4f}")
     if job.step == 0:
         job.before = evaluation
         return
-    if job.best is None or evaluation.metrics[BEST_BY] > job.best.metrics[BEST_BY]:
+    if job.best is None or evaluation.metrics[DECIDING] > job.best.metrics[DECIDING]:
         job.best, job.best_step = evaluation, job.step
         if rank() == 0:
             save_best(job.checkpoints, job.step, trained_state(job.encoder.backbone))

@@ -146,7 +146,10 @@ class OutputFolder:
             saved: Any = json.loads(self._marker.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{self._marker}: not the file that biencoder wrote ({error})") from error
-        if not isinstance(saved, dict) or not {"config", "data", "model", "world_size", "finished"} <= saved.keys():
+        if (
+            not isinstance(saved, dict)
+            or not {"config", "data", "evaluation", "model", "world_size", "finished"} <= saved.keys()
+        ):
             raise UserError(f"{self._marker}: not the file that biencoder wrote; name another --output-dir")
         return saved
 
