@@ -122,3 +122,35 @@ def test_clashing_rows_stand_anywhere_in_an_epoch_and_in_a_batch() -> None:
     # 2,000 places: 100 in each batch, 100 at each place in it; five standard deviations are about 50.
     np.testing.assert_allclose(np.bincount(np.array(places) // 20, minlength=20), 100, atol=50)
     np.testing.assert_allclose(np.bincount(np.array(places) % 20, minlength=20), 100, atol=50)
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_rows_that_clash_are_parted_and_the_others_stay(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    rows, sizes = random_groups(draw)
+    rows += [(10_000 + i, {10_000 + i}) for i in range(60)]
+    size = 8
+    batches = -(-len(rows) // size)
+    wanted = draw.permutation(len(rows))
+    order = clashes_of(rows).part(wanted, shuffle_draws(len(rows), seed, 0, 0), size)
+    assert sorted(order.tolist()) == list(range(len(rows)))
+    if max(sizes) <= batches // 2:
+        assert clashing_pairs(rows, order, size) == 0
+    batch_before, batch_after = (np.argsort(each) // size for each in (wanted, order))
+    clashing = clashing_rows(rows, wanted, size)
+    assert (batch_before != batch_after).sum() <= 2 * len(clashing)
+
+
+def test_an_order_without_clashes_is_kept() -> None:
+    rows: Rows = [(i // 2, {i // 2}) for i in range(40)]
+    wanted = np.concatenate([np.arange(0, 40, 2), np.arange(1, 40, 2)])
+    order = clashes_of(rows).part(wanted, shuffle_draws(40, 0, 0, 0), 10)
+    assert np.array_equal(order, wanted)
+
+
+def clashing_rows(rows: Rows, order: NDArray[np.int64], size: int) -> set[int]:
+    """Rows that share a batch with another that they clash with."""
+    known = answers_of(rows)
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    pairs = [pair for batch in batches for pair in itertools.combinations(batch.tolist(), 2)]
+    return {row for pair in pairs if known[rows[pair[0]][0]] & known[rows[pair[1]][0]] for row in pair}

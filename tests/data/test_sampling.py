@@ -243,3 +243,23 @@ def test_a_single_data_set_is_sampled_as_if_there_were_no_others(three: ExampleT
     together = Sampler(three, batch_size=16, group_size=3, seed=4, weights=[1.0, 1.0, 1.0])
     plans = [plan for plan in map(together.plan, range(together.steps_per_epoch)) if plan.data_set == 0]
     assert all(same(plan, alone.plan(step)) for step, plan in enumerate(plans))
+
+
+def test_batches_hold_whole_clusters_but_for_rows_that_clash(three: ExampleTable) -> None:
+    places = np.full(len(three), -1)
+    places[:250] = np.random.default_rng(0).permutation(250)
+    plain = Sampler(three, batch_size=16, group_size=3, seed=4, weights=[1.0, 1.0, 1.0])
+    clustered = plain.clustered(places, 8)
+    neighbours, distinct = [], set()
+    for step in range(2 * clustered.steps_per_epoch):
+        plan = clustered.plan(step)
+        if plan.data_set != 0:  # of a data set without places, nothing changes
+            assert same(plan, plain.plan(step))
+            continue
+        near = np.sort(places[plan.rows])
+        neighbours.append((np.diff(near) == 1).mean())
+        distinct.add(tuple(near))
+        answers = [set(three[i].positives) for i in plan.rows]
+        assert len(set.union(*answers)) == sum(map(len, answers))
+    assert np.mean(neighbours) > 0.5  # of rows at random, one in sixteen
+    assert len(distinct) == 2 * 16  # the second epoch has other clusters than the first

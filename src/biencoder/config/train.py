@@ -86,6 +86,12 @@ class TrainConfig(Config):
     group_size: int = under.loss(
         "passages per query: 1 positive and up to N-1 of its hard negatives", default=8, least=1
     )
+    cluster_size: int = under.loss(
+        "batches are made of clusters of N rows whose queries the base model finds similar: each other's hard "
+        "negatives; 1: rows at random",
+        default=16,
+        least=1,
+    )
     mix: str = under.loss(
         "how often each of several data sets is drawn: by size, by the square root of it, or equally",
         default="size",

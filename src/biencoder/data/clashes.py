@@ -57,10 +57,27 @@ class Clashes:
         if batch_size == 1 or batches < 2 or not (self._component >= 0).any():
             return shuffled
         batch = self._deal(shuffled, draws, batch_size, batches)
-        crowded = self._crowded(batches)
+        crowded = self._crowded(batches, least=batches)  # those of smaller components are in batches of their own
         if len(crowded):
             self._swap(batch, crowded, draws)
         return np.lexsort((scramble(draws), batch))  # those that were dealt stand anywhere in their batch
+
+    def part(self, order: NDArray[np.int64], draws: NDArray[np.uint64], batch_size: int) -> NDArray[np.int64]:
+        """An order of the rows, changed only where rows of a batch clash: these are swapped with others.
+
+        Args:
+            order: int64 ``[n]``, from which batches would be cut if no rows clashed.
+            draws: uint64 ``[n]``, random bits of each row.
+            batch_size: rows a batch; the last one may have fewer.
+        """
+        batches = -(-len(order) // batch_size)
+        if batch_size == 1 or batches < 2 or not (self._component >= 0).any():
+            return order
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        batch = place // batch_size
+        self._swap(batch, self._crowded(batches, least=2), draws)
+        return np.lexsort((place, batch))
 
     def _deal(
         self, shuffled: NDArray[np.int64], draws: NDArray[np.uint64], batch_size: int, batches: int
@@ -84,10 +101,10 @@ class Clashes:
         batch[shuffled[batch[shuffled] < 0]] = np.repeat(np.arange(batches), room)
         return batch
 
-    def _crowded(self, batches: int) -> NDArray[np.int64]:
-        """Rows that dealing may not part, but for those with a key that more rows have than there are batches."""
+    def _crowded(self, batches: int, least: int) -> NDArray[np.int64]:
+        """Rows of components of ``least`` rows or more, without those whose key too many have to be ever parted."""
         rows = np.flatnonzero(self._component >= 0)
-        rows = rows[self._size[self._component[rows]] >= batches]
+        rows = rows[self._size[self._component[rows]] >= least]
         positions, offsets = self._keys.positions(self._query[rows])
         keys = self._keys.values[positions].astype(np.int64)
         hopeless = np.bincount(keys, minlength=self._key_count)[keys] > batches

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from biencoder.data.clashes import Clashes
 from biencoder.data.draws import draws_of, shuffle_draws
 from biencoder.data.mixing import Mix, turns_per_epoch
+from biencoder.data.similar_order import shuffle_clusters
 from biencoder.data.table import ExampleTable
 
 _POSITIVES, _NEGATIVES = 1, 2  # streams of the choices within a row
@@ -84,6 +85,18 @@ class Sampler:
         sampler._table = table
         return sampler
 
+    def clustered(self, places: NDArray[np.int64], size: int) -> "Sampler":
+        """Over the same rows in batches of clusters of rows that are hard to tell apart.
+
+        Args:
+            places: int64 ``[n]``, the place of each row in an order in which neighbours are similar, see
+                :func:`~biencoder.data.similar_order.similar_order`; -1 for rows of data sets that are left at random.
+            size: rows a cluster.
+        """
+        sampler = copy.copy(self)
+        sampler._decks = [deck.clustered(places, size) for deck in self._decks]
+        return sampler
+
     @property
     def steps_per_epoch(self) -> int:
         """Batches an epoch, partial ones counted: as many as one pass over every data set makes."""
@@ -137,15 +150,29 @@ class _Deck:
         self._seed = seed
         self._clashes = Clashes(table.query_numbers[self._rows], table.answers)
         self._order: tuple[int, NDArray[np.int64]] = (-1, self._rows)
+        self._similar: tuple[NDArray[np.int64], int] | None = None  # order of the rows, and how many make a cluster
         self.batches = -(-len(self._rows) // batch_size)
+
+    def clustered(self, places: NDArray[np.int64], size: int) -> "_Deck":
+        deck = copy.copy(self)
+        if (places[self._rows] >= 0).all():
+            deck._order = (-1, self._rows)
+            deck._similar = np.argsort(places[self._rows], kind="stable"), size
+        return deck
 
     def batch(self, turn: int) -> tuple[int, NDArray[np.int64]]:
         """Which pass the batch number ``turn`` is of, from 0, and its rows."""
         number, place = divmod(turn, self.batches)
         if self._order[0] != number:
             draws = shuffle_draws(len(self._rows), self._seed, number, self._data_set)
-            self._order = (number, self._rows[self._clashes.order(draws, self._batch_size)])
+            self._order = (number, self._rows[self._shuffled(draws)])
         return number, self._order[1][place * self._batch_size : (place + 1) * self._batch_size]
+
+    def _shuffled(self, draws: NDArray[np.uint64]) -> NDArray[np.int64]:
+        if self._similar is None:
+            return self._clashes.order(draws, self._batch_size)
+        order, size = self._similar
+        return self._clashes.part(shuffle_clusters(order, draws, size), draws, self._batch_size)
 
 
 def share(total: int, rank: int, world: int) -> slice:

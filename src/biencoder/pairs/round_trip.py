@@ -3,7 +3,6 @@
 Shapes: N passages, Q questions, D dimensions.
 """
 
-import tempfile
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TypeVar
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biencoder.retrieval.encode import Progress, TextEncoder, finite, shifted
+from biencoder.retrieval.mapped_vectors import map_vectors
 from biencoder.retrieval.search import search
 
 BATCH = 4096  # texts encoded at a time, and questions searched at a time
@@ -42,23 +42,23 @@ def round_trip(
     Raises:
         UserError: the model's vectors are not finite.
     """
-    with tempfile.TemporaryFile(prefix="biencoder-") as file:
+
+    def encoded() -> Iterator[NDArray[np.float32]]:
         rows = 0
         for texts in _batches(passages):
-            vectors = finite(encoder.encode_passages(texts, shifted(progress, rows)), "passage", rows)
-            file.write(np.ascontiguousarray(vectors, dtype=np.float32).tobytes())
+            yield finite(encoder.encode_passages(texts, shifted(progress, rows)), "passage", rows)
             rows += len(texts)
-        file.flush()
-        found = [np.empty(0, dtype=np.bool_)]
-        if rows:
-            corpus_ND = np.memmap(file, dtype=np.float32, mode="r", shape=(rows, encoder.dim))
-            asked = 0
-            for batch in _batches(questions):
-                texts, own = [text for text, _ in batch], np.array([number for _, number in batch])
-                vectors_QD = finite(encoder.encode_queries(texts, shifted(progress, rows + asked)), "question", asked)
-                _, best = search(vectors_QD, corpus_ND, k)
-                found.append((best == own[:, None]).any(axis=1))
-                asked += len(batch)
+
+    corpus_ND = map_vectors(encoded(), encoder.dim)
+    found = [np.empty(0, dtype=np.bool_)]
+    asked = 0
+    for batch in _batches(questions):
+        texts, own = [text for text, _ in batch], np.array([number for _, number in batch])
+        progress_here = shifted(progress, len(corpus_ND) + asked)
+        vectors_QD = finite(encoder.encode_queries(texts, progress_here), "question", asked)
+        _, best = search(vectors_QD, corpus_ND, k)
+        found.append((best == own[:, None]).any(axis=1))
+        asked += len(batch)
     return np.concatenate(found)
 
 

@@ -18,6 +18,7 @@ from biencoder.data.same_text import fold, text_hash
 from biencoder.data.table import ExampleTable
 from biencoder.errors import UserError
 from biencoder.retrieval.encode import Progress, TextEncoder, finite, shifted
+from biencoder.retrieval.mapped_vectors import map_vectors
 
 ENCODED_AT_ONCE = 16_384  # passages between two writes to the matrix; lengths are sorted among a quarter of them
 
@@ -116,17 +117,12 @@ class Candidates:
         Raises:
             UserError: a vector that is not finite, or no room in the folder for temporary files.
         """
-        shape = (len(self), encoder.dim)
-        try:
-            with tempfile.TemporaryFile(prefix="biencoder-") as file:
-                for start in range(0, len(self), ENCODED_AT_ONCE):
-                    texts = [self[number] for number in range(start, min(start + ENCODED_AT_ONCE, len(self)))]
-                    part = finite(encoder.encode_passages(texts, shifted(progress, start)), "passage", start)
-                    file.write(np.ascontiguousarray(part, dtype=np.float32).data)
-                file.flush()
-                return np.memmap(file, np.float32, "r", shape=shape)
-        except OSError as error:
-            raise _no_room(error, 4 * shape[0] * shape[1]) from error
+
+        def encoded(start: int) -> NDArray[np.float32]:
+            texts = [self[number] for number in range(start, min(start + ENCODED_AT_ONCE, len(self)))]
+            return finite(encoder.encode_passages(texts, shifted(progress, start)), "passage", start)
+
+        return map_vectors(map(encoded, range(0, len(self), ENCODED_AT_ONCE)), encoder.dim)
 
 
 def gather(table: ExampleTable, corpus: Iterable[str] | None, *, with_negatives: bool) -> Candidates:
@@ -151,7 +147,7 @@ def gather(table: ExampleTable, corpus: Iterable[str] | None, *, with_negatives:
         found = len(texts)
         folded_table = _read_table(table, texts, hashes, from_corpus=corpus is not None, with_negatives=with_negatives)
     except OSError as error:
-        raise _no_room(error, 0) from error
+        raise _no_room(error) from error
     exact, folded = hashes.arrays()
     source = len(texts) if corpus is None else found
     if source == 0:
@@ -239,9 +235,8 @@ def _first_of_each(hashes: Hashes) -> Indices:
     return np.sort(np.unique(hashes, return_index=True)[1])
 
 
-def _no_room(error: OSError, size: int) -> UserError:
-    needed = f" ({size / 1e9:.1f} GB)" if size else ""
+def _no_room(error: OSError) -> UserError:
     return UserError(
-        f"cannot keep the passages{needed} in {tempfile.gettempdir()}: {error.strerror or error}; "
+        f"cannot keep the passages in {tempfile.gettempdir()}: {error.strerror or error}; "
         "set TMPDIR to a folder with more room"
     )

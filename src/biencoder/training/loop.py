@@ -21,6 +21,7 @@ from biencoder.retrieval.evaluate import DECIDING, Evaluation, evaluate, texts_t
 from biencoder.terminal import Progress, say
 from biencoder.training.batch import TrainingBatch
 from biencoder.training.checkpoint import Checkpoint, prune, save_best, save_checkpoint, trained_state
+from biencoder.training.clusters import similar_rows
 from biencoder.training.distributed import broadcast_object, rank, sum_gradients
 from biencoder.training.gradcache import StepLosses, accumulate_gradients
 from biencoder.training.job import Job
@@ -32,7 +33,8 @@ logger = logging.getLogger(__name__)
 
 
 def train_steps(job: Job, progress: Progress) -> None:
-    """Take the steps that are left, with the hard negatives that are due."""
+    """Take the steps that are left, in batches of similar rows and with the hard negatives that are due."""
+    use_clusters(job)
     while job.step < job.total_steps:
         until = use_hard_negatives(job)
         _train_until(until, job, progress)
@@ -67,6 +69,19 @@ def _train_until(step: int, job: Job, progress: Progress) -> None:
         if evaluated or job.step % config.save_steps == 0:
             save(job)
         began = time.perf_counter()
+
+
+def use_clusters(job: Job) -> None:
+    """Let the job's batches be made of rows with similar queries, found now if it is at its first step."""
+    config = job.config
+    if config.cluster_size == 1:
+        return
+    path = job.folder / "batches" / "places.npy"
+    give_back(beyond=0)  # see _evaluate
+    places = None
+    if rank() == 0:
+        places = similar_rows(job.encoder, job.examples, config, path, may_encode=job.step == 0)
+    job.sampler = job.sampler.clustered(broadcast_object(places), config.cluster_size)
 
 
 def use_hard_negatives(job: Job) -> int:
