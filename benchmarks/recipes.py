@@ -3,6 +3,9 @@
 Every recipe is trained with every seed by `biencoder train`; its queries are compared with those of plain training
 by their means over the seeds. What is done already in --output-dir is not done again.
 
+Negatives are mined once, with the base model, and a recipe takes the first of them; the teacher to distil from is the
+model of the recipe TEACHER, of the first seed.
+
 python -m benchmarks.recipes --train-data medquad/train.jsonl.gz --eval-data medquad/dev --output-dir build/recipes
 """
 
@@ -22,22 +25,32 @@ from benchmarks.workload import ROOT, arguments, model_folder, report
 MEASURE = "ndcg@10"
 PLAIN, BASE = "plain contrastive", "the model as it came"
 
-# What each adds to the flags that all share; `{model}` is the base model.
+TEACHER = "clusters of 16"
+AT_RANDOM = ["--cluster-size", "1"]
+# What each adds to the flags that all share; `{model}` is the base model, `{mined N}` and `{scored}` are training data.
 RECIPES: dict[str, list[str]] = {
-    PLAIN: ["--no-mask-false-negatives"],
-    "false negatives masked": [],
-    "two-way": ["--two-way"],
-    "1 mined negative": ["--mine-negatives", "1", "--group-size", "2"],
-    "4 mined negatives": ["--mine-negatives", "4", "--group-size", "5"],
-    "8 mined negatives": ["--mine-negatives", "8", "--group-size", "9"],
-    "4 mined, refreshed": ["--mine-negatives", "4", "--group-size", "5", "--refresh-negatives", "1"],
-    "guided by the base": ["--guide", "{model}"],
-    "nested dimensions": ["--dims", "128,64"],
-    "LoRA": ["--lora-rank", "16", "--learning-rate", "5e-4"],
-    "half of the base kept": ["--keep-base", "0.5"],
-    "learning rate 2e-4": ["--learning-rate", "2e-4"],
-    "temperature 0.05": ["--temperature", "0.05"],
+    PLAIN: [*AT_RANDOM, "--no-mask-false-negatives"],
+    "false negatives masked": AT_RANDOM,
+    "clusters of 4": ["--cluster-size", "4"],
+    TEACHER: ["--cluster-size", "16"],
+    "clusters of 64": ["--cluster-size", "64"],
+    "two-way": [*AT_RANDOM, "--two-way"],
+    "1 mined negative": [*AT_RANDOM, "--train-data", "{mined 1}"],
+    "4 mined negatives": [*AT_RANDOM, "--train-data", "{mined 4}"],
+    "8 mined negatives": [*AT_RANDOM, "--train-data", "{mined 8}", "--group-size", "9"],
+    "4 mined, refreshed": [*AT_RANDOM, "--mine-negatives", "4", "--refresh-negatives", "1"],
+    "distilled from clusters of 16": [*AT_RANDOM, "--train-data", "{scored}"],
+    "guided by the base": [*AT_RANDOM, "--guide", "{model}"],
+    "nested dimensions": [*AT_RANDOM, "--dims", "128,64"],
+    "LoRA": [*AT_RANDOM, "--lora-rank", "16", "--learning-rate", "5e-4"],
+    "half of the base kept": [*AT_RANDOM, "--keep-base", "0.5"],
+    "clusters of 16, guided": ["--cluster-size", "16", "--guide", "{model}"],
+    "clusters of 16, two-way": ["--cluster-size", "16", "--two-way"],
+    "clusters of 16, nested": ["--cluster-size", "16", "--dims", "128,64"],
+    "clusters of 16, half of the base kept": ["--cluster-size", "16", "--keep-base", "0.5"],
+    "clusters of 16, temperature 0.05": ["--cluster-size", "16", "--temperature", "0.05"],
 }
+MOST_MINED = 8
 
 
 def train(asked: Namespace, recipe: str, seed: int) -> Path:
@@ -46,18 +59,65 @@ def train(asked: Namespace, recipe: str, seed: int) -> Path:
     if (folder / "eval.json").exists():
         return folder
     shutil.rmtree(folder, ignore_errors=True)
-    model = model_folder(asked)
-    command = [sys.executable, "-m", "biencoder", "train", "--model", model, "--output-dir", str(folder)]
-    command += ["--train-data", str(asked.train_data.resolve()), "--seed", str(seed), "--epochs", str(asked.epochs)]
+    command = ["train", "--model", model_folder(asked), "--train-data", str(asked.train_data.resolve())]
+    command += ["--output-dir", str(folder), "--seed", str(seed), "--epochs", str(asked.epochs)]
     command += ["--batch-size", str(asked.batch_size), "--learning-rate", str(asked.learning_rate)]
     command += ["--query-max-len", str(asked.max_length), "--passage-max-len", str(asked.max_length)]
-    command += ["--temperature", str(asked.temperature)]
+    command += ["--temperature", str(asked.temperature), "--save-steps", "100000"]
     command += [] if asked.max_steps is None else ["--max-steps", str(asked.max_steps)]
-    command += [word.format(model=model) for word in RECIPES[recipe]]  # the last of a flag counts
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{folder}.log", "w", encoding="utf-8") as log:
-        subprocess.run(command, cwd=ROOT, check=True, stdout=log, stderr=subprocess.STDOUT)
+    command += [filled(asked, word) for word in RECIPES[recipe]]  # the last of a flag counts
+    biencoder(command, folder)
     return folder
+
+
+def filled(asked: Namespace, word: str) -> str:
+    """A word of a recipe, with what stands in braces made, if it is a file that is not there yet."""
+    if word == "{model}":
+        return model_folder(asked)
+    if word == "{scored}":
+        return str(scored(asked))
+    return str(mined(asked, int(word[7:-1]))) if word.startswith("{mined ") else word
+
+
+def mined(asked: Namespace, count: int) -> Path:
+    """The training data with the first ``count`` mined negatives of each row."""
+    path: Path = asked.output_dir.resolve() / f"mined-{count}.jsonl"
+    if path.exists():
+        return path
+    if count == MOST_MINED:
+        command = ["mine", "--model", model_folder(asked), "--train-data", str(asked.train_data.resolve())]
+        command += ["--max-length", str(asked.max_length), "--negatives", str(count), "--output", str(path)]
+        biencoder(command, path)
+        return path
+    with mined(asked, MOST_MINED).open(encoding="utf-8") as rows, path.open("w", encoding="utf-8") as file:
+        for row in map(json.loads, rows):
+            file.write(json.dumps({"query": row["query"], "pos": row["pos"], "neg": row["neg"][:count]}) + "\n")
+    return path
+
+
+def scored(asked: Namespace) -> Path:
+    """The training data with one mined negative, and the scores of the teacher."""
+    path: Path = asked.output_dir.resolve() / "scored.jsonl"
+    if not path.exists():
+        command = ["score", "--model", str(train(asked, TEACHER, asked.seeds[0])), "--output", str(path)]
+        command += ["--train-data", str(mined(asked, 1)), "--max-length", str(asked.max_length)]
+        biencoder(command, path)
+    return path
+
+
+def biencoder(command: list[str], output: Path) -> None:
+    """Run a command, whose output to the terminal goes beside what it makes."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{output}.log", "w", encoding="utf-8") as log:
+        subprocess.run(
+            [sys.executable, "-m", "biencoder", *command], cwd=ROOT, check=True, stdout=log, stderr=subprocess.STDOUT
+        )
+
+
+def step_seconds(folder: Path) -> float:
+    """Median seconds of an optimizer step."""
+    records = map(json.loads, (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    return float(np.median([record["seconds"] for record in records if "seconds" in record]))
 
 
 def queries_of(asked: Namespace, model: str, kept: Path) -> dict[str, float]:
@@ -75,8 +135,8 @@ def queries_of(asked: Namespace, model: str, kept: Path) -> dict[str, float]:
     return values
 
 
-def row_of(recipe: str, by_seed: list[np.ndarray], plain: np.ndarray) -> list[str]:
-    """Cells of a recipe: mean, lowest and highest seed, and the difference to plain training with interval and p."""
+def row_of(recipe: str, by_seed: list[np.ndarray], plain: np.ndarray, seconds: list[float]) -> list[str]:
+    """Cells of a recipe: mean, lowest and highest seed, the difference to plain training with interval and p, cost."""
     from biencoder.retrieval.significance import bootstrap_interval, paired_randomization_test
 
     seeds = [float(values.mean()) for values in by_seed]
@@ -85,7 +145,8 @@ def row_of(recipe: str, by_seed: list[np.ndarray], plain: np.ndarray) -> list[st
     difference = float((mean - plain).mean())
     p = float(paired_randomization_test(plain, mean))
     spread = f"{min(seeds):.4f} to {max(seeds):.4f}"
-    return [recipe, f"{np.mean(seeds):.4f}", spread, f"{difference:+.4f}", f"{low:+.4f} to {high:+.4f}", f"{p:.4f}"]
+    interval, cost = f"{low:+.4f} to {high:+.4f}", f"{np.median(seconds):.2f}" if seconds else ""
+    return [recipe, f"{np.mean(seeds):.4f}", spread, f"{difference:+.4f}", interval, f"{p:.4f}", str(len(seeds)), cost]
 
 
 def main() -> None:
@@ -103,16 +164,18 @@ def main() -> None:
     base = queries_of(asked, model_folder(asked), asked.output_dir / "base.queries.json")
     order = sorted(base)
     results: dict[str, list[np.ndarray]] = {BASE: [np.array([base[query] for query in order])]}
+    seconds: dict[str, list[float]] = {BASE: []}
     for seed in asked.seeds:
         for recipe in dict.fromkeys([PLAIN, *asked.recipes]):
             folder = train(asked, recipe, seed)
             values = queries_of(asked, str(folder), Path(f"{folder}.queries.json"))
             results.setdefault(recipe, []).append(np.array([values[query] for query in order]))
+            seconds.setdefault(recipe, []).append(step_seconds(folder))
             print(f"{recipe}, seed {seed}: {MEASURE} {results[recipe][-1].mean():.4f}", flush=True)
     plain = np.mean(results[PLAIN], axis=0)
-    columns = ["recipe", MEASURE, "lowest to highest seed", "to plain", "95% interval", "p"]
+    columns = ["recipe", MEASURE, "lowest to highest seed", "to plain", "95% interval", "p", "seeds", "s a step"]
     steps = f"{asked.max_steps} steps" if asked.max_steps else f"{asked.epochs} epochs"
-    rows: list[Any] = [row_of(recipe, by_seed, plain) for recipe, by_seed in results.items()]
+    rows: list[Any] = [row_of(recipe, by_seed, plain, seconds[recipe]) for recipe, by_seed in results.items()]
     report(asked, f"Recipes on {asked.eval_data.name} after {steps}, seeds {asked.seeds}", columns, rows)
 
 
