@@ -21,7 +21,7 @@ def run(config: "CheckConfig") -> None:
     """The command: read the data, print what is wrong with it."""
     from biencoder.terminal import say, table
 
-    lengths = None if config.model is None else token_counter(_tokenizer(config.model))
+    lengths = None if config.model is None else token_counter(_tokenizer(config))
     collection = None if config.eval_data is None else load_collection(config.eval_data, config.eval_split)
     data_sets = data_sets_of(config.train_data)
     examples = read_data_sets(data_sets, config.on_bad_row)
@@ -40,10 +40,11 @@ def run(config: "CheckConfig") -> None:
     say(f"\n{warnings} thing{'s' * (warnings != 1)} to look at" if warnings else "\nnothing wrong was found")
 
 
-def _tokenizer(model: str) -> "PreTrainedTokenizerBase":
+def _tokenizer(config: "CheckConfig") -> "PreTrainedTokenizerBase":
     from biencoder.model.pretrained import load_tokenizer
 
-    return load_tokenizer(model)
+    assert config.model is not None
+    return load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
 
 
 def token_counter(tokenizer: "PreTrainedTokenizerBase") -> Callable[[list[str]], NDArray[np.int64]]:

@@ -114,7 +114,8 @@ def _generate(config: PairsConfig, total: int) -> Written:
         raise UserError(
             f"--documents {config.documents}: none of {total:,} documents has the {PASSAGE_LEAST} words of a passage"
         )
-    encoder = Encoder.load(config.model, precision="auto")  # before anything is paid for
+    # Before anything is paid for.
+    encoder = Encoder.load(config.model, precision="auto", trust_remote_code=config.trust_remote_code)
     with Journal(config.output.with_name(config.output.name + ".journal")) as journal:
         refused = _ask(config, asking, endpoint, journal, chosen)
         with Candidates() as candidates:
