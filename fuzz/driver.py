@@ -33,6 +33,7 @@ class Place:
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(self, content: bytes) -> Path:
+        """Write ``content`` over what was there."""
         self.path.write_bytes(content)
         return self.path
 

@@ -203,7 +203,8 @@ def _convert_one(flag: str, declared: Option, base: type, value: Any) -> Any:
         raise UserError(f"{flag} must be {_TYPE_NAMES[base]}, not {_shown(value)!r}") from None
     if declared.choices and converted not in declared.choices:
         raise UserError(
-            f"{flag} must be one of {', '.join(declared.choices)}, not {_shown(value)!r}{nearest(converted, declared.choices)}"
+            f"{flag} must be one of {', '.join(declared.choices)}, not {_shown(value)!r}"
+            f"{nearest(converted, declared.choices)}"
         )
     for bound, fits, words in (
         (declared.least, operator.ge, "at least"),

@@ -1,8 +1,8 @@
 """What transformers gets to see of a model folder: data, and no setting that makes it run code or open other files.
 
 A model folder is somebody else's. transformers reads much in it that is no weight and no vocabulary: pickled
-checkpoints of several kinds, Python files that ``auto_map`` names, kernels of the hub that ``attn_implementation`` names, adapters,
-other weight files that ``config.json`` points to. It is shown a folder that holds none of that.
+checkpoints of several kinds, Python files that ``auto_map`` names, kernels of the hub that ``attn_implementation``
+names, adapters, other weight files that ``config.json`` points to. It is shown a folder that holds none of that.
 """
 
 import contextlib
