@@ -119,7 +119,7 @@ def read_texts(path: Path) -> dict[str, str]:
     """
     texts: dict[str, str] = {}
     for number, line in read_lines(path):
-        if line.isspace():
+        if not line or line.isspace():
             continue
         place = f"{path}:{number}"
         row = _parse(line, place)

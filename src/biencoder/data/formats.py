@@ -72,7 +72,7 @@ def _format(path: Path) -> str | None:
 
 def _read_json(path: Path) -> Iterator[tuple[int, Row | RowError]]:
     for number, line in read_lines(path):
-        if line.isspace():
+        if not line or line.isspace():
             continue
         try:
             row = orjson.loads(line)
