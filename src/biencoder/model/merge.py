@@ -23,7 +23,8 @@ from biencoder.model.export import PROBES
 from biencoder.model.folder import ModelSettings, read_settings
 from biencoder.model.pretrained import DROPOUTS, empty_backbone, load_tokenizer, locate, save_model
 from biencoder.model.stored import StoredWeights
-from biencoder.terminal import escape, say
+from biencoder.report.markdown import fenced, inline
+from biencoder.terminal import say
 
 Average = Callable[[Sequence[Tensor]], Tensor]
 
@@ -223,7 +224,7 @@ def _listed(weights: Sequence[float]) -> str:
 def _write_card(folder: Path, config: MergeConfig, shares: Sequence[float]) -> None:
     """Write ``README.md``: from what the model was made, and how."""
     parents = "\n".join(
-        f"{share:<8.6g}{escape(path)}".replace("\n", " ") for share, path in zip(shares, config.models, strict=True)
+        f"{share:<8.6g}{path}".replace("\n", " ") for share, path in zip(shares, config.models, strict=True)
     )
     way = "spherical interpolation, tensor by tensor," if config.spherical else "a weighted mean"
     with atomic_write(folder / "README.md") as file:
@@ -234,13 +235,11 @@ pipeline_tag: sentence-similarity
 tags: [sentence-transformers, sentence-similarity, feature-extraction, biencoder, merge]
 ---
 
-# {folder.resolve().name}
+# {inline(folder.resolve().name)}
 
 Weights merged with [biencoder](https://pypi.org/project/biencoder/): {way} of these models, in these shares:
 
-```text
-{parents}
-```
+{fenced(parents)}
 
 Use it as any of them: `Encoder.load(folder)` of biencoder, or `SentenceTransformer(folder)`.
 """
