@@ -27,7 +27,7 @@ def place(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 def refused(place: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
     """Runs a command that must refuse: code 2, one line with ``parts`` in it, and nothing written anywhere."""
 
-    def run(words: list[str], *parts: str) -> None:
-        check_refused(place.parent, words, parts, capsys)
+    def run(words: list[str], *parts: str, lines: int = 1) -> None:
+        check_refused(place.parent, words, parts, capsys, lines=lines)
 
     return run
