@@ -4,10 +4,11 @@ import csv
 import io
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,10 +24,10 @@ from biencoder.data.records import BadRows, iter_examples
 from biencoder.data.table import ExampleTable
 from biencoder.errors import UserError
 from biencoder.options import build, read_yaml
-from biencoder.retrieval.texts import read_texts
+from biencoder.retrieval.texts import Text, read_texts
 
 PROPERTY = settings(
-    max_examples=80, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -53,6 +54,18 @@ columns = st.sampled_from(["query", "pos", "neg", "anchor", "text", "score", "po
 lines = st.lists(
     st.binary(max_size=60) | st.dictionaries(columns, anything, max_size=4).map(lambda x: json.dumps(x).encode())
 )
+
+
+def outcome(read: Callable[[], Any]) -> Any:
+    """What is read, or the message of the only error that may come."""
+    try:
+        return read()
+    except UserError as error:
+        return str(error)
+
+
+def _texts(path: Path) -> list[Text]:
+    return list(read_texts(path))
 
 
 @PROPERTY
@@ -90,10 +103,9 @@ def test_csv_and_parquet_hold_the_same_as_json(tmp_path: Path, pairs: list[tuple
 def test_any_bytes_are_rows_that_can_be_used_or_one_message(tmp_path: Path, content: list[bytes], name: str) -> None:
     path = write(tmp_path / name, b"\n".join(content))
     bad = BadRows()
-    try:
-        examples = list(iter_examples([path], "skip", bad))
-    except UserError as error:
-        assert name in str(error)
+    examples = outcome(lambda: list(iter_examples([path], "skip", bad)))
+    if isinstance(examples, str):
+        assert name in examples
         return
     for place, example in examples:
         assert place.startswith(f"{path}:")
@@ -107,12 +119,13 @@ def test_any_bytes_are_rows_that_can_be_used_or_one_message(tmp_path: Path, cont
 @given(st.binary(max_size=200) | st.lists(texts).map(lambda words: "\n".join(words).encode()))
 def test_any_bytes_are_texts_or_one_message(tmp_path: Path, content: bytes) -> None:
     for name in ("a.txt", "a.jsonl", "a.txt.gz"):
-        try:
-            found = list(read_texts(write(tmp_path / name, content)))
-        except UserError as error:
-            assert name in str(error)
-        else:
-            assert all(row.id and row.text.encode() is not None for row in found)
+        found = outcome(partial(_texts, write(tmp_path / name, content)))
+        if isinstance(found, str):
+            assert name in found
+            continue
+        for row in found:
+            assert row.id
+            row.text.encode()  # raises at a lone surrogate
 
 
 cells = st.sampled_from(["q0", "q1", "d0", "d1", "0", "1", "-1", "x", "", "9" * 30]) | texts
@@ -124,10 +137,9 @@ def test_any_judgements_are_of_the_collection_or_one_message(tmp_path: Path, con
     for name, letter in (("corpus", "d"), ("queries", "q")):
         write_jsonl(tmp_path / f"{name}.jsonl", [{"_id": f"{letter}{i}", "text": "word"} for i in range(2)])
     write(tmp_path / "qrels" / "test.tsv", "\n".join(content))
-    try:
-        found = load_collection(tmp_path)
-    except UserError as error:
-        assert "test.tsv" in str(error)
+    found = outcome(lambda: load_collection(tmp_path))
+    if isinstance(found, str):
+        assert "test.tsv" in found
         return
     assert set(found.qrels) == set(found.query_ids) <= {"q0", "q1"}
     assert all(set(grades) <= {"d0", "d1"} for grades in found.qrels.values())
@@ -137,15 +149,17 @@ keys = st.sampled_from(["seed", "batch-size", "dims", "query-prompt", "train-dat
 
 
 @PROPERTY
-@given(st.binary(max_size=80) | st.dictionaries(keys, anything, max_size=4).map(lambda values: orjson.dumps(values)))
+@given(
+    st.binary(max_size=80) | st.dictionaries(keys, anything, max_size=4).map(lambda values: json.dumps(values).encode())
+)
 def test_any_yaml_is_a_configuration_that_reads_the_same_again_or_one_message(tmp_path: Path, content: bytes) -> None:
     path = write(tmp_path / "run.yaml", content)
-    try:
-        values = read_yaml(TrainConfig, path)
-        config = build(TrainConfig, {"model": "m", "train_data": "t.jsonl", "output_dir": "o"} | values)
-    except UserError as error:
-        assert "\x1b" not in str(error)
+    needed = {"model": "m", "train_data": "t.jsonl", "output_dir": "o"}
+    config = outcome(lambda: build(TrainConfig, needed | read_yaml(TrainConfig, path)))
+    if isinstance(config, str):
+        assert len(config) < 2000
         return
+    assert isinstance(config, TrainConfig)
     assert build(TrainConfig, read_yaml(TrainConfig, write(path, config.to_yaml()))) == config
 
 

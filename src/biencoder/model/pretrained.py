@@ -139,7 +139,7 @@ def _base_folder(folder: Path, base: str) -> Path:
         ) from error
     if adapter_base(found) is not None:
         raise UserError(
-            f"--model {folder}: is an adapter, and its base model {base} is an adapter too; merge that first"
+            f"--model {folder}: is an adapter, and its base model {base} is one too; merge that with its own base first"
         )
     logger.info("%s is an adapter; its weights are added to those of its base model, %s", folder, base)
     return found
