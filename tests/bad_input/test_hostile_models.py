@@ -269,12 +269,13 @@ def interrupt(*_: Any, **__: Any) -> None:
 def stop_after(patch: pytest.MonkeyPatch, *, steps: int) -> None:
     """Interrupt a run in the middle of the step after these."""
     from biencoder.training import loop
+    from biencoder.training.gradcache import accumulate_gradients
 
-    accumulate, done = loop.accumulate_gradients, []
+    done: list[int] = []
 
     def counted(*arguments: Any, **more: Any) -> Any:
         done.append(1)
-        return interrupt() if len(done) > steps else accumulate(*arguments, **more)
+        return interrupt() if len(done) > steps else accumulate_gradients(*arguments, **more)
 
     patch.setattr(loop, "accumulate_gradients", counted)
 

@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from biencoder.data.batching import TEXTS_AT_ONCE
+from biencoder.data.batching import LETTERS_A_TOKEN, TEXTS_AT_ONCE
 from biencoder.errors import UserError
 from biencoder.model.architectures import longest_text
 from biencoder.model.data_only import data_only
@@ -125,8 +125,8 @@ class CrossEncoder:
         for start in range(0, len(pairs), TEXTS_AT_ONCE):
             queries, passages = zip(*pairs[start : start + TEXTS_AT_ONCE], strict=True)
             encoded = self.tokenizer(
-                list(queries),
-                list(passages),
+                [text[: LETTERS_A_TOKEN * self.max_length] for text in queries],
+                [text[: LETTERS_A_TOKEN * self.max_length] for text in passages],
                 truncation=True,
                 max_length=self.max_length,
                 return_attention_mask=False,
