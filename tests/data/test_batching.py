@@ -68,7 +68,8 @@ def test_a_text_without_any_token_becomes_one() -> None:
 
 
 def test_of_a_huge_text_only_the_beginning_is_tokenised(monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer, seen = tiny_tokenizer(), []
+    tokenizer = tiny_tokenizer()
+    seen: list[int] = []
     call = type(tokenizer).__call__
 
     def counted(self: Any, texts: list[str], **more: Any) -> Any:
