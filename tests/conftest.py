@@ -1,4 +1,7 @@
 import os
+import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,3 +35,33 @@ def one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests are one process whatever started pytest."""
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What every command of ``commands.GOOD`` works on."""
+    from commands import fill
+
+    return fill(tmp_path_factory.mktemp("template"))
+
+
+@pytest.fixture
+def place(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, a copy of the template; its sibling ``tmp`` is where temporary files go."""
+    folder = tmp_path / "place"
+    shutil.copytree(template, folder)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    return folder
+
+
+@pytest.fixture
+def refused(place: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., None]:
+    """Runs a command that must refuse: code 2, one line with ``parts`` in it, and nothing written anywhere."""
+    from commands import check_refused
+
+    def run(words: list[str], *parts: str, lines: int = 1) -> None:
+        check_refused(place.parent, words, parts, capsys, lines=lines)
+
+    return run

@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from biencoder.errors import UserError
+from biencoder.yaml_file import YamlFile
+
+LONGEST_SHOWN = 200  # characters of a value in a message
 
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([KMGT]?)(I?)(B?)\s*", re.IGNORECASE)
@@ -197,10 +200,11 @@ def _convert_one(flag: str, declared: Option, base: type, value: Any) -> Any:
     try:
         converted = _AS_TYPE[base](value)
     except (TypeError, ValueError, OverflowError):
-        raise UserError(f"{flag} must be {_TYPE_NAMES[base]}, not {value!r}") from None
+        raise UserError(f"{flag} must be {_TYPE_NAMES[base]}, not {_shown(value)!r}") from None
     if declared.choices and converted not in declared.choices:
         raise UserError(
-            f"{flag} must be one of {', '.join(declared.choices)}, not {value!r}{nearest(converted, declared.choices)}"
+            f"{flag} must be one of {', '.join(declared.choices)}, not {_shown(value)!r}"
+            f"{nearest(converted, declared.choices)}"
         )
     for bound, fits, words in (
         (declared.least, operator.ge, "at least"),
@@ -234,11 +238,12 @@ def _number(value: Any) -> float:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError
+    value.encode()  # a ValueError where bytes that are not UTF-8 were typed
     return value
 
 
 def _path(value: Any) -> Path:
-    if not os.fspath(value):
+    if not os.fspath(value) or "\0" in os.fspath(value):
         raise ValueError  # Path("") would be the current folder
     return Path(value)
 
@@ -262,8 +267,15 @@ def _dashed(value: Any) -> Any:
     return [_dashed(item) for item in value] if isinstance(value, list) else value
 
 
+def _shown(value: Any) -> Any:
+    """A value for a message: texts cut short, for a file may hold megabytes of them."""
+    return f"{value[: LONGEST_SHOWN - 1]}…" if isinstance(value, str) and len(value) > LONGEST_SHOWN else value
+
+
 def nearest(name: str, known: Sequence[str]) -> str:
     """``"; did you mean X?"`` with the known name that is most like ``name``, or ``""`` when none is."""
+    if len(name) > LONGEST_SHOWN:
+        return ""  # difflib takes minutes over megabytes
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {matches[0]}?" if matches else ""
 
@@ -302,38 +314,30 @@ def read_yaml(kind: type[Config], path: Path) -> dict[str, Any]:
     Raises:
         UserError: no such file, no YAML mapping, an unknown or doubled key, or a value out of bounds; with its line.
     """
-    import yaml
-
-    try:
-        loader = yaml.SafeLoader(path.read_bytes())
-        root: Any = loader.get_single_node()
-        if root is None:
-            return {}
-        if root.id != "mapping":
-            raise UserError(f"{path}: a configuration is lines of the form 'key: value'")
-        return _read_mapping(kind, path, root, loader)
-    except OSError as error:
-        raise UserError(f"--config: cannot read {path}: {error.strerror}") from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{path}:{line}: not YAML: {error.problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {error}") from None
+    file = YamlFile(path)
+    if file.root is None:
+        return {}
+    if file.root.id != "mapping":
+        raise UserError(f"{path}: a configuration is lines of the form 'key: value'")
+    return _read_mapping(kind, file, file.root)
 
 
-def _read_mapping(kind: type[Config], path: Path, node: Any, loader: Any) -> dict[str, Any]:
+def _read_mapping(kind: type[Config], file: YamlFile, node: Any) -> dict[str, Any]:
     """The values of one mapping of the file, by field of ``kind``."""
     fields = {field.name: field for field in dataclasses.fields(kind)}
     values: dict[str, Any] = {}
     for key, content in node.value:
-        where, name = f"{path}:{key.start_mark.line + 1}", str(key.value).replace("-", "_")
+        where = f"{file.path}:{key.start_mark.line + 1}"
+        if key.id != "scalar":
+            raise UserError(f"{where}: a key is a word, not a {key.id}")
+        name = str(key.value).replace("-", "_")
         if name not in fields:
             known = [key_name(field) for field in fields]
             others = "" if kind.has_flags else f"; known here: {', '.join(known)}"
-            raise UserError(f"{where}: unknown key {key.value}{nearest(key_name(name), known) or others}")
+            raise UserError(f"{where}: unknown key {_shown(key.value)}{nearest(key_name(name), known) or others}")
         if name in values:
             raise UserError(f"{where}: {key_name(name)} stands here a second time")
-        value = _read_value(fields[name], path, content, loader)
+        value = _read_value(fields[name], file, content)
         try:
             values[name] = kind.convert(fields[name], value)
         except UserError as error:
@@ -341,23 +345,23 @@ def _read_mapping(kind: type[Config], path: Path, node: Any, loader: Any) -> dic
     return values
 
 
-def _read_value(field: "dataclasses.Field[Any]", path: Path, node: Any, loader: Any) -> Any:
+def _read_value(field: "dataclasses.Field[Any]", file: YamlFile, node: Any) -> Any:
     """A value of the file; mappings that stand for a record become it, and their faults are said with their lines."""
     record = record_of(field)
     if record is None or node.id == "scalar":
-        return loader.construct_object(node, deep=True)
+        return file.value(node)
     return [
-        _read_record(record, path, item, loader) if item.id == "mapping" else loader.construct_object(item, deep=True)
+        _read_record(record, file, item) if item.id == "mapping" else file.value(item)
         for item in (node.value if node.id == "sequence" else [node])
     ]
 
 
-def _read_record(record: type[Config], path: Path, node: Any, loader: Any) -> Config:
-    values = _read_mapping(record, path, node, loader)
+def _read_record(record: type[Config], file: YamlFile, node: Any) -> Config:
+    values = _read_mapping(record, file, node)
     missing = [key_name(field.name) for field in needed(record) if field.name not in values]
     try:
         if missing:
             raise UserError(f"{' and '.join(missing)} must be given")
         return record(**values)
     except UserError as error:
-        raise UserError(f"{path}:{node.start_mark.line + 1}: {error}") from None
+        raise UserError(f"{file.path}:{node.start_mark.line + 1}: {error}") from None

@@ -19,8 +19,10 @@ LINES_A_RUN = 20
 SECONDS_OF_SILENCE = 300.0
 SECONDS_BETWEEN_REWRITES = 0.1
 
-# Controls but for tab and newline, line and paragraph separators, direction overrides, lone surrogates.
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# Controls but for tab and newline, line and paragraph separators, direction marks, lone surrogates, unseen tags.
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\U000e0000-\U000e007f]"
+)
 _NUMBER = re.compile(r"[-+]?[\d.,]+%?|-?")
 
 _rewriting: "Progress | None" = None  # the progress line that stands on the terminal now

@@ -1,10 +1,11 @@
 """Texts to packed rows of bounded size."""
 
 import random
+from typing import Any
 
 import pytest
 import torch
-from tiny import tiny_tokenizer
+from tiny import random_texts, tiny_tokenizer
 
 from biencoder.data.batching import TEXTS_AT_ONCE, Tokens, chunks, pack, tokenize
 
@@ -64,3 +65,19 @@ def test_a_text_without_any_token_becomes_one() -> None:
     assert as_lists(tokenize(tokenizer, ["", "word0"], 4)) == [[0], [4]]
     tokenizer.eos_token = "[SEP]"
     assert as_lists(tokenize(tokenizer, [""], 4)) == [[3]]
+
+
+def test_of_a_huge_text_only_the_beginning_is_tokenised(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = tiny_tokenizer()
+    seen: list[int] = []
+    call = type(tokenizer).__call__
+
+    def counted(self: Any, texts: list[str], **more: Any) -> Any:
+        seen.extend(map(len, texts))
+        return call(self, texts, **more)
+
+    words = " ".join(random_texts(1, longest=9) * 200_000)
+    wanted = tokenize(tokenizer, [words[:2000]], 8)[0].tolist()
+    monkeypatch.setattr(type(tokenizer), "__call__", counted)
+    assert tokenize(tokenizer, [words], 8)[0].tolist() == wanted
+    assert seen == [8000]

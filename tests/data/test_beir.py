@@ -130,7 +130,7 @@ def test_judgements_that_are_not_utf8(folder: Path) -> None:
     [
         (b'{"_id": "d1", "text": "again"}', "the id 'd1' stands twice"),
         (b'{"_id": "d9", "text": ', "not JSON"),
-        (b'{"_id": "d9", "text": "\xff"}', "not JSON"),
+        (b'{"_id": "d9", "text": "\xff"}', r"not UTF-8 text \(byte 0xff, column 24\)"),
         (b'["d9", "text"]', "a JSON object is wanted"),
         (b'{"id": "d9", "text": "t"}', '"_id" must be a text that is not empty. Found: id, text'),
         (b'{"_id": "", "text": "t"}', '"_id" must be a text that is not empty'),

@@ -53,7 +53,7 @@ def test_files_of_documents_are_read_as_texts_are(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.jsonl", '{"text": "x"}\n{"text": 3}\n', r"a\.jsonl:2: needs `text`"),
-        ("a.md", b"# x\n\xff", r"a\.md: not UTF-8"),
+        ("a.md", b"# x\n\xff", r"a\.md:2: not UTF-8 text \(byte 0xff, column 1\)"),
         ("a.md", "# x".encode("utf-16"), r"a\.md is UTF-16 text; save it as UTF-8"),
         ("folder/a.rst", "x", "the folder holds no .md or .markdown or .txt file"),
     ],

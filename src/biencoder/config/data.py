@@ -14,6 +14,7 @@ from biencoder.config.shared import (
     MODEL_HELP,
     ON_BAD_ROW,
     SPLIT_HELP,
+    TRUST_HELP,
     refuse_split_alone,
 )
 from biencoder.errors import UserError
@@ -82,6 +83,7 @@ class CheckConfig(Config):
         unset="not counted",
         metavar="MODEL",
     )
+    trust_remote_code: bool = under.texts(TRUST_HELP, default=False)
     query_max_len: int = under.texts("longest query in tokens", default=64, least=3)
     passage_max_len: int = under.texts("longest passage in tokens", default=256, least=3)
     group_size: int = under.texts("passages per query, to count the rows with fewer hard negatives", default=8, least=1)
@@ -132,6 +134,7 @@ class PairsConfig(Config):
         unset="needed with --generator",
         metavar="MODEL",
     )
+    trust_remote_code: bool = under.generator(TRUST_HELP, default=False)
     questions_per_passage: int = under.generator("most questions about a passage, all in one call", default=2, least=1)
     round_trip_k: int = under.generator(
         "a question is kept when its own passage is among the N best that --model finds for it", default=3, least=1

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from biencoder.config import headings as under
-from biencoder.config.shared import AS_THE_MODEL, MODEL_HELP, NORMALIZE_HELP, POOLING_HELP, POOLINGS
+from biencoder.config.shared import AS_THE_MODEL, MODEL_HELP, NORMALIZE_HELP, POOLING_HELP, POOLINGS, TRUST_HELP
 from biencoder.errors import UserError
 from biencoder.options import Config
 
@@ -19,6 +19,7 @@ class ExportConfig(Config):
     format: str = under.result("what to write", default="sentence-transformers", choices=("sentence-transformers",))
     pooling: str = under.model(POOLING_HELP, default="auto", choices=POOLINGS)
     normalize: bool | None = under.model(NORMALIZE_HELP, default=None, unset=AS_THE_MODEL)
+    trust_remote_code: bool = under.model(TRUST_HELP, default=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,7 @@ class MergeConfig(Config):
     spherical: bool = under.result(
         "interpolate between two models on the great circle (slerp), tensor by tensor, not on the line", default=False
     )
+    trust_remote_code: bool = under.model(TRUST_HELP, default=False)
 
     def check(self) -> None:
         """Refuse weights that do not fit the models, and an arc between more than two."""

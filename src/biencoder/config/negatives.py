@@ -13,6 +13,7 @@ from biencoder.config.shared import (
     MODEL_HELP,
     ON_BAD_ROW,
     PRECISIONS,
+    TRUST_HELP,
     EncoderConfig,
 )
 from biencoder.errors import UserError
@@ -109,6 +110,7 @@ class ScoreConfig(Config):
         unset="what the model says",
         least=3,
     )
+    trust_remote_code: bool = under.model(TRUST_HELP, default=False)
     precision: str = under.running(
         "arithmetic of the model; auto: bf16 where the processor has it, else fp32", default="fp32", choices=PRECISIONS
     )

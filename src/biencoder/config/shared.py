@@ -20,6 +20,10 @@ POOLING_HELP = (
 )
 DEVICE_HELP = "where to compute; auto: a GPU if there is one"
 NORMALIZE_HELP = "scale vectors to length 1, so that similarity is the cosine"
+TRUST_HELP = (
+    "run Python code that comes with the model, and let its configuration choose attention kernels, also of the hub: "
+    "it can do anything that you can; read it before"
+)
 SPLIT_HELP = "which file of the evaluation folder's qrels/"
 AS_THE_FOLDER = "test, or the only one"
 AS_THE_MODEL = "what the model says, else on"
@@ -50,6 +54,7 @@ class EncoderConfig(Config):
         unset="all",
         least=1,
     )
+    trust_remote_code: bool = under.model(TRUST_HELP, default=False)
     precision: str = under.running(
         "arithmetic of the model; auto: bf16 where the processor has it, else fp32", default="fp32", choices=PRECISIONS
     )

@@ -20,6 +20,7 @@ from biencoder.config.shared import (
     POOLINGS,
     PRECISIONS,
     SPLIT_HELP,
+    TRUST_HELP,
     refuse_split_alone,
 )
 from biencoder.errors import UserError
@@ -62,6 +63,7 @@ class TrainConfig(Config):
         unset="the model's own",
         choices=ATTENTIONS,
     )
+    trust_remote_code: bool = under.model(TRUST_HELP, default=False)
 
     freeze_embeddings: bool = under.trained("keep the embeddings as they are", default=False)
     freeze_layers: int = under.trained("keep the embeddings and the first N layers as they are", default=0, least=0)

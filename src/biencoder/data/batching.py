@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 Tokens = NDArray[np.int32]  # of one text
 TEXTS_AT_ONCE = 256  # tokenizers keep offsets, words and what is cut off beside the ids: many times their memory
+LETTERS_A_TOKEN = 1000  # of a text, as many for each token that it may have are tokenised: 250 times the usual number
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Chunk:
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> list[Tokens]:
     """Token ids of each text with the model's special tokens, cut to ``max_length`` tokens.
 
+    What is cut off is not tokenised first: ten megabytes would take gigabytes.
+
     A text that yields no token at all (an empty one, for a tokenizer without special tokens) becomes its end-of-text or
     padding token: a vector needs something to stand on.
     """
@@ -64,7 +67,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_lengt
     ids: list[Tokens] = []
     for start in range(0, len(texts), TEXTS_AT_ONCE):
         encoded = tokenizer(
-            list(texts[start : start + TEXTS_AT_ONCE]),
+            [text[: LETTERS_A_TOKEN * max_length] for text in texts[start : start + TEXTS_AT_ONCE]],
             truncation=True,
             max_length=max_length,
             padding=False,

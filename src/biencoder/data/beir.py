@@ -11,10 +11,12 @@ from typing import Any
 import orjson
 import xxhash
 
-from biencoder.data.lines import read_lines
+from biencoder.data.lines import NotTextError, decode, listed, read_lines, shortened
 from biencoder.errors import UserError
 
 Qrels = dict[str, dict[str, int]]
+
+HIGHEST_GRADE = 1_000_000  # gains are summed in floating point
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def load_collection(folder: Path, split: str | None = None) -> Collection:
     corpus_file, query_file = _file(folder, "corpus.jsonl"), _file(folder, "queries.jsonl")
     split, qrels_file = _split_file(folder, split)
     qrels = _read_qrels(qrels_file)
-    corpus, queries = _read_texts(corpus_file), _read_texts(query_file)
+    corpus, queries = read_texts(corpus_file), read_texts(query_file)
     _check_ids(qrels_file, "queries", list(qrels), queries, query_file)
     _check_ids(qrels_file, "documents", [i for grades in qrels.values() for i in grades], corpus, corpus_file)
     queries = {i: text for i, text in queries.items() if i in qrels}
@@ -109,10 +111,15 @@ def _split_file(folder: Path, split: str | None) -> tuple[str, Path]:
     return split, found[split]
 
 
-def _read_texts(path: Path) -> dict[str, str]:
+def read_texts(path: Path) -> dict[str, str]:
+    """The texts of ``corpus.jsonl`` or ``queries.jsonl`` by their ids.
+
+    Raises:
+        UserError: a line is no JSON object with ``_id`` and ``text``, or an id stands twice.
+    """
     texts: dict[str, str] = {}
     for number, line in read_lines(path):
-        if line.isspace():
+        if not line or line.isspace():
             continue
         place = f"{path}:{number}"
         row = _parse(line, place)
@@ -120,12 +127,12 @@ def _read_texts(path: Path) -> dict[str, str]:
         if type(key) is int:
             key = str(key)
         if type(key) is not str or not key:
-            raise UserError(f'{place}: "_id" must be a text that is not empty. Found: {", ".join(map(str, row))}')
+            raise UserError(f'{place}: "_id" must be a text that is not empty. Found: {listed(list(row))}')
         text, title = row.get("text"), row.get("title") or ""
         if type(text) is not str or type(title) is not str:
-            raise UserError(f'{place}: "text" and "title" must be texts. Found: {", ".join(map(str, row))}')
+            raise UserError(f'{place}: "text" and "title" must be texts. Found: {listed(list(row))}')
         if key in texts:
-            raise UserError(f"{place}: the id {key!r} stands twice")
+            raise UserError(f"{place}: the id {shortened(key)!r} stands twice")
         texts[key] = f"{title} {text}" if title else text
     if not texts:
         raise UserError(f"{path} holds no texts")
@@ -136,6 +143,7 @@ def _parse(line: bytes, place: str) -> dict[str, Any]:
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
+        _decode(line, place)  # says what is no text at all
         raise UserError(f"{place}: not JSON ({error.msg}, column {error.colno})") from error
     if type(row) is not dict:
         raise UserError(f"{place}: a JSON object is wanted")
@@ -147,7 +155,8 @@ def _read_qrels(path: Path) -> Qrels:
     for place, query, document, grade in _judgements(path):
         grades = qrels.setdefault(query, {})
         if grades.setdefault(document, grade) != grade:
-            raise UserError(f"{place}: query {query!r} and document {document!r} have two different grades")
+            pair = f"query {shortened(query)!r} and document {shortened(document)!r}"
+            raise UserError(f"{place}: {pair} have two different grades")
     if not qrels:
         raise UserError(f"{path} holds no judgements")
     return qrels
@@ -157,10 +166,7 @@ def _judgements(path: Path) -> Iterator[tuple[str, str, str, int]]:
     """Place, query, document and grade of each line, BEIR's three columns or TREC's four."""
     for number, line in read_lines(path):
         place = f"{path}:{number}"
-        try:
-            text = line.decode().strip()
-        except UnicodeDecodeError as error:
-            raise UserError(f"{place}: not UTF-8 text") from error
+        text = _decode(line, place).strip()
         if not text:
             continue
         cells = text.split("\t")
@@ -168,7 +174,7 @@ def _judgements(path: Path) -> Iterator[tuple[str, str, str, int]]:
             cells = text.split()
         try:
             query, document, grade = (cells[0], *cells[-2:]) if len(cells) in (3, 4) else ("", "", "")
-            yield place, query.strip(), document.strip(), int(grade)
+            yield place, query.strip(), document.strip(), _grade(grade)
         except ValueError as error:
             if number == 1 and len(cells) in (3, 4) and not any(letter.isdigit() for letter in cells[-1]):
                 continue  # the header
@@ -177,8 +183,22 @@ def _judgements(path: Path) -> Iterator[tuple[str, str, str, int]]:
             ) from error
 
 
+def _grade(cell: str) -> int:
+    grade = int(cell)
+    if abs(grade) > HIGHEST_GRADE:
+        raise ValueError
+    return grade
+
+
+def _decode(line: bytes, place: str) -> str:
+    try:
+        return decode(line)
+    except NotTextError as error:
+        raise UserError(f"{place}: {error}") from error
+
+
 def _check_ids(qrels: Path, what: str, judged: list[str], present: dict[str, str], file: Path) -> None:
     absent = [i for i in dict.fromkeys(judged) if i not in present]
     if absent:
         more = f" and {len(absent) - 1:,} more" if len(absent) > 1 else ""
-        raise UserError(f"{qrels} names {what} that {file.name} lacks: {absent[0]!r}{more}")
+        raise UserError(f"{qrels} names {what} that {file.name} lacks: {shortened(absent[0])!r}{more}")

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from biencoder.config import CheckConfig
 
 
+LETTERS_COUNTED = 1_000_000  # more than the tokens of any length that models take
+
+
 def run(config: "CheckConfig") -> None:
     """The command: read the data, print what is wrong with it."""
     from biencoder.terminal import say, table
 
-    lengths = None if config.model is None else token_counter(_tokenizer(config.model))
+    lengths = None if config.model is None else token_counter(_tokenizer(config))
     collection = None if config.eval_data is None else load_collection(config.eval_data, config.eval_split)
     data_sets = data_sets_of(config.train_data)
     examples = read_data_sets(data_sets, config.on_bad_row)
@@ -40,17 +43,19 @@ def run(config: "CheckConfig") -> None:
     say(f"\n{warnings} thing{'s' * (warnings != 1)} to look at" if warnings else "\nnothing wrong was found")
 
 
-def _tokenizer(model: str) -> "PreTrainedTokenizerBase":
+def _tokenizer(config: "CheckConfig") -> "PreTrainedTokenizerBase":
     from biencoder.model.pretrained import load_tokenizer
 
-    return load_tokenizer(model)
+    assert config.model is not None
+    return load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
 
 
 def token_counter(tokenizer: "PreTrainedTokenizerBase") -> Callable[[list[str]], NDArray[np.int64]]:
-    """How many tokens a tokenizer makes of each text, special tokens included, nothing cut off."""
+    """How many tokens a tokenizer makes of each text, special tokens included; of a huge one, of its beginning."""
 
     def count(texts: list[str]) -> NDArray[np.int64]:
-        ids = tokenizer(texts, truncation=False, return_attention_mask=False, verbose=False)["input_ids"]
+        beginnings = [text[:LETTERS_COUNTED] for text in texts]
+        ids = tokenizer(beginnings, truncation=False, return_attention_mask=False, verbose=False)["input_ids"]
         return np.array([len(text) for text in ids], dtype=np.int64)
 
     return count

@@ -4,6 +4,8 @@ import functools
 import re
 from typing import NamedTuple
 
+from biencoder.data.lines import listed
+
 QUERY_COLUMNS = ("query", "anchor", "question", "sentence1")
 POSITIVE_COLUMNS = ("pos", "positive", "answer", "sentence2")
 NEGATIVE_COLUMNS = ("neg", "negative")
@@ -13,7 +15,7 @@ KNOWN = (
     "sentence1, sentence2, score; or text alone"
 )
 
-_NUMBERED_NEGATIVE = re.compile(r"negative_(\d+)")
+_NUMBERED_NEGATIVE = re.compile(r"negative_([0-9]{1,9})")
 
 
 class RowError(ValueError):
@@ -49,8 +51,7 @@ def find_columns(names: tuple[str, ...]) -> Columns:
         query = positive = "text"
     if query is None or positive is None:
         lacking = " and no ".join(part for part, name in (("query", query), ("positive", positive)) if name is None)
-        found = ", ".join(name if len(name) <= 40 else name[:39] + "…" for name in names[:20]) or "none"
-        raise RowError("missing column", f"no {lacking} column. Found: {found}. Known: {KNOWN}")
+        raise RowError("missing column", f"no {lacking} column. Found: {listed(names)}. Known: {KNOWN}")
     is_pair = (query, positive) == ("sentence1", "sentence2")
     if is_pair and "label" in names and "score" not in names:
         raise RowError(

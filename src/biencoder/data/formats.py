@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from biencoder.data.columns import QUERY_COLUMNS, SCORE_COLUMNS, RowError, find_columns
-from biencoder.data.lines import read_lines
+from biencoder.data.lines import NotTextError, decode, read_lines, shortened
 from biencoder.errors import UserError
 
 Row = dict[str, Any]
@@ -72,7 +72,7 @@ def _format(path: Path) -> str | None:
 
 def _read_json(path: Path) -> Iterator[tuple[int, Row | RowError]]:
     for number, line in read_lines(path):
-        if line.isspace():
+        if not line or line.isspace():
             continue
         try:
             row = orjson.loads(line)
@@ -87,14 +87,10 @@ def _read_json(path: Path) -> Iterator[tuple[int, Row | RowError]]:
 
 def _not_json(line: bytes, error: orjson.JSONDecodeError) -> RowError:
     try:
-        line.decode()
-    except UnicodeDecodeError as fault:
-        return _not_utf8(fault)
+        decode(line)
+    except NotTextError as fault:
+        return RowError(fault.kind, str(fault))
     return RowError("not JSON", f"not JSON ({error.msg}, column {error.colno}){_array_hint(line)}")
-
-
-def _not_utf8(fault: UnicodeDecodeError) -> RowError:
-    return RowError("not UTF-8", f"not UTF-8 text (byte {fault.object[fault.start]:#04x}, column {fault.start + 1})")
 
 
 def _array_hint(line: bytes) -> str:
@@ -120,7 +116,7 @@ def _read_csv(path: Path) -> Iterator[tuple[int, Row | RowError]]:
         elif not cells:
             continue
         elif header is None:
-            header = [name.strip() for name in cells]
+            header = _unique([name.strip() for name in cells], f"{path}:{number}")
         elif len(cells) != len(header):
             yield number, RowError("not CSV", f"{len(cells)} cells where the header has {len(header)}")
         else:
@@ -130,10 +126,17 @@ def _read_csv(path: Path) -> Iterator[tuple[int, Row | RowError]]:
 def _decoded(path: Path, faults: dict[int, RowError]) -> Iterator[str]:
     for number, line in read_lines(path):
         try:
-            yield line.decode()
-        except UnicodeDecodeError as fault:
-            faults[number] = _not_utf8(fault)
-            yield line.decode(errors="replace")
+            yield decode(line)
+        except NotTextError as fault:
+            faults[number] = RowError(fault.kind, str(fault))
+            yield line.decode(errors="replace").replace("\0", " ")
+
+
+def _unique(names: list[str], place: str) -> list[str]:
+    twice = next((name for number, name in enumerate(names) if name and name in names[:number]), None)
+    if twice is not None:
+        raise UserError(f"{place}: two columns have the name {shortened(twice)!r}; rename one of them")
+    return names
 
 
 def _cell(column: str, text: str) -> Any:
@@ -157,7 +160,7 @@ def _read_parquet(path: Path, every_column: bool) -> Iterator[tuple[int, Row | R
     number = 0
     try:
         with pq.ParquetFile(path) as file:
-            found = find_columns(tuple(file.schema_arrow.names))
+            found = find_columns(tuple(_unique(file.schema_arrow.names, str(path))))
             wanted = [name for name in found if isinstance(name, str)] + list(found.negatives)
             columns = None if every_column else wanted
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=columns):
@@ -166,11 +169,19 @@ def _read_parquet(path: Path, every_column: bool) -> Iterator[tuple[int, Row | R
     except RowError as error:
         raise UserError(f"{path}: {error}") from error
     except pa.ArrowException as error:
-        raise UserError(f"{path}: not a whole Parquet file ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{path}: not a whole Parquet file ({_first_line(error)})") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: a text in row {number + 1} or the {_PARQUET_ROWS} after it is not UTF-8") from error
+    except (ValueError, OverflowError) as error:  # a date that Python has no value for
+        raise UserError(
+            f"{path}: a value in row {number + 1} or the {_PARQUET_ROWS} after it cannot be read ({error})"
+        ) from error
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+        raise UserError(f"cannot read {path}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def describe(value: object) -> str:

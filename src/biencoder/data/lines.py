@@ -3,28 +3,47 @@
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from biencoder.errors import UserError
 
+LONGEST_LINE = 1 << 28  # bytes: far above any text, far below what a small compressed file can swell to
+
 _UTF8_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_NAMES_SHOWN = 20
+_LETTERS_SHOWN = 40
+
+
+class NotTextError(ValueError):
+    """Why the bytes of a line are no text; ``kind`` groups such lines in counts."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """The lines of a text file, ``.gz`` or plain, with their numbers from 1; line ends are left on.
 
-    A UTF-8 byte-order mark is taken off. Nothing is decoded: what a line that is not UTF-8 means is for the caller.
+    A UTF-8 byte-order mark is taken off. Nothing is decoded: what a line that is no text means is for the caller, who
+    calls :func:`decode`.
 
     Raises:
-        UserError: the file cannot be read, is UTF-16, or its gzip stream is damaged or cut off.
+        UserError: the file cannot be read, is UTF-16, its gzip stream is damaged or cut off, or a line is longer than
+            :data:`LONGEST_LINE`.
     """
     number = 0
     try:
         with _open(path) as stream:
-            for number, line in enumerate(stream, 1):
+            for number, line in enumerate(iter(partial(stream.readline, LONGEST_LINE + 1), b""), 1):
+                if len(line) > LONGEST_LINE:
+                    raise UserError(
+                        f"{path}:{number}: the line is longer than {LONGEST_LINE >> 20} MiB; one row a line is wanted"
+                    )
                 yield number, _without_mark(path, line) if number == 1 else line
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(
@@ -32,6 +51,36 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         ) from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def decode(line: bytes) -> str:
+    """The text of a line.
+
+    Raises:
+        NotTextError: it is not UTF-8, or holds a NUL byte, as damaged files and files that are no text do.
+    """
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        place = f"byte {line[error.start]:#04x}, column {error.start + 1}"
+        raise NotTextError("not UTF-8", f"not UTF-8 text ({place})") from error
+    if "\0" in text:
+        raise NotTextError(
+            "NUL byte", f"a NUL byte (column {text.index(chr(0)) + 1}): the file is damaged, or is no text"
+        )
+    return text
+
+
+def listed(names: Sequence[object]) -> str:
+    """Names that a file gave, for a message: the first of them, each cut short."""
+    shown = ", ".join(shortened(name) for name in names[:_NAMES_SHOWN]) or "none"
+    return shown if len(names) <= _NAMES_SHOWN else f"{shown} and {len(names) - _NAMES_SHOWN:,} more"
+
+
+def shortened(name: object) -> str:
+    """A name that a file gave, for a message: it may be megabytes long there."""
+    text = str(name)
+    return text if len(text) <= _LETTERS_SHOWN else text[: _LETTERS_SHOWN - 1] + "…"
 
 
 def _open(path: Path) -> IO[bytes]:

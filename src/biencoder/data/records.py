@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from biencoder.data.blank import is_blank
 from biencoder.data.columns import RowError, find_columns
 from biencoder.data.formats import Row, describe, find_files, read_rows
 from biencoder.errors import UserError
@@ -107,7 +108,7 @@ def _example(row: Row) -> Example:
     query = row[columns.query]
     if type(query) is not str:
         raise RowError("wrong type", f"{columns.query} must be a text, found {describe(query)}")
-    if not query or query.isspace():
+    if is_blank(query):
         raise RowError("empty text", f"{columns.query} is empty")
     positives = _texts(row[columns.positive], columns.positive)
     if not positives:
@@ -134,7 +135,7 @@ def _texts(value: Any, column: str) -> tuple[str, ...]:
     for text in value:
         if type(text) is not str:
             raise RowError("wrong type", f"{column} must hold texts only, found {describe(text)}")
-        if not text or text.isspace():
+        if is_blank(text):
             raise RowError("empty text", f"{column} holds an empty text")
     return tuple(value)
 

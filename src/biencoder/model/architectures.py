@@ -77,7 +77,7 @@ def enable_packing(backbone: nn.Module) -> int | None:
     """
     config: Any = backbone.config
     first = FIRST_POSITION.get(config.model_type)
-    if first is None:
+    if first is None or has_own_code(backbone):
         kind = config.model_type
         logger.warning("%s: packing is not exact for this architecture; texts are padded in chunks by length", kind)
         return None
@@ -87,6 +87,11 @@ def enable_packing(backbone: nn.Module) -> int | None:
     spare_last_layer(backbone)
     spare_activations(backbone)
     return first(config)
+
+
+def has_own_code(backbone: nn.Module) -> bool:
+    """Whether the architecture's code came with the model, whatever name it gives itself."""
+    return not type(backbone).__module__.startswith("transformers.")
 
 
 def longest_text(config: Config) -> int | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
 from biencoder.data.batching import PackedBatch
@@ -20,7 +20,14 @@ from biencoder.model.architectures import enable_packing, longest_text
 from biencoder.model.embedding import embed
 from biencoder.model.folder import ModelSettings
 from biencoder.model.pooling import POOLINGS
-from biencoder.model.pretrained import checkpoint_activations, load_backbone, locate, save_model
+from biencoder.model.pretrained import (
+    UNREADABLE,
+    checkpoint_activations,
+    load_backbone,
+    locate,
+    read_tokenizer,
+    save_model,
+)
 from biencoder.training.distributed import gather_with_gradient, is_distributed
 from biencoder.training.objective import Labels, Objective, similarity
 
@@ -171,8 +178,8 @@ class BiEncoderModel(nn.Module):
 
     def _tokenizer(self) -> PreTrainedTokenizerBase | None:
         try:
-            return AutoTokenizer.from_pretrained(locate(self.model_name))
-        except (OSError, ValueError, KeyError, UserError):
+            return read_tokenizer(locate(self.model_name), trust_remote_code=False)
+        except (*UNREADABLE, UserError):
             logger.warning("%s has no tokenizer that loads: the model is saved without one", self.model_name)
             return None
 

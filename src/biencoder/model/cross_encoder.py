@@ -12,16 +12,17 @@ from numpy.typing import NDArray
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from biencoder.data.batching import TEXTS_AT_ONCE
+from biencoder.data.batching import LETTERS_A_TOKEN, TEXTS_AT_ONCE
 from biencoder.errors import UserError
 from biencoder.model.architectures import longest_text
+from biencoder.model.data_only import data_only
+from biencoder.model.folder import adapter_base
 from biencoder.model.precision import autocast, choose_device, choose_precision
-from biencoder.model.pretrained import load_weights, loading, locate, weights_fingerprint
+from biencoder.model.pretrained import load_weights, loading, locate, read_tokenizer, weights_fingerprint
 
 BATCH_TOKENS = 8192  # of a padded batch
 PAIRS_AT_ONCE = 4096  # tokenised at a time, among which lengths are sorted
@@ -48,26 +49,35 @@ class CrossEncoder:
 
     @classmethod
     def load(
-        cls, path: str | Path, *, precision: str = "fp32", device: str = "auto", max_length: int | None = None
+        cls,
+        path: str | Path,
+        *,
+        precision: str = "fp32",
+        device: str = "auto",
+        max_length: int | None = None,
+        trust_remote_code: bool = False,
     ) -> "CrossEncoder":
-        """Load a folder, or a model of the hub by name; safetensors only, and no code that comes with the model.
+        """Load a folder, or a model of the hub by name; safetensors only.
 
         Args:
             path: folder or hub name.
             precision: ``fp32``, ``bf16``, or ``auto`` for bf16 where the hardware has it.
             device: ``auto``, ``cpu``, ``cuda``.
             max_length: tokens of a pair; None for what tokenizer and model say.
+            trust_remote_code: run code that comes with the model, and let its configuration choose attention kernels.
 
         Raises:
             UserError: no such model, a damaged one, none that classifies, or one with another number of labels than 1.
         """
         folder = locate(path, FLAG)
         target = choose_device(device)
-        with loading(path, FLAG):
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if adapter_base(folder) is not None:
+            raise UserError(f"{FLAG} {path}: is an adapter, which is not handled for cross-encoders; merge it first")
+        with loading(path, FLAG), data_only(folder, trust_remote_code) as seen:
+            config = AutoConfig.from_pretrained(seen, trust_remote_code=trust_remote_code)
             _check_labels(config, path)
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-            model = load_weights(AutoModelForSequenceClassification, folder, config)
+            tokenizer = read_tokenizer(folder, trust_remote_code=trust_remote_code)
+            model = load_weights(AutoModelForSequenceClassification, seen, config, trust_remote_code=trust_remote_code)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         if model.config.pad_token_id is None:  # by it a decoder finds the last token of each pair
@@ -115,8 +125,8 @@ class CrossEncoder:
         for start in range(0, len(pairs), TEXTS_AT_ONCE):
             queries, passages = zip(*pairs[start : start + TEXTS_AT_ONCE], strict=True)
             encoded = self.tokenizer(
-                list(queries),
-                list(passages),
+                [text[: LETTERS_A_TOKEN * self.max_length] for text in queries],
+                [text[: LETTERS_A_TOKEN * self.max_length] for text in passages],
                 truncation=True,
                 max_length=self.max_length,
                 return_attention_mask=False,

@@ -60,6 +60,7 @@ class Encoder:
         max_length: int | None = None,
         dropout: float | None = None,
         dim: int | None = None,
+        trust_remote_code: bool = False,
     ) -> "Encoder":
         """Load a model folder, or a model of the hub by name.
 
@@ -72,6 +73,7 @@ class Encoder:
             max_length: tokens a text is cut to; None for what the model's own files say.
             dropout: probability of every dropout in training; None for the model's own.
             dim: the first dimensions to keep of each vector, normalised anew if the model's are; None for all.
+            trust_remote_code: run code that comes with the model, and let its configuration choose attention kernels.
 
         Raises:
             UserError: no such model, a damaged one, one with parts that biencoder does not run, or with fewer than
@@ -80,8 +82,8 @@ class Encoder:
         folder = locate(path)
         settings = read_settings(folder)
         target = choose_device(device)
-        tokenizer = load_tokenizer(path)
-        backbone = load_checked(folder, path, dropout)
+        tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
+        backbone = load_checked(folder, path, dropout, trust_remote_code=trust_remote_code)
         first_position = enable_packing(backbone)
         width = int(backbone.config.hidden_size)
         if dim is not None and dim > width:

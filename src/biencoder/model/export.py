@@ -22,9 +22,12 @@ def run(config: ExportConfig) -> None:
     folder: Path = config.output_dir
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--output-dir {folder}: exists and is not empty; name a new folder")
-    encoder = Encoder.load(config.model, pooling=config.pooling, normalize=config.normalize, device="cpu")
+    trust = config.trust_remote_code
+    encoder = Encoder.load(
+        config.model, pooling=config.pooling, normalize=config.normalize, device="cpu", trust_remote_code=trust
+    )
     encoder.save(folder)
-    difference = parity(encoder, Encoder.load(folder, device="cpu"))
+    difference = parity(encoder, Encoder.load(folder, device="cpu", trust_remote_code=trust))
     if difference > LARGEST_DIFFERENCE:
         raise UserError(f"{folder}: the copy's vectors differ from the model's by {difference:.1e}; do not use it")
     within = f"within {difference:.0e}" if difference else "exactly"

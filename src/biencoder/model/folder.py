@@ -76,8 +76,8 @@ def read_settings(folder: Path) -> ModelSettings:
     Raises:
         UserError: a module or a pooling that biencoder does not run.
     """
-    _read_json(folder / "config.json")  # what is no JSON object crashes transformers
-    modules = _read_json(folder / "modules.json", list)
+    read_json(folder / "config.json")  # what is no JSON object crashes transformers
+    modules = read_json(folder / "modules.json", list)
     if modules is None:
         return ModelSettings()
     pooling = "mean"
@@ -87,7 +87,7 @@ def read_settings(folder: Path) -> ModelSettings:
             raise UserError(f"{folder / 'modules.json'}: a list of JSON objects is wanted there")
         kind = str(module.get("type", "")).rsplit(".", 1)[-1]
         if kind == "Pooling":
-            pooling = _read_pooling(folder / str(module.get("path", "")) / "config.json")
+            pooling = _read_pooling(_inside(folder, module.get("path", "")) / "config.json")
         elif kind == "Normalize":
             normalize = True
         elif kind != "Transformer":
@@ -95,17 +95,45 @@ def read_settings(folder: Path) -> ModelSettings:
                 f"{folder / 'modules.json'}: the model has a {kind} module, which biencoder does not run; "
                 "it handles Transformer, Pooling and Normalize"
             )
-    transformer = _read_json(folder / "sentence_bert_config.json") or {}
-    sentence = _read_json(folder / "config_sentence_transformers.json") or {}
+    transformer = read_json(folder / "sentence_bert_config.json") or {}
+    max_length = transformer.get("max_seq_length")
+    if max_length is not None and (type(max_length) is not int or max_length < 1):
+        raise UserError(f"{folder / 'sentence_bert_config.json'}: max_seq_length must be a number of tokens")
     return ModelSettings(
         pooling=pooling,
         normalize=normalize,
-        max_length=transformer.get("max_seq_length"),
+        max_length=max_length,
         lowercase=bool(transformer.get("do_lower_case", False)),
-        prompts={name: text or "" for name, text in (sentence.get("prompts") or {}).items()},
-        default_prompt=sentence.get("default_prompt_name"),
-        similarity=sentence.get("similarity_fn_name"),
+        **_read_sentence_settings(folder / "config_sentence_transformers.json"),
     )
+
+
+def _inside(folder: Path, path: Any) -> Path:
+    """The folder of a module, which must be the model's own or one in it."""
+    place = folder / str(path)
+    if not place.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{folder / 'modules.json'}: names the path {path!r}, which leads out of the folder")
+    return place
+
+
+def _read_sentence_settings(path: Path) -> dict[str, Any]:
+    sentence = read_json(path) or {}
+    prompts = sentence.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(text is None or _is_text(text) for text in prompts.values()):
+        raise UserError(f"{path}: prompts must be an object of texts")
+    for name in ("default_prompt_name", "similarity_fn_name"):
+        if sentence.get(name) is not None and not _is_text(sentence[name]):
+            raise UserError(f"{path}: {name} must be a text")
+    return {
+        "prompts": {name: text or "" for name, text in prompts.items()},
+        "default_prompt": sentence.get("default_prompt_name"),
+        "similarity": sentence.get("similarity_fn_name"),
+    }
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is a text that a tokenizer takes: json, unlike orjson, lets half a surrogate pair through."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def adapter_base(folder: Path) -> str | None:
@@ -114,7 +142,7 @@ def adapter_base(folder: Path) -> str | None:
     Raises:
         UserError: another kind of adapter, one without a base or beside a whole model, or a damaged file.
     """
-    adapter = _read_json(folder / ADAPTER_CONFIG)
+    adapter = read_json(folder / ADAPTER_CONFIG)
     if adapter is None:
         return None
     if (folder / "config.json").is_file():
@@ -132,7 +160,7 @@ def adapter_base(folder: Path) -> str | None:
 
 
 def _read_pooling(path: Path) -> str:
-    config = _read_json(path)
+    config = read_json(path)
     if config is None:
         raise UserError(f"{path}: missing, though modules.json names it; the model's pooling is not known")
     if config.get("include_prompt", True) is False:
@@ -183,13 +211,20 @@ def _versions() -> dict[str, str]:
     return {"sentence_transformers": "5.0.0", "transformers": transformers.__version__, "pytorch": torch.__version__}
 
 
-def _read_json(path: Path, kind: type = dict) -> Any:
+def read_json(path: Path, kind: type = dict) -> Any:
+    """A JSON file of a model folder; None where there is none.
+
+    Raises:
+        UserError: it is damaged, or holds something else than ``kind``.
+    """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number of thousands of digits
         raise UserError(f"{path}: not valid JSON ({error})") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
     if not isinstance(content, kind):
         raise UserError(f"{path}: a JSON {'object' if kind is dict else 'list'} is wanted there")
     return content

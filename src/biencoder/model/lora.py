@@ -16,9 +16,20 @@ from transformers import PreTrainedModel
 from biencoder.errors import UserError
 from biencoder.model.blocks import find_blocks
 from biencoder.model.dropout import use_fast_dropout
+from biencoder.model.folder import ADAPTER_CONFIG, read_json
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of the names in it
+
+# The settings of an adapter that are used, and those that say nothing of the vectors.
+HANDLED = (
+    "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
+    "rank_pattern", "alpha_pattern", "fan_in_fan_out", "bias", "use_rslora", "use_dora", "base_model_name_or_path",
+)  # fmt: skip
+INITIALISATIONS = (True, False, None, "gaussian")  # those that leave the weights of the base as they are
+FREE = ("init_lora_weights", "peft_type", "peft_version", "task_type", "revision", "inference_mode", "auto_mapping",
+        "loftq_config", "runtime_config", "eva_config", "corda_config", "megatron_core",
+        "qalora_group_size")  # fmt: skip
 
 
 def add_lora(
@@ -73,12 +84,7 @@ def merge_adapter(backbone: PreTrainedModel, folder: Path) -> None:
 
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise ValueError(f"no {ADAPTER_WEIGHTS} in it; an adapter_model.bin is not read, for a pickle can run code")
-    config = LoraConfig.from_pretrained(str(folder))
-    if config.modules_to_save:
-        raise ValueError(
-            f"its adapter replaces whole modules ({', '.join(config.modules_to_save)}), which is not handled"
-        )
-    config.inference_mode = False
+    config = LoraConfig(**_settings(folder, LoraConfig().to_dict()))
     weights = load_file(folder / ADAPTER_WEIGHTS)
     try:
         backbone.add_adapter(config)
@@ -90,6 +96,22 @@ def merge_adapter(backbone: PreTrainedModel, folder: Path) -> None:
         raise ValueError(f"its adapter does not fit its base model: {wrong[0]}, one of {len(wrong)}")
     merge_lora(backbone)
     backbone.requires_grad_(True)
+
+
+def _settings(folder: Path, usual: dict[str, Any]) -> dict[str, Any]:
+    """What an adapter's configuration says of the products, and nothing by which peft would import or load more.
+
+    Raises:
+        ValueError: it sets something that changes the vectors and is not handled.
+    """
+    saved = read_json(folder / ADAPTER_CONFIG)
+    handled = {name: saved[name] for name in HANDLED if name in saved}
+    if saved.get("init_lora_weights", True) not in INITIALISATIONS:
+        raise ValueError(f"its adapter sets init_lora_weights to {saved['init_lora_weights']!r}, which is not handled")
+    for name, value in saved.items():
+        if name not in HANDLED and name not in FREE and value and value != usual.get(name):
+            raise ValueError(f"its adapter sets {name}, which is not handled")
+    return handled
 
 
 def require_peft(what: str) -> None:

@@ -16,13 +16,15 @@ from biencoder.config import MergeConfig
 from biencoder.data.batching import tokenize
 from biencoder.errors import UserError
 from biencoder.files import atomic_write
+from biencoder.model.architectures import has_own_code
 from biencoder.model.average import slerp, weighted_mean
 from biencoder.model.encoder import resolve
 from biencoder.model.export import PROBES
 from biencoder.model.folder import ModelSettings, read_settings
 from biencoder.model.pretrained import DROPOUTS, empty_backbone, load_tokenizer, locate, save_model
 from biencoder.model.stored import StoredWeights
-from biencoder.terminal import escape, say
+from biencoder.report.markdown import fenced, inline
+from biencoder.terminal import say
 
 Average = Callable[[Sequence[Tensor]], Tensor]
 
@@ -49,7 +51,7 @@ class Parent:
     settings: ModelSettings
 
     @classmethod
-    def load(cls, path: str) -> "Parent":
+    def load(cls, path: str, *, trust_remote_code: bool = False) -> "Parent":
         """Read all but the weights.
 
         Raises:
@@ -57,7 +59,8 @@ class Parent:
         """
         folder = locate(path)
         settings = read_settings(folder)
-        return cls(path, empty_backbone(folder, path), load_tokenizer(path), settings)
+        backbone = empty_backbone(folder, path, trust_remote_code=trust_remote_code)
+        return cls(path, backbone, load_tokenizer(path, trust_remote_code=trust_remote_code), settings)
 
 
 def run(config: MergeConfig) -> None:
@@ -70,7 +73,7 @@ def run(config: MergeConfig) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--output-dir {folder}: exists and is not empty; name a new folder")
     shares = normalized(config.weights or (1.0,) * len(config.models))
-    parents = [Parent.load(path) for path in config.models]
+    parents = [Parent.load(path, trust_remote_code=config.trust_remote_code) for path in config.models]
     for other in parents[1:]:
         refuse_unlike(parents[0], other)
     backbone = parents[0].backbone
@@ -107,7 +110,7 @@ def averaged(backbone: PreTrainedModel, paths: Sequence[str], average: Average) 
     merged = {}
     shapes = {name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items()}
     with ExitStack() as stack:
-        stored = [stack.enter_context(StoredWeights(path, shapes, backbone.base_model_prefix)) for path in paths]
+        stored = [stack.enter_context(_stored(path, backbone, shapes)) for path in paths]
         for path, weights in zip(paths, stored, strict=True):
             for name, shape in shapes.items():
                 if name in weights and weights.shape(name) != shape:
@@ -133,10 +136,15 @@ def mix_in(backbone: PreTrainedModel, path: str, share: float) -> None:
         share: from 0 (nothing changes) to 1 (the base, bit for bit).
     """
     tensors = backbone.state_dict()  # they share memory with the model
-    with StoredWeights(path, tensors, backbone.base_model_prefix) as base:
+    with _stored(path, backbone, tensors) as base:
         for name, tuned in tensors.items():
             if name in base:
                 tuned.copy_(weighted_mean([tuned.cpu(), base[name]], [1 - share, share]))
+
+
+def _stored(path: str, backbone: PreTrainedModel, names: Iterable[str]) -> StoredWeights:
+    """The weights of a model like ``backbone``, whose code is trusted if that of ``backbone`` was."""
+    return StoredWeights(path, names, backbone.base_model_prefix, trust_remote_code=has_own_code(backbone))
 
 
 def refuse_unlike(first: Parent, other: Parent) -> None:
@@ -216,7 +224,7 @@ def _listed(weights: Sequence[float]) -> str:
 def _write_card(folder: Path, config: MergeConfig, shares: Sequence[float]) -> None:
     """Write ``README.md``: from what the model was made, and how."""
     parents = "\n".join(
-        f"{share:<8.6g}{escape(path)}".replace("\n", " ") for share, path in zip(shares, config.models, strict=True)
+        f"{share:<8.6g}{path}".replace("\n", " ") for share, path in zip(shares, config.models, strict=True)
     )
     way = "spherical interpolation, tensor by tensor," if config.spherical else "a weighted mean"
     with atomic_write(folder / "README.md") as file:
@@ -227,13 +235,11 @@ pipeline_tag: sentence-similarity
 tags: [sentence-transformers, sentence-similarity, feature-extraction, biencoder, merge]
 ---
 
-# {folder.resolve().name}
+# {inline(folder.resolve().name)}
 
 Weights merged with [biencoder](https://pypi.org/project/biencoder/): {way} of these models, in these shares:
 
-```text
-{parents}
-```
+{fenced(parents)}
 
 Use it as any of them: `Encoder.load(folder)` of biencoder, or `SentenceTransformer(folder)`.
 """

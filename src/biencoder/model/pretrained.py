@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -17,9 +18,15 @@ from transformers.utils import logging as transformers_logging
 
 from biencoder.errors import UserError
 from biencoder.files import sync_folder
+from biencoder.model.data_only import data_only, refuse_links_out
 from biencoder.model.dropout import use_fast_dropout
 from biencoder.model.folder import ADAPTER_CONFIG, ModelSettings, adapter_base, read_settings, write_settings
 from biencoder.model.lora import merge_adapter
+
+logger = logging.getLogger(__name__)
+
+# What transformers raises for folders that somebody wrote nonsense into.
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RuntimeError, AssertionError)
 
 # The names under which architectures keep the dropouts that act in a backbone.
 DROPOUTS = (
@@ -35,6 +42,7 @@ DROPOUTS = (
     "hidden_dropout",
 )
 READABLE = 0o644
+NOT_DOWNLOADED = ["*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.h5", "*.onnx", "*.msgpack", "openvino/*"]
 
 
 def save_model(
@@ -67,8 +75,14 @@ def locate(path: str | Path, flag: str = "--model") -> Path:
         flag: where the person named it, for messages.
 
     Raises:
-        UserError: neither.
+        UserError: neither, or a folder with links that lead out of it.
     """
+    folder = _find(path, flag)
+    refuse_links_out(folder, f"{flag} {path}")
+    return folder
+
+
+def _find(path: str | Path, flag: str) -> Path:
     folder = Path(path).expanduser()
     if folder.is_dir():
         if not any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG)):
@@ -80,16 +94,14 @@ def locate(path: str | Path, flag: str = "--model") -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(
-            snapshot_download(str(path), ignore_patterns=["*.bin", "*.h5", "*.onnx", "*.msgpack", "openvino/*"])
-        )
+        return Path(snapshot_download(str(path), ignore_patterns=NOT_DOWNLOADED))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
             f"{flag} {path}: no such folder, and not to be had from the model hub ({_first_line(error)})"
         ) from error
 
 
-def load_backbone(folder: Path, dropout: float | None = None) -> PreTrainedModel:
+def load_backbone(folder: Path, dropout: float | None = None, *, trust_remote_code: bool = False) -> PreTrainedModel:
     """The transformer alone, in float32, with our dropout, its unused pooler frozen.
 
     A pooler (BERT's dense layer on the first token) takes no part in any pooling here. It is kept, so that what is
@@ -98,12 +110,13 @@ def load_backbone(folder: Path, dropout: float | None = None) -> PreTrainedModel
     Args:
         folder: of the model.
         dropout: probability of every dropout; None for what its configuration says. The configuration stays as it is.
+        trust_remote_code: run code that comes with the model, and let its configuration choose attention kernels.
     """
     base = adapter_base(folder)
     if base is None:
-        backbone = _load_whole(folder, dropout)
+        backbone = _load_whole(folder, dropout, trust_remote_code)
     else:
-        backbone = load_backbone(_base_folder(folder, base), dropout)
+        backbone = load_backbone(_base_folder(folder, base), dropout, trust_remote_code=trust_remote_code)
         with _quiet():
             merge_adapter(backbone, folder)
     pooler = getattr(backbone, "pooler", None)
@@ -114,33 +127,45 @@ def load_backbone(folder: Path, dropout: float | None = None) -> PreTrainedModel
 
 
 def _base_folder(folder: Path, base: str) -> Path:
+    """Where the base model of an adapter is; it is somebody else's choice, so it is said."""
     try:
-        return locate(base)
+        found = locate(base, f"{folder / ADAPTER_CONFIG}: base model")
     except UserError as error:
+        if "link that leads out" in str(error):
+            raise
         raise UserError(
             f"--model {folder}: is an adapter, and its base model {base} is missing; put it there, or write where it "
             f"is into {folder / ADAPTER_CONFIG} as base_model_name_or_path"
         ) from error
+    if adapter_base(found) is not None:
+        raise UserError(
+            f"--model {folder}: is an adapter, and its base model {base} is one too; merge that with its own base first"
+        )
+    logger.info("%s is an adapter; its weights are added to those of its base model, %s", folder, base)
+    return found
 
 
-def _load_whole(folder: Path, dropout: float | None) -> PreTrainedModel:
-    config = AutoConfig.from_pretrained(folder)
-    own = {name: getattr(config, name) for name in DROPOUTS if hasattr(config, name)} if dropout is not None else {}
-    for name in own:
-        setattr(config, name, dropout)
-    backbone = load_weights(AutoModel, folder, config)
+def _load_whole(folder: Path, dropout: float | None, trust_remote_code: bool) -> PreTrainedModel:
+    with data_only(folder, trust_remote_code) as seen:
+        config = AutoConfig.from_pretrained(seen, trust_remote_code=trust_remote_code)
+        own = {name: getattr(config, name) for name in DROPOUTS if hasattr(config, name)} if dropout is not None else {}
+        for name in own:
+            setattr(config, name, dropout)
+        backbone = load_weights(AutoModel, seen, config, trust_remote_code=trust_remote_code)
+    backbone.name_or_path = backbone.config.name_or_path = str(folder)
     for name, value in own.items():
         setattr(backbone.config, name, value)
     return backbone
 
 
-def load_weights(kind: Any, folder: Path, config: Any) -> PreTrainedModel:
+def load_weights(kind: Any, folder: Path, config: Any, *, trust_remote_code: bool) -> PreTrainedModel:
     """A model in float32, all of whose weights (but a backbone's pooler) lie in the folder's safetensors files.
 
     Args:
         kind: the class of transformers that makes it, such as ``AutoModel``.
-        folder: of the model.
+        folder: what :func:`data_only` gives.
         config: its configuration.
+        trust_remote_code: see :func:`load_backbone`.
 
     Raises:
         ValueError: no safetensors file, or one that lacks weights or holds some of another shape.
@@ -154,6 +179,7 @@ def load_weights(kind: Any, folder: Path, config: Any) -> PreTrainedModel:
         loaded: tuple[PreTrainedModel, dict[str, Any]] = kind.from_pretrained(
             folder,
             config=config,
+            trust_remote_code=trust_remote_code,
             dtype=torch.float32,
             use_safetensors=True,
             ignore_mismatched_sizes=True,
@@ -203,8 +229,12 @@ def _quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a model, found as by :func:`locate`.
+
+    Args:
+        path: folder or hub name.
+        trust_remote_code: see :func:`load_backbone`.
 
     Raises:
         UserError: no such model, one that biencoder does not run, or one without a tokenizer that has a vocabulary.
@@ -212,23 +242,32 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     folder = locate(path)
     read_settings(folder)  # refuses what is no model that biencoder runs
     try:
-        with _quiet():
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = read_tokenizer(folder, trust_remote_code=trust_remote_code)
+    except UNREADABLE as error:
         raise _unloadable(path, f"its tokenizer: {_first_line(error)}") from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes where no vocabulary is
         raise _unloadable(path, "its tokenizer has no vocabulary")
     return tokenizer
 
 
-def load_checked(folder: Path, path: str | Path, dropout: float | None) -> PreTrainedModel:
+def read_tokenizer(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    """The tokenizer in a model folder, or whatever transformers raises."""
+    with data_only(folder, trust_remote_code) as seen, _quiet():
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(seen, trust_remote_code=trust_remote_code)
+    tokenizer.name_or_path = str(folder)
+    return tokenizer
+
+
+def load_checked(
+    folder: Path, path: str | Path, dropout: float | None, *, trust_remote_code: bool = False
+) -> PreTrainedModel:
     """:func:`load_backbone` for people.
 
     Raises:
         UserError: what does not load, named by ``path``, with the reason.
     """
     with loading(path):
-        return load_backbone(folder, dropout)
+        return load_backbone(folder, dropout, trust_remote_code=trust_remote_code)
 
 
 @contextlib.contextmanager
@@ -238,11 +277,11 @@ def loading(path: str | Path, flag: str = "--model") -> Iterator[None]:
         yield
     except SafetensorError as error:
         raise _unloadable(path, f"its safetensors file is damaged or cut off: {_first_line(error)}", flag) from error
-    except (OSError, ValueError, KeyError) as error:
+    except UNREADABLE as error:
         raise _unloadable(path, _first_line(error), flag) from error
 
 
-def empty_backbone(folder: Path, path: str | Path) -> PreTrainedModel:
+def empty_backbone(folder: Path, path: str | Path, *, trust_remote_code: bool = False) -> PreTrainedModel:
     """The transformer that ``config.json`` describes, of an adapter its base's, without memory for its weights.
 
     Its parameters are on the meta device.
@@ -251,12 +290,10 @@ def empty_backbone(folder: Path, path: str | Path) -> PreTrainedModel:
         UserError: an architecture that transformers does not know, or a missing base; the model is named by ``path``.
     """
     if (base := adapter_base(folder)) is not None:
-        return empty_backbone(_base_folder(folder, base), base)
-    try:
-        with torch.device("meta"):
-            backbone: PreTrainedModel = AutoModel.from_config(AutoConfig.from_pretrained(folder))
-    except (OSError, ValueError, KeyError) as error:
-        raise _unloadable(path, _first_line(error)) from error
+        return empty_backbone(_base_folder(folder, base), base, trust_remote_code=trust_remote_code)
+    with loading(path), data_only(folder, trust_remote_code) as seen, torch.device("meta"):
+        config = AutoConfig.from_pretrained(seen, trust_remote_code=trust_remote_code)
+        backbone: PreTrainedModel = AutoModel.from_config(config, trust_remote_code=trust_remote_code)
     return backbone
 
 

@@ -1,6 +1,5 @@
 """The weights of a model on disk, read one tensor at a time."""
 
-import json
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from biencoder.errors import UserError
+from biencoder.model.data_only import shards
 from biencoder.model.pretrained import load_checked, locate
 
 POOLER = "pooler."  # what no pooling here uses, and some files lack
@@ -25,12 +26,13 @@ class StoredWeights:
         path: model folder or hub name.
         names: of all tensors of the backbone.
         prefix: what may stand before each name in the file.
+        trust_remote_code: run code that comes with the model where it must be loaded whole.
 
     Raises:
         UserError: no such model, one without safetensors files, or a damaged one.
     """
 
-    def __init__(self, path: str | Path, names: Iterable[str], prefix: str) -> None:
+    def __init__(self, path: str | Path, names: Iterable[str], prefix: str, *, trust_remote_code: bool = False) -> None:
         self._stack = ExitStack()
         self._place: dict[str, tuple[Any, str]] = {}
         self._loaded: dict[str, Tensor] = {}
@@ -42,14 +44,14 @@ class StoredWeights:
             if key is not None:
                 self._place[name] = (found[key], key)
         if any(name not in self._place and not name.startswith(POOLER) for name in wanted):
-            self._loaded = load_checked(folder, path, None).state_dict()
+            self._loaded = load_checked(folder, path, None, trust_remote_code=trust_remote_code).state_dict()
             self._place = {}
 
     def _open(self, folder: Path) -> dict[str, Any]:
         """The opened file in which each tensor of the folder is; none of a damaged folder, which fails when loaded."""
         try:
             files = [self._stack.enter_context(safe_open(path, framework="pt")) for path in _files(folder)]
-        except (SafetensorError, OSError, ValueError, KeyError, AttributeError, TypeError):
+        except (SafetensorError, OSError, ValueError, UserError):
             return {}
         return {key: file for file in files for key in file.keys()}  # noqa: SIM118 - no mapping
 
@@ -84,5 +86,4 @@ def _files(folder: Path) -> list[Path]:
     whole = folder / "model.safetensors"
     if whole.is_file():
         return [whole]
-    index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
-    return [folder / name for name in sorted(set(index["weight_map"].values()))]
+    return [folder / name for name in shards(folder)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import orjson
 
-from biencoder.data.lines import read_lines
+from biencoder.data.lines import NotTextError, decode, read_lines
 from biencoder.data.same_text import fold, text_hash
 from biencoder.errors import UserError
 from biencoder.retrieval.texts import JSON_SUFFIXES, read_texts
@@ -17,8 +17,8 @@ MARKDOWN_SUFFIXES = (".md", ".markdown")
 FOLDER_SUFFIXES = (*MARKDOWN_SUFFIXES, ".txt")
 
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?)\n---[ \t]*(?:\n|\Z)", re.DOTALL)
-_FRONT_TITLE = re.compile(r"^title:[ \t]*(.+?)[ \t]*$", re.MULTILINE)
-_TITLE_LINE = re.compile(r"\s*#[ \t]+(.+?)[ \t]*#*[ \t]*(?:\n|\Z)")
+_FRONT_TITLE = re.compile(r"^title:(.+)$", re.MULTILINE)
+_TITLE_LINE = re.compile(r"\s*#([ \t][^\n]+)(?:\n|\Z)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +81,13 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _read_file(path: Path) -> Document:
-    content = b"".join(line for _, line in read_lines(path))
-    try:
-        text = _unix(content.decode())
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from error
+    lines = []
+    for number, line in read_lines(path):
+        try:
+            lines.append(decode(line))
+        except NotTextError as error:
+            raise UserError(f"{path}:{number}: {error}") from error
+    text = _unix("".join(lines))
     return _from_markdown(text) if path.name.lower().endswith(MARKDOWN_SUFFIXES) else Document("", text)
 
 
@@ -94,9 +96,11 @@ def _from_markdown(text: str) -> Document:
     if front := _FRONT_MATTER.match(text):
         text = text[front.end() :]
         if named := _FRONT_TITLE.search(front[1]):
-            title = named[1].strip("\"'")
-    if (line := _TITLE_LINE.match(text)) and fold(line[1]) == fold(title or line[1]):
-        title, text = line[1], text[line.end() :]
+            title = named[1].strip(" \t").strip("\"'")
+    if line := _TITLE_LINE.match(text):
+        heading = line[1].strip(" \t").rstrip("#").strip(" \t")
+        if heading and fold(heading) == fold(title or heading):
+            title, text = heading, text[line.end() :]
     return Document(title, text)
 
 

@@ -62,6 +62,10 @@ def run(config: PairsConfig) -> None:
     if not total:
         raise UserError(f"--documents {config.documents}: the file holds no document")
     if config.generator is None:
+        if config.model is not None:  # it is refused before anything is written
+            from biencoder.model.pretrained import load_tokenizer
+
+            load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
         with Candidates() as candidates:
             _take_apart(config, candidates, total)
             written = _write(config, candidates, candidates.select(config.max_same_query), None)
@@ -114,7 +118,8 @@ def _generate(config: PairsConfig, total: int) -> Written:
         raise UserError(
             f"--documents {config.documents}: none of {total:,} documents has the {PASSAGE_LEAST} words of a passage"
         )
-    encoder = Encoder.load(config.model, precision="auto")  # before anything is paid for
+    # Before anything is paid for.
+    encoder = Encoder.load(config.model, precision="auto", trust_remote_code=config.trust_remote_code)
     with Journal(config.output.with_name(config.output.name + ".journal")) as journal:
         refused = _ask(config, asking, endpoint, journal, chosen)
         with Candidates() as candidates:
@@ -243,7 +248,7 @@ def _report(config: PairsConfig, written: Written, total: int) -> None:
     for pair in written.examples:
         say(f"\n{pair.method}: {_shorten(pair.query)}\n  -> {_shorten(pair.passage)}")
     say()
-    check.run(CheckConfig(train_data=(config.output,), model=config.model))
+    check.run(CheckConfig(train_data=(config.output,), model=config.model, trust_remote_code=config.trust_remote_code))
     kept = sum(count for (_, fate), count in written.counts.items() if fate == "kept")
     model, output = shlex.quote(config.model or SOME_MODEL), shlex.quote(str(config.output))
     say(

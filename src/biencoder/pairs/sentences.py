@@ -16,9 +16,11 @@ _DENSE = (
 _WORD = re.compile(rf"[{_DENSE}]|[^\s{_DENSE}]+")
 
 _CLOSING = "\"'”’»)\\]」』）】〉》"
+_MARKS = ".!?…؟۔।॥։።"
+# No pattern here looks at a character more than a bounded number of times: a document may be a megabyte of one of them.
 _END = re.compile(
     rf"(?P<dense>[。！？｡]+[{_CLOSING}]*)"  # needs no space after it
-    rf"|(?P<mark>[.!?…؟۔।॥։።]+)[{_CLOSING}*_]*(?=\s)"
+    rf"|(?<![{_MARKS}])(?P<mark>[{_MARKS}]+)[{_CLOSING}*_]*(?=\s)"
     r"|\n[ \t]*\n"
     r"|\n(?=[ \t]*(?:[-*+•>]|\d+[.)])[ \t])"  # a list, a quotation
 )
@@ -29,20 +31,20 @@ _NO_VOWEL = re.compile(r"[b-df-hj-np-tv-xzB-DF-HJ-NP-TV-XZ][b-df-hj-np-tv-xz]{1,
 _BLOCK = re.compile(
     r"^[ \t]*(?P<fence>```|~~~)[^\n]*\n.*?(?:^[ \t]*(?P=fence)[^\n]*$|\Z)"
     r"|^[ \t]*\|[^\n]*(?:\n[ \t]*\|[^\n]*)*"  # a table
-    r"|^[ \t]*<!--.*?-->"
+    r"|^[ \t]*<!--.*?(?:-->|\Z)"
     r"|^\#{1,6}[ \t]+(?P<heading>[^\n]+)$"
     r"|(?:\A|(?<=\n\n))(?P<underlined>[^\s\#>|*+-][^\n]*)\n(?:={3,}|-{3,})[ \t]*$",
     re.MULTILINE | re.DOTALL,
 )
 
 _MARKUP = (
-    (re.compile(r"!\[[^\]]*\]\([^)]*\)"), ""),
-    (re.compile(r"\[([^\]]+)\]\([^)]*\)"), r"\1"),
-    (re.compile(r"\*\*(\S(?:[^*]*\S)?)\*\*"), r"\1"),
-    (re.compile(r"`([^`]+)`"), r"\1"),
-    (re.compile(r"\A\s*(?:(?:[-*+•>]|\d+[.)])\s+)+"), ""),
+    (re.compile(r"!\[[^\]]{0,1000}\]\([^)]{0,2000}\)"), ""),
+    (re.compile(r"\[([^\]]{1,1000})\]\([^)]{0,2000}\)"), r"\1"),
+    (re.compile(r"\*\*(\S(?:[^*]{0,2000}\S)?)\*\*"), r"\1"),
+    (re.compile(r"`([^`]{1,2000})`"), r"\1"),
+    (re.compile(r"\A\s*(?:(?:[-*+•>]|\d{1,9}[.)])\s+)+"), ""),
 )
-_HEADING_TAIL = re.compile(r"[ \t]*\{[#:][^}]*\}[ \t]*\Z|[ \t]+#+[ \t]*\Z")
+_HEADING_TAIL = re.compile(r" ?\{[#:][^}]{0,200}\} ?\Z| #+ ?\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ def sections(text: str) -> Iterator[Section]:
             continue
         if heading:
             yield Section(heading, text[start : block.start()].strip())
-        heading = plain(_HEADING_TAIL.sub("", line))
+        heading = plain(_HEADING_TAIL.sub("", " ".join(line.split())))
         start = block.end()
     if heading:
         yield Section(heading, text[start:].strip())

@@ -11,6 +11,7 @@ from biencoder.config import TrainConfig
 from biencoder.files import atomic_write
 from biencoder.model.encoder import Encoder
 from biencoder.report.guard import GUARD_COLUMNS, guard_json, guard_rows, guard_verdicts, next_step
+from biencoder.report.markdown import code, fenced, inline
 from biencoder.retrieval.evaluate import (
     COMPARISON_COLUMNS,
     DECIDING,
@@ -115,7 +116,7 @@ def write_model_card(path: Path, encoder: Encoder, outcome: Outcome) -> None:
     """Write ``README.md``: what the model is, from what it was made, what it is worth, how to use it."""
     settings, config = encoder.settings, outcome.config
     prompts = {"query": settings.query_prompt, "passage": settings.passage_prompt}
-    named = "; ".join(f"{side}: `{_inline(text)}`" for side, text in prompts.items() if text) or "none"
+    named = "; ".join(f"{side}: {code(text)}" for side, text in prompts.items() if text) or "none"
     kept = f"\n{_what_was_kept(outcome)}\n" if config.keep_base else ""
     with atomic_write(path) as file:
         file.write(
@@ -125,15 +126,15 @@ pipeline_tag: sentence-similarity
 tags: [sentence-transformers, sentence-similarity, feature-extraction, biencoder]
 ---
 
-# {path.parent.resolve().name}
+# {inline(path.parent.resolve().name)}
 
-`{_inline(config.model)}`, fine-tuned with [biencoder](https://pypi.org/project/biencoder/) on {outcome.rows:,} rows.
+{code(config.model)}, fine-tuned with [biencoder](https://pypi.org/project/biencoder/) on {outcome.rows:,} rows.
 It maps texts to {encoder.dim} dimensions; {settings.pooling} pooling, {"" if settings.normalize else "not "}normalised,
 at most {encoder.max_length} tokens; prompts: {named}.
 {kept}
 ## What it is worth
 
-On {_inline(outcome.after.description)}:
+On {inline(outcome.after.description)}:
 
 {_markdown(comparison_rows(outcome.comparisons), COMPARISON_COLUMNS)}
 
@@ -141,37 +142,33 @@ On {_inline(outcome.after.description)}:
 {_guards_in_card(outcome)}
 ## Use
 
-```python
-from biencoder import Encoder
-
-encoder = Encoder.load("{path.parent.resolve().name}")
-scores = encoder.encode_queries(["a question"]) @ encoder.encode_passages(["a passage", "another one"]).T
-```
+{fenced(_usage(path.parent.resolve().name), "python")}
 
 With sentence-transformers: `SentenceTransformer(folder)`, then `encode_query` and `encode_document`.
 
 ## Settings
 
-```yaml
-{config.to_yaml().rstrip()}
-```
+{fenced(config.to_yaml().rstrip(), "yaml")}
 """
         )
+
+
+def _usage(folder: str) -> str:
+    return (
+        "from biencoder import Encoder\n\n"
+        f"encoder = Encoder.load({json.dumps(folder)})\n"
+        'scores = encoder.encode_queries(["a question"]) @ encoder.encode_passages(["a passage", "another one"]).T'
+    )
 
 
 def _guards_in_card(outcome: Outcome) -> str:
     if not outcome.guards:
         return ""
-    sentences = "\n".join(f"- {_inline(sentence)}" for sentence in guard_verdicts(outcome.guards))
+    sentences = "\n".join(f"- {inline(sentence)}" for sentence in guard_verdicts(outcome.guards))
     figures = _markdown(guard_rows(outcome.guards), GUARD_COLUMNS)
     return f"\nOn data that it was not trained on:\n\n{figures}\n\n{sentences}\n"
 
 
 def _markdown(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> str:
-    lines = [list(columns), ["---"] * len(columns), *([_inline(cell) for cell in row] for row in rows)]
+    lines = [list(columns), ["---"] * len(columns), *([inline(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _inline(text: Any) -> str:
-    """Text of others inside a line of Markdown."""
-    return " ".join(str(text).replace("`", "'").replace("|", "/").replace("<", "&lt;").split())

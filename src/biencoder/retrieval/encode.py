@@ -96,6 +96,7 @@ def load_encoder(config: "EncodeConfig | EvaluateConfig | MineConfig | SearchCon
         device=config.device,
         max_length=config.max_length,
         dim=config.dim,
+        trust_remote_code=config.trust_remote_code,
     )
 
 

@@ -91,7 +91,12 @@ def _load_reranker(config: "MineConfig") -> PairScorer | None:
         return None
     from biencoder.model.cross_encoder import CrossEncoder
 
-    return CrossEncoder.load(config.reranker, precision=config.precision, device=config.device)
+    return CrossEncoder.load(
+        config.reranker,
+        precision=config.precision,
+        device=config.device,
+        trust_remote_code=config.trust_remote_code,
+    )
 
 
 def _write(config: "MineConfig", mined: Mined) -> None:

@@ -76,7 +76,11 @@ def run(config: "ScoreConfig") -> None:
 
             source = summarize_rows(config.train_data, config.on_bad_row)  # bad rows are said before a model is loaded
             teacher = CrossEncoder.load(
-                config.reranker, precision=config.precision, device=config.device, max_length=config.max_length
+                config.reranker,
+                precision=config.precision,
+                device=config.device,
+                max_length=config.max_length,
+                trust_remote_code=config.trust_remote_code,
             )
             scored = score_file(teacher, config, source, progress=progress)
         else:

@@ -36,7 +36,13 @@ def score_file_by_vectors(config: "ScoreConfig", *, progress: StartProgress | No
 
     assert config.model is not None
     table = ExampleTable.from_files(config.train_data, config.on_bad_row)
-    encoder = Encoder.load(config.model, precision=config.precision, device=config.device, max_length=config.max_length)
+    encoder = Encoder.load(
+        config.model,
+        precision=config.precision,
+        device=config.device,
+        max_length=config.max_length,
+        trust_remote_code=config.trust_remote_code,
+    )
     temperature = config.teacher_temperature or (COSINE_TEMPERATURE if encoder.settings.normalize else 1.0)
     passages = gather(table, None, with_negatives=True)
     # Hidden files, which no folder of training data is read from.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from biencoder.data.blank import is_blank
 from biencoder.errors import UserError
 from biencoder.files import atomic_write
 from biencoder.retrieval.encode import (
@@ -124,7 +125,7 @@ def _queries(config: "SearchConfig") -> list[Text]:
     if not queries:
         raise UserError(f"{where}: the file holds no query")
     for query in queries:
-        if not query.text.strip():
+        if is_blank(query.text):
             raise UserError(f"{where}: query {query.id} is empty")
     return queries
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 import xxhash
 
-from biencoder.data.lines import read_lines
+from biencoder.data.lines import NotTextError, decode, listed, read_lines
 from biencoder.errors import UserError
 
 JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
@@ -82,22 +82,24 @@ def in_batches(rows: Iterable[Text], size: int) -> Iterator[list[Text]]:
 
 def _decode(line: bytes, path: Path, number: int) -> str:
     try:
-        return line.decode()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}:{number}: not UTF-8 ({error.reason} at byte {error.start})") from error
+        return decode(line)
+    except NotTextError as error:
+        raise UserError(f"{path}:{number}: {error}") from error
 
 
 def _from_json(line: bytes, path: Path, number: int) -> Text:
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        raise UserError(f"{path}:{number}: not JSON ({error})") from error
+        _decode(line, path, number)  # says what is no text at all
+        raise UserError(f"{path}:{number}: not JSON ({error.msg}, column {error.colno})") from error
     if not isinstance(row, dict):
         raise UserError(f'{path}:{number}: not a JSON object; a row looks like {{"_id": "7", "text": "..."}}')
     text, title = row.get("text"), row.get("title") or ""
     if not isinstance(text, str) or not isinstance(title, str):
-        found = ", ".join(map(str, row)) or "nothing"
-        raise UserError(f"{path}:{number}: needs `text`, a string (and may have `title`, `_id`); found: {found}")
+        raise UserError(
+            f"{path}:{number}: needs `text`, a string (and may have `title`, `_id`); found: {listed(list(row))}"
+        )
     identifier = row.get("_id", number)
     if isinstance(identifier, bool) or not isinstance(identifier, (str, int)):
         raise UserError(f"{path}:{number}: `_id` must be a string")

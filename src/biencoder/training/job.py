@@ -108,6 +108,7 @@ def prepare_encoder(config: TrainConfig) -> tuple[Encoder, TrainConfig]:
         device=config.device,
         max_length=max(config.query_max_len, config.passage_max_len),
         dropout=config.dropout,
+        trust_remote_code=config.trust_remote_code,
     )
     settings = encoder.settings.with_prompts(config.query_prompt, config.passage_prompt)
     if config.normalize is None and settings.similarity != "dot":
@@ -230,7 +231,13 @@ def _guide(config: TrainConfig) -> Guide | None:
     if config.guide is None:
         return None
     longest = max(config.query_max_len, config.passage_max_len)
-    encoder = Encoder.load(config.guide, precision=config.precision, device=config.device, max_length=longest)
+    encoder = Encoder.load(
+        config.guide,
+        precision=config.precision,
+        device=config.device,
+        max_length=longest,
+        trust_remote_code=config.trust_remote_code,
+    )
     if not encoder.settings.normalize and config.guide_margin:
         say(f"{config.guide}: its vectors are not normalised, so --guide-margin is in units of its own scores")
     return Guide(encoder, config.guide_margin)

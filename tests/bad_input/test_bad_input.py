@@ -6,104 +6,17 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from commands import GOOD, ROWS, Refused, contents, value_of, with_flag, write_rows
 from safetensors.torch import load_file, save_file
 from tiny import WORDS, tiny_cross_encoder, tiny_model
 
 from biencoder import Encoder
 from biencoder.cli import COMMANDS, main
-
-ROWS = [{"query": f"{WORDS[i]} {WORDS[i + 100]}", "pos": [f"{WORDS[i]} word5"], "neg": []} for i in range(40)]
-GOOD: dict[str, list[str]] = {
-    "train": ["--model", "model", "--train-data", "pairs.jsonl", "--output-dir", "out"],
-    "evaluate": ["--model", "model", "--data", "beir", "--output", "figures.json", "--run-file", "ranking.trec"],
-    "encode": ["--model", "model", "--input", "texts.txt", "--output", "vectors.npy"],
-    "search": ["--model", "model", "--corpus", "texts.txt", "--query", "word1", "--output", "hits.jsonl"],
-    "mine": ["--model", "model", "--train-data", "pairs.jsonl", "--output", "mined.jsonl"],
-    "score": ["--reranker", "reranker", "--train-data", "pairs.jsonl", "--output", "scored.jsonl"],
-    "check": ["--train-data", "pairs.jsonl", "--model", "model", "--eval-data", "beir"],
-    "pairs": ["--documents", "manual", "--output", "made.jsonl"],
-    "export": ["--model", "model", "--output-dir", "exported"],
-    "merge": ["model", "other", "--output-dir", "merged"],
-    "demo": ["--output-dir", "tried"],
-}
-
-
-def value_of(command: str, flag: str) -> str:
-    return GOOD[command][GOOD[command].index(flag) + 1]
-
-
-def with_flag(command: str, flag: str, value: str) -> list[str]:
-    """The good command with one flag added, or its value changed."""
-    words = list(GOOD[command])
-    if flag in words:
-        words[words.index(flag) + 1] = value
-        return [command, *words]
-    return [command, *words, flag, value]
-
-
-def write_rows(path: Path, rows: Iterable[object]) -> None:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, training data, an evaluation folder and texts, with which every command of :data:`GOOD` works."""
-    folder = tmp_path_factory.mktemp("template")
-    tiny_model(folder / "model")
-    tiny_model(folder / "other")
-    tiny_cross_encoder(folder / "reranker")
-    write_rows(folder / "pairs.jsonl", ROWS)
-    (folder / "texts.txt").write_text("word1 word2\nword3\n")
-    (folder / "manual").mkdir()
-    (folder / "manual" / "page.md").write_text("# Router\n\nIt has one button. " + "Press the button for a while. " * 9)
-    (folder / "beir" / "qrels").mkdir(parents=True)
-    write_rows(folder / "beir" / "corpus.jsonl", [{"_id": f"d{i}", "text": WORDS[i]} for i in range(20)])
-    write_rows(folder / "beir" / "queries.jsonl", [{"_id": f"q{i}", "text": WORDS[i]} for i in range(5)])
-    write_rows(
-        folder / "beir" / "qrels" / "test.tsv", ["query-id\tcorpus-id\tscore", *(f"q{i}\td{i}\t1" for i in range(5))]
-    )
-    return folder
-
-
-@pytest.fixture
-def place(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, a copy of the template; its sibling ``tmp`` is where temporary files go."""
-    folder = tmp_path / "place"
-    shutil.copytree(template, folder)
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
-    return folder
-
-
-def contents(folder: Path) -> dict[str, bytes | None]:
-    return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
-
-
-Refused = Callable[..., None]
-
-
-@pytest.fixture
-def refused(place: Path, capsys: pytest.CaptureFixture[str]) -> Refused:
-    """Runs a command that must refuse: code 2, one line with ``parts`` in it, and nothing written anywhere."""
-
-    def run(words: list[str], *parts: str) -> None:
-        before = contents(place.parent)
-        code = main(words)
-        out, err = capsys.readouterr()
-        assert (code, out) == (2, ""), err
-        assert err.startswith("biencoder: error: ")
-        assert err.count("\n") == 1
-        assert [part for part in parts if part not in err] == [], err
-        assert contents(place.parent) == before
-
-    return run
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name != "demo"])
@@ -504,7 +417,7 @@ GENERATOR = ["--generator", "http://localhost:9/v1", "--generator-model", "m", "
         (["--documents", "empty.txt"], "--documents empty.txt: the file holds no document"),
         (["--documents", "beir/corpus.jsonl", "--output", "beir/corpus.jsonl"], "is the file of the documents"),
         (["--documents", "bad.jsonl"], "bad.jsonl:2: not JSON"),
-        (["--documents", "latin.md"], "latin.md: not UTF-8"),
+        (["--documents", "latin.md"], "latin.md:1: not UTF-8"),
         (["--methods", "titel"], "--methods must be one of title, first-sentence, spans, headings, not 'titel'"),
         (["--max-calls", "5"], "--max-calls is for --generator URL, which is not given"),
         (["--generator", "http://localhost"], "--generator-model and --model must be given with --generator"),
