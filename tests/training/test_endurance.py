@@ -15,7 +15,7 @@ from biencoder.training.run import train
 def test_file_handles_and_threads_stay_as_many(tmp_path: Path) -> None:
     """Over epochs, evaluations, checkpoints and newly mined negatives, each of which opens files or starts threads."""
     config = small_run(
-        tmp_path, epochs=8, eval_steps=5, save_steps=3, keep_checkpoints=1, mine_negatives=1, refresh_negatives=1
+        tmp_path, epochs=5, eval_steps=5, save_steps=3, keep_checkpoints=1, mine_negatives=1, refresh_negatives=1
     )
     handles, threads = [], []
 
@@ -26,6 +26,6 @@ def test_file_handles_and_threads_stay_as_many(tmp_path: Path) -> None:
     hook = register_optimizer_step_post_hook(look)
     train(config)
     hook.remove()
-    assert len(handles) == 56
+    assert len(handles) == 35
     assert max(handles[10:]) <= max(handles[:10])
     assert max(threads[10:]) <= max(threads[:10])

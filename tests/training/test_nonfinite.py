@@ -181,12 +181,7 @@ def test_ruined_weights_are_neither_saved_nor_skipped_over(
 def test_numbers_that_json_has_not_are_words_that_float_reads() -> None:
     record = {"loss": NAN, "evaluation": {"a": INF, "b": -INF, "c": 0.5}, "step": 3}
     written = json.loads(json.dumps(as_json(record), allow_nan=False))
-    assert written == {
-        "loss": "NaN",
-        "evaluation": {"a": "Infinity", "b": "-Infinity", "c": 0.5},
-        "step": 3,
-        "name": "x",
-    }
+    assert written == {"loss": "NaN", "evaluation": {"a": "Infinity", "b": "-Infinity", "c": 0.5}, "step": 3}
     assert math.isnan(float(written["loss"]))
     assert float(written["evaluation"]["b"]) == -INF
 

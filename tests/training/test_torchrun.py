@@ -208,7 +208,7 @@ if os.environ.get("RANK") == "1":
             next(p for p in parameters if p.grad is not None).grad.fill_(float("nan"))
         sum_gradients(parameters)
     def starving(encoder, batch):
-        if encoder.backbone.training and batch.input_ids.numel() > 300 and next(calls) > 6:
+        if encoder.backbone.training and batch.input_ids.numel() > 300 and next(calls) >= 4:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return embed(encoder, batch)
     loop.sum_gradients, Encoder.embed = spoiling, starving

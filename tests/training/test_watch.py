@@ -105,11 +105,8 @@ def test_a_warning_is_given_once_also_by_a_run_that_was_resumed() -> None:
     assert resumed.follow(0, math.nan, 2.0) is None
 
 
-@pytest.mark.parametrize("in_batch", [True, False])
-@pytest.mark.parametrize("two_way", [True, False])
+@pytest.mark.parametrize(("in_batch", "two_way"), [(True, False), (True, True), (False, False)])
 def test_the_loss_of_guessing_is_that_of_equal_vectors(in_batch: bool, two_way: bool) -> None:
-    if two_way and not in_batch:
-        pytest.skip("needs in-batch negatives")
     known = torch.zeros(3, 7, dtype=torch.bool)
     known[0, 3] = known[1, 2] = True  # another's positive; its own stays a candidate
     labels = Labels(torch.tensor([[0, 1], [2, -1], [3, 4]]), known, answered=torch.eye(3, dtype=torch.bool).roll(1, 0))
@@ -120,7 +117,7 @@ def test_the_loss_of_guessing_is_that_of_equal_vectors(in_batch: bool, two_way: 
 
 def test_a_learning_rate_that_ruins_the_model_is_said_early(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        train(small_run(tmp_path, learning_rate=3.0, max_steps=60, epochs=1))
+        train(small_run(tmp_path, learning_rate=3.0, max_steps=22))
     said = [record.getMessage() for record in caplog.records if "learning rate is too high" in record.getMessage()]
     assert len(said) == 1
     assert said[0].startswith("step 21: ")
@@ -129,13 +126,13 @@ def test_a_learning_rate_that_ruins_the_model_is_said_early(tmp_path: Path, capl
 
 def test_models_that_learn_raise_no_alarm(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Random ones, whose vectors lie close together at first; and what is seen is written down."""
-    for name, changes in (("cls", {}), ("mean", {"pooling": "mean", "dropout": 0.1}), ("raw", {"normalize": False})):
+    for name, changes in (("mean", {"pooling": "mean", "dropout": 0.1}), ("raw", {"normalize": False})):
         (tmp_path / name).mkdir()
-        config = small_run(tmp_path / name, max_steps=70, **changes)
+        config = small_run(tmp_path / name, max_steps=60, **changes)
         with caplog.at_level(logging.WARNING):
             train(config)
         seen = {line["step"]: line for line in metrics(config.output_dir) if "mean_cosine" in line}
-        assert list(seen) == [1, 21, 41, 61]
+        assert list(seen) == [1, 21, 41]
         assert all(-1 <= line["mean_cosine"] <= 1 <= line["effective_rank"] <= 16 for line in seen.values())
     assert not caplog.records
 
