@@ -24,7 +24,7 @@ from biencoder.config import MiningOptions, TrainConfig
 from biencoder.data.held_out import hold_out
 from biencoder.data.table import ExampleTable
 from biencoder.errors import TrainingError, UserError
-from biencoder.training import loop, negatives
+from biencoder.training import loop, negatives, smaller_chunks
 from biencoder.training.checkpoint import newest_checkpoint
 from biencoder.training.distributed import sum_gradients
 from biencoder.training.gradcache import StepLosses, accumulate_gradients
@@ -256,7 +256,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(
         taken = config.output_dir / "metrics.jsonl"
         return replace(result, total=float("nan")) if len(losses(taken.parent)) == 4 else result
 
-    monkeypatch.setattr(loop, "accumulate_gradients", poisoned)
+    monkeypatch.setattr(smaller_chunks, "accumulate_gradients", poisoned)
     with pytest.raises(TrainingError, match="step 5: the loss is nan"):
         train(config)
     newest = newest_checkpoint(config.output_dir / "checkpoints")

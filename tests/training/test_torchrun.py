@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 from tiny import WORDS, tiny_model
+from torch import nn
 
 from biencoder.cli import main
+from biencoder.training import loop
 
 ROWS, BATCH, EPOCHS = 25, 8, 2  # the last batch of an epoch is one query: no work for most ranks
 STEPS = EPOCHS * 4
@@ -55,7 +58,8 @@ def words(place: Path, output: Path, model: str = "model", **more: object) -> li
 
 def start(ranks: int, command: list[str], path: Path | None = None) -> "subprocess.Popen[str]":
     """``torchrun … -m biencoder``; ``path`` holds a ``sitecustomize`` for every process."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} | ({} if path is None else {"PYTHONPATH": str(path)})
+    found = os.pathsep.join(str(each) for each in (path, os.environ.get("PYTHONPATH")) if each)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | ({"PYTHONPATH": found} if found else {})
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
     return subprocess.Popen(
         [*torchrun, "-m", "biencoder", *command],
@@ -191,6 +195,52 @@ def test_bad_input_is_one_line_of_ours(mistake: dict[str, Any], message: str, pl
     assert errors_of_ours(err) == [f"biencoder: error: {message}"]
     assert f"traceback : {message}" in err  # torchrun's last words
     assert list(tmp_path.iterdir()) == []
+
+
+UNLUCKY = """
+import os
+if os.environ.get("RANK") == "1":
+    from biencoder.model.encoder import Encoder
+    from biencoder.training import loop
+    sum_gradients, steps, calls, embed = loop.sum_gradients, iter(range(10**6)), iter(range(10**6)), Encoder.embed
+    def spoiling(parameters):
+        if next(steps) == 2:
+            next(p for p in parameters if p.grad is not None).grad.fill_(float("nan"))
+        sum_gradients(parameters)
+    def starving(encoder, batch):
+        if encoder.backbone.training and batch.input_ids.numel() > 300 and next(calls) >= 4:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return embed(encoder, batch)
+    loop.sum_gradients, Encoder.embed = spoiling, starving
+"""
+
+
+def test_what_befalls_one_rank_all_of_them_bear_alike(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its part of a gradient is no number, later its memory runs out: all skip, then all halve, and none waits."""
+    (tmp_path / "shim").mkdir()
+    (tmp_path / "shim" / "sitecustomize.py").write_text(UNLUCKY)
+    asked: dict[str, Any] = {"on_nonfinite": "skip", "memory_budget": "2GB", "save_steps": 100}
+    code, out, err = finish(start(2, words(place, tmp_path / "two", **asked), tmp_path / "shim"))
+    assert code == 0, err
+    assert err.count("Skipped: 1 in a row, at most 10; 1 in all") == 1
+    said = [line for line in out.splitlines() if "memory ran out" in line]
+    assert said
+    state = json.loads((last_checkpoint(tmp_path / "two") / "state.json").read_text())
+    assert state["skipped"] == {"total": 1, "in_a_row": 0}
+    assert state["tokens"]["chunk"] <= 300
+    assert f"up to {state['tokens']['chunk']:,} tokens" in said[-1]
+
+    steps = iter(range(STEPS))
+
+    def spoiling(parameters: list[nn.Parameter]) -> None:
+        if next(steps) == 2:
+            parameters[0].grad = torch.full_like(parameters[0], float("nan"))
+
+    monkeypatch.setattr(loop, "sum_gradients", spoiling)
+    assert main(words(place, tmp_path / "one", **asked)) == 0
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
 
 
 FAIL = """

@@ -27,6 +27,7 @@ from biencoder.errors import UserError
 from biencoder.options import Config, parse_dims, parse_size
 
 ATTENTIONS = ("causal", "bidirectional")
+ON_NONFINITE = ("stop", "skip")
 LORA_SAVES = ("merged", "adapter")
 MIXES = ("size", "sqrt", "equal")
 _SHARED_SETTINGS = ("temperature", "query_prompt", "passage_prompt", "group_size", "in_batch_negatives")
@@ -204,6 +205,14 @@ class TrainConfig(Config):
         "recompute activations in the backward pass: less memory, more time", default=False
     )
     on_bad_row: str = under.running(BAD_ROW_HELP, default="stop", choices=ON_BAD_ROW)
+    on_nonfinite: str = under.running(
+        "stop at a loss or gradient that is not finite, or skip that step and count it; the batch is named",
+        default="stop",
+        choices=ON_NONFINITE,
+    )
+    max_nonfinite: int = under.running(
+        "with --on-nonfinite skip: most steps in a row that are skipped", default=10, least=1
+    )
     seed: int = under.running("whole number that decides order, sampling and dropout", default=42, least=0)
 
     def check(self) -> None:

@@ -102,5 +102,16 @@ def chunks(sequences: Sequence[Sequence[int] | Tokens], max_tokens: int) -> Iter
         yield _chunk(sequences, order[first:])
 
 
+def cut_smaller(parts: Sequence[Chunk], max_tokens: int) -> list[Chunk]:
+    """Chunks of the same texts as :func:`chunks` cuts them for ``max_tokens``, out of those cut for as many or more."""
+    if all(part.tokens <= max_tokens or len(part.index) == 1 for part in parts):
+        return list(parts)
+    sequences: dict[int, Tokens] = {}
+    for part in parts:
+        texts = np.split(part.batch.input_ids.numpy(), np.cumsum(part.batch.lengths)[:-1])
+        sequences.update(zip(part.index.tolist(), texts, strict=True))
+    return list(chunks([sequences[i] for i in range(len(sequences))], max_tokens))
+
+
 def _chunk(sequences: Sequence[Sequence[int] | Tokens], index: np.ndarray) -> Chunk:
     return Chunk(pack([sequences[i] for i in index]), torch.from_numpy(index.copy()))

@@ -39,6 +39,7 @@ class Outcome:
         best_step: the step of those weights.
         steps: of the run.
         rows: trained on.
+        skipped: steps that were not taken because loss or gradient were not finite.
         guards_before: evaluation of the model as it came on each folder of guard data.
         guards_after: likewise of the model as it is saved.
     """
@@ -50,6 +51,7 @@ class Outcome:
     best_step: int
     steps: int
     rows: int
+    skipped: int = 0
     guards_before: dict[str, Evaluation] = field(default_factory=dict)
     guards_after: dict[str, Evaluation] = field(default_factory=dict)
 
@@ -73,6 +75,8 @@ def report_result(outcome: Outcome) -> None:
     say(verdict(outcome.comparisons, "The tuned model"))
     if outcome.best_step != outcome.steps:
         say(f"The model kept is the best one evaluated: that of step {outcome.best_step} of {outcome.steps}.")
+    if outcome.skipped:
+        say(_what_was_skipped(outcome))
     if outcome.config.keep_base:
         say(_what_was_kept(outcome))
     if outcome.guards:
@@ -83,6 +87,13 @@ def report_result(outcome: Outcome) -> None:
                 say(sentence)
     say(f"\nThe model is in {output_dir}. Try it:\n")
     say(f'  biencoder search --model {output_dir} --corpus YOUR_PASSAGES.jsonl --query "YOUR QUESTION"')
+
+
+def _what_was_skipped(outcome: Outcome) -> str:
+    return (
+        f"{outcome.skipped:,} of {outcome.steps:,} steps were skipped: their loss or gradient was not finite. "
+        "metrics.jsonl names their rows."
+    )
 
 
 def _what_was_kept(outcome: Outcome) -> str:
@@ -99,6 +110,7 @@ def write_evaluation(path: Path, outcome: Outcome) -> None:
         "before": outcome.before.to_json(),
         "after": outcome.after.to_json(),
         "after_step": outcome.best_step,
+        "skipped_steps": outcome.skipped,
         "comparison": comparison_json(outcome.comparisons),
         "significance": SIGNIFICANCE,
     }
@@ -118,6 +130,7 @@ def write_model_card(path: Path, encoder: Encoder, outcome: Outcome) -> None:
     prompts = {"query": settings.query_prompt, "passage": settings.passage_prompt}
     named = "; ".join(f"{side}: {code(text)}" for side, text in prompts.items() if text) or "none"
     kept = f"\n{_what_was_kept(outcome)}\n" if config.keep_base else ""
+    kept += f"\n{_what_was_skipped(outcome)}\n" if outcome.skipped else ""
     with atomic_write(path) as file:
         file.write(
             f"""---

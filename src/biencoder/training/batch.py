@@ -5,13 +5,13 @@ all ranks' passages need no communication; only the embeddings do.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from biencoder.data.batching import Chunk, Tokens, chunks
+from biencoder.data.batching import Chunk, Tokens, chunks, cut_smaller
 from biencoder.data.records import Example
 from biencoder.data.sampling import BatchPlan, KnownPositives, share
 from biencoder.data.table import ExampleTable
@@ -53,6 +53,12 @@ class TrainingBatch:
     def tokens(self) -> int:
         """Tokens of this rank's texts."""
         return sum(chunk.tokens for chunk in self.chunks)
+
+    def in_chunks_of(self, max_tokens: int) -> "TrainingBatch":
+        """The same batch in chunks of fewer tokens, as if it had been cut so from the start."""
+        return replace(
+            self, chunks=cut_smaller(self.chunks, max_tokens), guide_chunks=cut_smaller(self.guide_chunks, max_tokens)
+        )
 
 
 class Prompts(NamedTuple):

@@ -177,3 +177,21 @@ def sum_over_ranks(values: Tensor) -> Tensor:
         values = values.clone()
         dist.all_reduce(values)
     return values
+
+
+def max_over_ranks(value: int, device: torch.device) -> int:
+    """The largest of all ranks' numbers, on all of them."""
+    if not is_distributed():
+        return value
+    largest = torch.tensor([value], device=device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Every rank's value, in rank order, on all of them."""
+    if not is_distributed():
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values

@@ -8,6 +8,9 @@ After Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memor
 3. Backward through each chunk from its cached gradient; those whose activations were not kept are encoded again first,
    with the same dropout masks.
 
+A rank that finds no memory for its part of a step takes part in the collectives all the same, see
+:func:`~biencoder.training.out_of_memory.memory_for_all`.
+
 With everything kept this *is* the plain step: there is one code path. The replay draws the same masks because each
 chunk's random numbers start from a seed of its own, a pure function of (seed, step, rank, chunk).
 
@@ -15,7 +18,7 @@ Shapes: b queries and p passages on this rank, P passages on all of them, D dime
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -27,6 +30,7 @@ from biencoder.model.encoder import Encoder
 from biencoder.training.batch import TrainingBatch
 from biencoder.training.distributed import gather, scatter_sum, sum_over_ranks
 from biencoder.training.guide import Guide, Opinion
+from biencoder.training.out_of_memory import memory_for_all
 from biencoder.training.similarity_loss import AnyObjective
 
 SCORES_AT_ONCE = 2**20  # elements of the score matrix that the objective holds at a time: 4 MB in float32
@@ -34,17 +38,21 @@ SCORES_AT_ONCE = 2**20  # elements of the score matrix that the objective holds 
 
 @dataclass(frozen=True)
 class StepLosses:
-    """Means over the queries of the global batch, in nats; equal on all ranks.
+    """Means over the queries of the global batch, in nats, equal on all ranks; and of what they were computed.
 
     Attributes:
         total: what is minimised.
         contrastive: its contrastive part.
         distillation: its distillation part before weighting; 0 without a teacher.
+        of_queries: ``[b]``, what is minimised, of each of this rank's queries.
+        vectors: ``[b + p, D]``, the embeddings of this rank's queries, then passages.
     """
 
     total: float
     contrastive: float
     distillation: float
+    of_queries: Tensor = field(compare=False, repr=False)
+    vectors: Tensor = field(compare=False, repr=False)
 
 
 @dataclass
@@ -76,22 +84,20 @@ def accumulate_gradients(
         seed: (seed, step, rank), from which dropout is drawn.
         held_at_most: bytes of this process beyond which free memory is given back between chunks of different sizes.
         guide: masks false negatives; the batch holds its tokens.
+
+    Raises:
+        OutOfMemoryError: on all ranks, when there is none left on any; part of the gradient may have been added.
     """
-    _share_embedding_gradients(encoder)
     give_back(held_at_most)  # or the kept chunks would lie around the holes that the last step's replays left
-    encoded = _encode(encoder, batch, keep_tokens, seed)
-    vectors = _in_order(encoded, batch, encoder)
-    opinion = None if guide is None else guide.opinion_of(batch)
+    with memory_for_all(encoder.device):
+        _share_embedding_gradients(encoder)
+        encoded = _encode(encoder, batch, keep_tokens, seed)
+        vectors = _in_order(encoded, batch, encoder)
+        guide_vectors = None if guide is None else guide.vectors_of(batch)
+    opinion = None if guide is None or guide_vectors is None else guide.opinion_of(batch, guide_vectors)
     gradient, losses = _cache_gradient(vectors, batch, objective, opinion)
-    kept = [part for part in encoded if part.vectors.requires_grad]
-    replayed = [part for part in encoded if not part.vectors.requires_grad]
-    for part in kept:
-        _backward(part, gradient)
-    give_back(held_at_most)
-    for part in replayed:
-        torch.manual_seed(part.seed)
-        part.vectors = encoder.embed(part.chunk.batch)
-        _backward(part, gradient)
+    with memory_for_all(encoder.device):
+        _backward_all(encoder, encoded, gradient, held_at_most)
     return losses
 
 
@@ -123,6 +129,18 @@ def _encode(encoder: Encoder, batch: TrainingBatch, keep_tokens: int, seed: tupl
     return encoded
 
 
+def _backward_all(encoder: Encoder, encoded: list[_Encoded], gradient: Tensor, held_at_most: int) -> None:
+    kept = [part for part in encoded if part.vectors.requires_grad]
+    replayed = [part for part in encoded if not part.vectors.requires_grad]
+    for part in kept:
+        _backward(part, gradient)
+    give_back(held_at_most)
+    for part in replayed:
+        torch.manual_seed(part.seed)
+        part.vectors = encoder.embed(part.chunk.batch)
+        _backward(part, gradient)
+
+
 def _backward(part: _Encoded, gradient: Tensor) -> None:
     part.vectors.backward(gradient[part.chunk.index.to(gradient.device)])
     part.vectors = part.vectors.detach()  # lets go of the activations
@@ -137,19 +155,23 @@ def _cache_gradient(
     everyone = _of_all_ranks(vectors[: batch.queries], batch.query_sizes) if objective.two_way else queries
     labels = batch.labels.to(vectors.device)
     sums = torch.zeros(3, device=vectors.device)
+    of_queries = torch.zeros(batch.queries, device=vectors.device)
     rows = max(1, SCORES_AT_ONCE // max(1, len(candidates)))
-    for start in range(0, batch.queries, rows):
-        part = slice(start, start + rows)
-        labelled = labels.rows(part) if opinion is None else opinion.rows(part).added_to(labels.rows(part))
-        losses = objective(queries[part], candidates, labelled, everyone)
-        (losses.total.sum() / batch.total_queries).backward()
-        distilled = losses.total.new_zeros(1) if losses.distillation is None else losses.distillation
-        sums += torch.stack([x.detach().sum() for x in (losses.total, losses.contrastive, distilled)])
+    with memory_for_all(vectors.device):
+        for start in range(0, batch.queries, rows):
+            part = slice(start, start + rows)
+            labelled = labels.rows(part) if opinion is None else opinion.rows(part).added_to(labels.rows(part))
+            losses = objective(queries[part], candidates, labelled, everyone)
+            (losses.total.sum() / batch.total_queries).backward()
+            distilled = losses.total.new_zeros(1) if losses.distillation is None else losses.distillation
+            sums += torch.stack([x.detach().sum() for x in (losses.total, losses.contrastive, distilled)])
+            of_queries[part] = losses.total.detach()
     total, contrastive, distillation = (sum_over_ranks(sums) / batch.total_queries).tolist()
     to_queries, to_passages = _gradient_of(queries), _to_this_rank(candidates, batch.passage_sizes)
     if objective.two_way:
         to_queries = to_queries + _to_this_rank(everyone, batch.query_sizes)
-    return torch.cat([to_queries, to_passages]), StepLosses(total, contrastive, distillation)
+    step_losses = StepLosses(total, contrastive, distillation, of_queries, vectors)
+    return torch.cat([to_queries, to_passages]), step_losses
 
 
 def _of_all_ranks(rows: Tensor, sizes: list[int]) -> Tensor:

@@ -28,12 +28,16 @@ class Guide:
     encoder: Encoder
     margin: float = 0.0
 
-    def opinion_of(self, batch: TrainingBatch) -> "Opinion":
-        """What the guide holds of a batch that brings its tokens."""
+    def vectors_of(self, batch: TrainingBatch) -> Tensor:
+        """``[b + p, D]`` of this rank's texts, of a batch that brings the guide's tokens."""
         vectors = torch.empty(batch.texts, self.encoder.dim, device=self.encoder.device)
         with torch.no_grad():
             for chunk in batch.guide_chunks:
                 vectors[chunk.index.to(vectors.device)] = self.encoder.embed(chunk.batch)
+        return vectors
+
+    def opinion_of(self, batch: TrainingBatch, vectors: Tensor) -> "Opinion":
+        """What the guide holds of a batch, by its vectors of all ranks that share their texts."""
         own, passages = vectors[: batch.queries], vectors[batch.queries :]
         if len(batch.passage_sizes) == 1:
             return Opinion(own, passages, own, self.margin)

@@ -1,5 +1,6 @@
 """A training run under way, and how a configuration becomes one: model, data, batches, objectives."""
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -22,19 +23,33 @@ from biencoder.retrieval.evaluate import Evaluation
 from biencoder.terminal import say
 from biencoder.training.backbone import prepare_backbone
 from biencoder.training.batch import Batcher, Prompts
-from biencoder.training.checkpoint import checkpoints_in
+from biencoder.training.checkpoint import checkpoints_in, newest_checkpoint
 from biencoder.training.distributed import rank, world_size
 from biencoder.training.guide import Guide
 from biencoder.training.memory import token_budget
 from biencoder.training.objective import Objective
 from biencoder.training.optimizer import adamw
 from biencoder.training.similarity_loss import AnyObjective, SimilarityObjective
+from biencoder.training.watch import Watch
 
 HELD_OUT_COST = 0.1  # share of the run's own cost that all evaluations on the default held-out set may take together
 HELD_OUT_QUERIES = 500  # at most
 HELD_OUT_PASSAGES = 100  # at least: among fewer, every model finds the right one
 FORWARD_COST = 1 / 3  # of encoding a text, to training on it
 SHOWN_STEPS = 20
+
+
+@dataclass
+class Skipped:
+    """Steps that were not taken because their numbers were not finite.
+
+    Attributes:
+        total: in the whole run.
+        in_a_row: those since the last step that was taken.
+    """
+
+    total: int = 0
+    in_a_row: int = 0
 
 
 @dataclass
@@ -61,6 +76,8 @@ class Job:
         best: the best evaluation since training began.
         best_step: when that was.
         recent: loss, queries and seconds of the last steps, whose means are shown.
+        skipped: how many steps were.
+        watch: on signs that the model does not learn.
     """
 
     config: TrainConfig
@@ -82,6 +99,8 @@ class Job:
     best: Evaluation | None = None
     best_step: int = 0
     recent: deque[tuple[float, int, float]] = field(default_factory=lambda: deque(maxlen=SHOWN_STEPS))
+    skipped: Skipped = field(default_factory=Skipped)
+    watch: Watch = field(default_factory=Watch)
 
     @property
     def folder(self) -> Path:
@@ -92,6 +111,17 @@ class Job:
     def checkpoints(self) -> Path:
         """Where its checkpoints are."""
         return checkpoints_in(self.folder)
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps in which the learning rate rises."""
+        return math.ceil(self.config.warmup_ratio * self.total_steps)
+
+    @property
+    def what_is_kept(self) -> str:
+        """A sentence's worth of where a run that ends here can go on."""
+        newest = newest_checkpoint(self.checkpoints) if self.checkpoints.is_dir() else None
+        return "There is no checkpoint yet" if newest is None else f"The last checkpoint, {newest}, is good"
 
 
 def prepare_encoder(config: TrainConfig) -> tuple[Encoder, TrainConfig]:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,6 @@ import torch
 from biencoder.allocator import give_back
 from biencoder.data.beir import Collection
 from biencoder.data.mined_table import MinedTable
-from biencoder.errors import TrainingError
 from biencoder.files import atomic_write
 from biencoder.retrieval.evaluate import DECIDING, Evaluation, evaluate, texts_to_encode
 from biencoder.terminal import Progress, say
@@ -23,11 +21,13 @@ from biencoder.training.batch import TrainingBatch
 from biencoder.training.checkpoint import Checkpoint, prune, save_best, save_checkpoint, trained_state
 from biencoder.training.clusters import similar_rows
 from biencoder.training.distributed import broadcast_object, rank, sum_gradients
-from biencoder.training.gradcache import StepLosses, accumulate_gradients
+from biencoder.training.gradcache import StepLosses
 from biencoder.training.job import Job
 from biencoder.training.negatives import hard_negatives
+from biencoder.training.nonfinite import as_json, count_or_stop, find_trouble, refuse_ruined_weights, shown_mean
 from biencoder.training.objective import Objective
 from biencoder.training.optimizer import learning_rate_at, optimizer_state
+from biencoder.training.smaller_chunks import accumulate_within_memory
 
 logger = logging.getLogger(__name__)
 
@@ -46,23 +46,19 @@ def _train_until(step: int, job: Job, progress: Progress) -> None:
     encoder.backbone.train()
     began = time.perf_counter()
     for batch in _prepared_ahead(job, step):
-        losses = accumulate_gradients(
-            encoder,
-            batch,
-            job.objectives[batch.data_set],
-            keep_tokens=job.keep_tokens,
-            seed=(config.seed, job.step, rank()),
-            held_at_most=job.held_at_most,
-            guide=job.guide,
-        )
+        losses = accumulate_within_memory(job, batch)
         sum_gradients(parameters)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm))
-        _stop_if_not_finite(job, losses, norm)
+        trouble = find_trouble(job, losses, norm)
         rate = _set_learning_rate(job)
-        job.optimizer.step()
+        if trouble is None:
+            job.optimizer.step()
         job.optimizer.zero_grad()
+        more = _watch(job, batch, losses) | ({} if trouble is None else {"nonfinite": trouble.to_json()})
         job.step += 1
-        _log(job, batch, losses, norm, rate, time.perf_counter() - began, progress)
+        _log(job, batch, losses, norm, rate, time.perf_counter() - began, progress, more)
+        del losses  # and its embeddings, before the next step makes its own
+        count_or_stop(job, trouble)
         evaluated = _evaluation_due(job)
         if evaluated:
             evaluate_and_keep_best(job)
@@ -123,7 +119,7 @@ def _set_learning_rate(job: Job) -> float:
         job.step,
         peak=config.learning_rate,
         total=job.total_steps,
-        warmup=math.ceil(config.warmup_ratio * job.total_steps),
+        warmup=job.warmup_steps,
         schedule=config.schedule,
     )
     for group in job.optimizer.param_groups:
@@ -131,13 +127,15 @@ def _set_learning_rate(job: Job) -> float:
     return rate
 
 
-def _stop_if_not_finite(job: Job, losses: StepLosses, norm: float) -> None:
-    if math.isfinite(losses.total) and math.isfinite(norm):
-        return
-    raise TrainingError(
-        f"step {job.step + 1}: the loss is {losses.total} and the gradient's norm {norm}; stopped before the weights "
-        f"changed. The last checkpoint in {job.checkpoints} is good. Try a lower --learning-rate, or --precision fp32"
-    )
+def _watch(job: Job, batch: TrainingBatch, losses: StepLosses) -> dict[str, float]:
+    """What rank 0's watch sees in a step; what is wrong, it says."""
+    if rank() != 0:
+        return {}
+    objective, is_warm = job.objectives[batch.data_set], job.step >= job.warmup_steps
+    figures, warnings = job.watch.after(job.step, batch, objective, losses, is_warm=is_warm)
+    for warning in warnings:
+        logger.warning("step %d: %s", job.step + 1, warning)
+    return figures
 
 
 def _evaluation_due(job: Job) -> bool:
@@ -147,6 +145,7 @@ def _evaluation_due(job: Job) -> bool:
 
 def evaluate_and_keep_best(job: Job) -> None:
     """Evaluate on rank 0; keep the weights when they are the best so far."""
+    refuse_ruined_weights(job)
     evaluation = evaluate_on(job, job.collection)
     write_metrics(job, {"step": job.step, "evaluation": evaluation.metrics})
     say(f"step {job.step:,} of {job.total_steps:,}: {DECIDING} {evaluation.metrics[DECIDING]:.4f}")
@@ -179,6 +178,7 @@ def evaluate_guards(job: Job) -> dict[str, Evaluation]:
 
 def save(job: Job) -> None:
     """Write a checkpoint (rank 0) and remove those that are no longer needed."""
+    refuse_ruined_weights(job)
     if rank() != 0:
         return
     save_checkpoint(
@@ -211,11 +211,20 @@ def _state(job: Job) -> dict[str, Any]:
         "guards_before": {folder: asdict(evaluation) for folder, evaluation in job.guards_before.items()},
         "best": job.best and asdict(job.best),
         "best_step": job.best_step,
+        "skipped": asdict(job.skipped),
+        "watch": asdict(job.watch),
     }
 
 
 def _log(
-    job: Job, batch: TrainingBatch, losses: StepLosses, norm: float, rate: float, seconds: float, progress: Progress
+    job: Job,
+    batch: TrainingBatch,
+    losses: StepLosses,
+    norm: float,
+    rate: float,
+    seconds: float,
+    progress: Progress,
+    more: dict[str, Any],
 ) -> None:
     record: dict[str, Any] = {
         "step": job.step,
@@ -232,17 +241,17 @@ def _log(
         record["data_set"] = job.config.data_sets[batch.data_set].name
     if batch.labels.teacher is not None and isinstance(job.objectives[batch.data_set], Objective):
         record |= {"contrastive": losses.contrastive, "distillation": losses.distillation}
-    write_metrics(job, record)
+    write_metrics(job, record | more)
     job.recent.append((losses.total, batch.total_queries, seconds))
-    loss, queries, spent = (sum(values) for values in zip(*job.recent, strict=True))
-    progress.update(job.step, **{"loss": f"{loss / len(job.recent):.4f}", "queries/s": f"{queries / spent:.1f}"})
+    recent, queries, spent = zip(*job.recent, strict=True)
+    progress.update(job.step, **{"loss": shown_mean(recent), "queries/s": f"{sum(queries) / sum(spent):.1f}"})
 
 
 def write_metrics(job: Job, record: dict[str, Any]) -> None:
     """Append a line to ``metrics.jsonl`` (rank 0)."""
     if rank() == 0:
         with (job.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(as_json(record), allow_nan=False) + "\n")
 
 
 def forget_metrics_after(path: Path, step: int) -> None:

@@ -1,8 +1,6 @@
 """How many tokens' activations fit into the memory that one step may take."""
 
-import contextlib
 import os
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,6 +10,7 @@ from biencoder.allocator import give_back, held_bytes, resident_bytes
 from biencoder.data.batching import PackedBatch, pack
 from biencoder.model.encoder import Encoder
 from biencoder.terminal import say
+from biencoder.training.cgroup import cgroup_limits
 
 LOWEST_DEFAULT = 1_050_000_000  # bytes: MiniLM keeps 32 pairs of 240 tokens whole
 WEIGHTS_TIMES = 12  # weights, gradients and moments are 4 times the weights; activations may take 3 times that
@@ -55,11 +54,8 @@ def _state_bytes(encoder: Encoder) -> int:
 
 
 def machine_memory() -> int:
-    """Bytes of memory that this process may use: the machine's, or its control group's."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with contextlib.suppress(OSError, ValueError):
-        memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return memory
+    """Bytes of memory that this process may use: the machine's, or those of the control groups it is in."""
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *cgroup_limits()])
 
 
 def token_budget(encoder: Encoder, memory_budget: int | None, max_length: int) -> tuple[int, int, int]:

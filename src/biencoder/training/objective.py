@@ -4,6 +4,7 @@ Shapes: B queries, P passages (of this rank, or of all of them), Q queries of th
 G passages in the largest group, D dimensions.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
@@ -118,6 +119,20 @@ class Objective:
                 nested.append(self._losses(cut[0], cut[1], labels, cut[2]))
             return _mean(nested)
 
+    def loss_of_guessing(self, labels: Labels, passages: int, queries: int) -> float:
+        """The mean contrastive loss of a model to which all candidates of a query are equally likely, in nats.
+
+        Args:
+            labels: of some queries; what a guide finds besides is not in them.
+            passages: of the batch, P.
+            queries: of the batch, Q.
+        """
+        if self.in_batch_negatives:
+            found = _log_candidates(_in_batch_candidates(labels), passages)
+        else:
+            found = _log_candidates(_group_candidates(labels), labels.groups.shape[1])
+        return (found + _log_candidates(_askers(labels), queries)) / 2 if self.two_way else found
+
     def _losses(self, queries: Tensor, passages: Tensor, labels: Labels, everyone: Tensor) -> Losses:
         if self.in_batch_negatives:
             scores = similarity(queries, passages) / self.temperature
@@ -138,9 +153,7 @@ class Objective:
     def _backwards(self, passages: Tensor, labels: Labels, everyone: Tensor) -> Tensor:
         """``[B]``: the loss of finding each positive's query among all queries."""
         scores = similarity(passages[labels.groups[:, 0]], everyone) / self.temperature
-        own = torch.arange(len(scores), device=scores.device) if labels.own is None else labels.own
-        candidate = None if labels.answered is None else (~labels.answered).scatter(1, own[:, None], value=True)
-        return contrastive(_only(candidate, scores), own)
+        return contrastive(_only(_askers(labels), scores), _own(labels))
 
 
 def similarity(queries_BD: Tensor, passages_PD: Tensor) -> Tensor:
@@ -172,6 +185,22 @@ def _group_candidates(labels: Labels) -> Tensor:
         candidate = candidate & ~labels.known_positive.gather(1, labels.groups.clamp(min=0))
     candidate[:, 0] = True
     return candidate
+
+
+def _askers(labels: Labels) -> Tensor | None:
+    """``[B, Q]``: the queries among which a positive must find its own: all but those it is known to answer."""
+    if labels.answered is None:
+        return None
+    return (~labels.answered).scatter(1, _own(labels)[:, None], value=True)
+
+
+def _own(labels: Labels) -> Tensor:
+    return torch.arange(len(labels.groups), device=labels.groups.device) if labels.own is None else labels.own
+
+
+def _log_candidates(candidate: Tensor | None, all_of_them: int) -> float:
+    """The mean logarithm of the number of candidates of a query."""
+    return math.log(all_of_them) if candidate is None else float(candidate.sum(dim=1).log().mean())
 
 
 def _mean(nested: list[Losses]) -> Losses:

@@ -16,7 +16,8 @@ from biencoder.training.checkpoint import checkpoints_in, newest_checkpoint
 
 logger = logging.getLogger(__name__)
 
-# Settings that do not change what a run computes: a resumed run may bring other values. The data are known by content.
+# Settings that do not change what a run computes, but for whether it stops: a resumed run may bring other values. The
+# data are known by content.
 FREE_SETTINGS = {
     "train_data",
     "output_dir",
@@ -26,6 +27,8 @@ FREE_SETTINGS = {
     "memory_budget",
     "device",
     "lora_save",
+    "on_nonfinite",
+    "max_nonfinite",
 }
 # What is compared by content, and what to say when it differs.
 CONTENT = {

@@ -19,7 +19,7 @@ from biencoder.terminal import Progress, say, table
 from biencoder.training.backbone import choose_trained, refuse_without_dropout
 from biencoder.training.checkpoint import load_best, load_checkpoint, restore_state
 from biencoder.training.distributed import barrier, first_to_fail, lost_a_rank, process_group, rank, world_size
-from biencoder.training.job import Job, evaluation_data, make_job, prepare_encoder
+from biencoder.training.job import Job, Skipped, evaluation_data, make_job, prepare_encoder
 from biencoder.training.loop import (
     evaluate_and_keep_best,
     evaluate_guards,
@@ -28,8 +28,10 @@ from biencoder.training.loop import (
     train_steps,
 )
 from biencoder.training.optimizer import restore_optimizer
+from biencoder.training.out_of_memory import first_line, ran_out_of_memory
 from biencoder.training.output import OutputFolder
 from biencoder.training.similarity_loss import SimilarityObjective
+from biencoder.training.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def train(config: TrainConfig) -> TrainResult | None:
 
     Raises:
         UserError: bad input: data, model, folder, or a checkpoint of another configuration.
-        TrainingError: a loss or gradient that is not finite, or a rank that was killed.
+        TrainingError: a loss or gradient that is not finite, no memory, or a rank that was killed.
     """
     with process_group(config.device):
         try:
@@ -80,6 +82,12 @@ def train(config: TrainConfig) -> TrainResult | None:
                 raise TrainingError(
                     "another process of this run is gone without a word: killed, perhaps because memory ran out. "
                     f"What {config.output_dir} holds is whole; the same command goes on from the last checkpoint"
+                ) from error
+            if ran_out_of_memory(error):
+                raise TrainingError(
+                    f"memory ran out where smaller chunks do not help ({first_line(error)}). "
+                    "Take a smaller model, give --lora-rank, or make room: other processes, a limit on this one. What "
+                    f"{config.output_dir} holds is whole; the same command goes on from the last checkpoint"
                 ) from error
             raise
 
@@ -168,6 +176,7 @@ def _restore(job: Job, path: Path) -> None:
     if state["config"]["memory_budget"] == job.config.to_dict()["memory_budget"]:  # chunks decide which masks are drawn
         job.keep_tokens = state["tokens"]["keep"]
         job.batcher = replace(job.batcher, chunk_tokens=state["tokens"]["chunk"])
+    job.skipped, job.watch = Skipped(**state.get("skipped", {})), Watch(**state.get("watch", {}))
     if rank() == 0:
         forget_metrics_after(job.folder / "metrics.jsonl", job.step)
     barrier()
@@ -198,6 +207,7 @@ def _finish(job: Job, folder: OutputFolder, began: float) -> TrainResult:
         best_step=job.best_step,
         steps=job.total_steps,
         rows=len(job.batcher.table),
+        skipped=job.skipped.total,
         guards_before=job.guards_before,
         guards_after=evaluate_guards(job),
     )

@@ -1,0 +1,64 @@
+"""A training run of seconds: rows to train on, a configuration for them, and what the run wrote."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+from tiny import WORDS, tiny_model
+
+from biencoder.config import TrainConfig
+
+ROWS = 60
+BATCH = 8
+
+
+def write_pairs(path: Path) -> Path:
+    """Queries of two words; the passage that answers one repeats them among others."""
+    draw = np.random.default_rng(0)
+    with path.open("w") as file:
+        for i in range(ROWS):
+            query = f"{WORDS[i]} {WORDS[i + 100]}"
+            noise = [" ".join(draw.choice(WORDS, size=5)) for _ in range(2)]
+            file.write(json.dumps({"query": query, "pos": [f"{query} {noise[0]}"], "neg": noise[1:]}) + "\n")
+    return path
+
+
+def small_run(folder: Path, *, dropout: bool = False, **changes: Any) -> TrainConfig:
+    """A run of 7 steps an epoch into ``folder / "out"``."""
+    settings: dict[str, Any] = {
+        "model": str(tiny_model(folder / "model", dropout=dropout)),
+        "train_data": (write_pairs(folder / "pairs.jsonl"),),
+        "output_dir": folder / "out",
+        "batch_size": BATCH,
+        "group_size": 2,
+        "passage_max_len": 32,
+        "query_max_len": 16,
+        "learning_rate": 1e-3,
+        "precision": "fp32",
+        "epochs": 2,
+        "save_steps": 3,
+    }
+    return TrainConfig(**settings | changes)
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of steps, not those of evaluations; no other constants than JSON's."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)
+
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [line for line in (json.loads(line, parse_constant=refuse) for line in lines) if "loss" in line]
+
+
+def final_weights(folder: Path) -> dict[str, np.ndarray]:
+    """Those of the newest checkpoint, whichever was evaluated best."""
+    return dict(load_file(max((folder / "checkpoints").glob("step-*")) / "model.safetensors"))
+
+
+def final_state(folder: Path) -> dict[str, Any]:
+    """What the newest checkpoint says beside tensors."""
+    state: dict[str, Any] = json.loads((max((folder / "checkpoints").glob("step-*")) / "state.json").read_text())
+    return state
