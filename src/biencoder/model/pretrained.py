@@ -51,11 +51,23 @@ def save_model(
         with _quiet(), system_errors(staged):
             backbone.save_pretrained(staged)
             if tokenizer is not None:
+                _forget_last_use(tokenizer, settings.max_length)
                 tokenizer.save_pretrained(staged)
         write_settings(staged, settings, int(backbone.config.hidden_size))
         _publish(staged, folder)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def _forget_last_use(tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> None:
+    """What a tokenizer was asked for last is written with it, by which two saved models would differ."""
+    if not tokenizer.is_fast:
+        return
+    tokenizer.backend_tokenizer.no_padding()
+    if max_length is None:
+        tokenizer.backend_tokenizer.no_truncation()
+    else:
+        tokenizer.backend_tokenizer.enable_truncation(max_length, direction=tokenizer.truncation_side)
 
 
 def _publish(staged: Path, folder: Path) -> None:

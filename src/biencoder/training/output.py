@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from biencoder.files import atomic_write, claim
 from biencoder.options import flag_name
 from biencoder.training.checkpoint import checkpoints_in, forget_checkpoints_after, newest_checkpoint
 from biencoder.training.manifest import flaw_of, record
+
+UNFINISHED = re.compile(r"\..*\.tmp")  # what a kill leaves of a file that was being written
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +60,7 @@ class OutputFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--output-dir {self.path}: is a file; name a folder")
-        if not self.path.is_dir() or not any(self.path.iterdir()):
+        if not self.path.is_dir() or all(UNFINISHED.fullmatch(path.name) for path in self.path.iterdir()):
             return
         if resume == "never":
             raise UserError(f"--output-dir {self.path}: is not empty, and --resume is never; name another folder")
