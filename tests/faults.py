@@ -26,12 +26,14 @@ import numpy as np
 import torch
 from fault_points import Armed, AtOperation
 from tiny import WORDS, tiny_model
+from transformers import conversion_mapping
 
 from biencoder.cli import main
 from biencoder.config import MiningOptions
 from biencoder.training import negatives, run
 
 assert run  # imported before processes are forked
+conversion_mapping.get_checkpoint_conversion_mapping("bert")  # made once a process, which takes as long as a short run
 
 SECONDS = 300  # in which every run ends, also a broken one
 TIMINGS = ("seconds", "queries_per_second", "tokens_per_second")
