@@ -6,6 +6,7 @@ import errno
 import importlib
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from biencoder.config import (
     SearchConfig,
     TrainConfig,
 )
-from biencoder.errors import TrainingError, UserError
+from biencoder.errors import Stopped, TrainingError, UserError
 from biencoder.options import (
     Config,
     build,
@@ -123,7 +124,11 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code: 0, 1 for numbers gone wrong, 2 for bad input, 130 when interrupted."""
+    """Run one command and return the exit code.
+
+    0; 1 for numbers gone wrong; 2 for bad input and what else the person must mend, such as a full disk; 130 after
+    SIGINT, 143 after SIGTERM.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -134,6 +139,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), 2)
     except TrainingError as error:
         return _fail(str(error), 1)
+    except Stopped as stop:
+        _say_how_to_go_on(stop, arguments)
+        return 128 + stop.signal
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":
             print("biencoder: interrupted", file=sys.stderr)
@@ -163,6 +171,16 @@ def _fail(message: str, code: int) -> int:
         extra = {"py_callstack": message, "timestamp": str(int(time.time()))}
         Path(path).write_text(json.dumps({"message": {"message": message, "extraInfo": extra}}), encoding="utf-8")
     return code
+
+
+def _say_how_to_go_on(stop: Stopped, arguments: list[str]) -> None:
+    from biencoder.terminal import escape
+
+    if os.environ.get("RANK", "0") != "0":
+        return
+    alone = "WORLD_SIZE" not in os.environ
+    command = f":\n  {shlex.join(['biencoder', *arguments])}" if alone else " by the same torchrun command"
+    print(escape(f"biencoder: {stop}. Go on{command}"), file=sys.stderr, flush=True)
 
 
 def _run(arguments: list[str]) -> int:

@@ -1,4 +1,6 @@
-"""The two ways to stop with one line instead of a traceback."""
+"""The ways to stop with one line instead of a traceback."""
+
+import signal
 
 
 class UserError(Exception):
@@ -10,3 +12,16 @@ class UserError(Exception):
 
 class TrainingError(Exception):
     """The numbers went wrong in the middle of a run; what was saved before is whole. Exit code 1."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal ended a training run; the same command goes on from its last checkpoint. Exit code 128 + the signal.
+
+    Args:
+        number: of the signal.
+        where: the step it came to and the checkpoint that was written for it; nothing when there was no need of one.
+    """
+
+    def __init__(self, number: int, where: str = "") -> None:
+        self.signal = signal.Signals(number)
+        super().__init__(f"stopped by {self.signal.name}{where and ' ' + where}")

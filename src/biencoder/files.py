@@ -1,11 +1,18 @@
 """Files written whole or not at all."""
 
 import contextlib
+import fcntl
+import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+
+from biencoder.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -33,6 +40,12 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         raise
 
 
+def sync_file(path: Path) -> None:
+    """Make what was written to a file durable."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames inside ``folder`` durable (a no-op where folders cannot be opened)."""
     with contextlib.suppress(PermissionError):
@@ -41,6 +54,54 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def open_claimed(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file to read and write, made when missing, that no other process has open in this way.
+
+    Raises:
+        UserError: another one has.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    with os.fdopen(descriptor, "r+b") as file:
+        claim(descriptor, path, being_written(path))
+        # It may be renamed to its final name between the two lines above, by the process that had it.
+        if not path.exists() or not os.path.samestat(os.fstat(descriptor), path.stat()):
+            raise UserError(being_written(path))
+        yield file
+
+
+def being_written(path: Path) -> str:
+    """What is said to the second of two runs with one output."""
+    return f"{path}: another run is writing to it; wait for its end, or name another --output"
+
+
+def claim(descriptor: int, path: Path, refusal: str) -> None:
+    """Lock an open file or folder against other processes; the system lifts that when this one closes it, or ends.
+
+    Raises:
+        UserError: another one has the lock; says ``refusal``.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(refusal) from error
+    except OSError as error:  # a file system without locks
+        logger.info("%s cannot be locked (%s): start no second run there", path, error.strerror)
+
+
+@contextlib.contextmanager
+def system_errors(path: Path) -> Iterator[None]:
+    """Raise what safetensors and tokenizers, which are no Python, say of a full disk as the `OSError` that it is."""
+    try:
+        yield
+    except Exception as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None or isinstance(error, OSError):
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
 
 
 def _umask() -> int:

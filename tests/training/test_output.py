@@ -7,6 +7,7 @@ import pytest
 
 from biencoder.config import TrainConfig
 from biencoder.errors import UserError
+from biencoder.training.manifest import write_manifest
 from biencoder.training.output import FREE_SETTINGS, OutputFolder
 
 CONFIG = TrainConfig(model="base", train_data=(Path("pairs.jsonl"),), output_dir=Path("out"), batch_size=8)
@@ -125,7 +126,31 @@ def test_the_newest_whole_checkpoint_is_where_to_go_on(started: OutputFolder) ->
     assert started.newest_checkpoint() is None
     for name in ("step-00000009", "step-00000010", ".step-00000011.tmp", "best-00000012"):
         (started.checkpoints / name).mkdir(parents=True)
+        (started.checkpoints / name / "state.json").write_text('{"best_step": 0}')
+    for name in ("step-00000009", "step-00000010"):
+        write_manifest(started.checkpoints / name)
     assert started.newest_checkpoint() == started.checkpoints / "step-00000010"
+
+
+def test_what_killed_attempts_left_is_swept(started: OutputFolder) -> None:
+    before = {path.name for path in started.path.iterdir()}
+    for path in (".README.md.k2j.tmp", ".model.x9a.tmp/config.json", "checkpoints/.step-00000003.tmp/state.json"):
+        (started.path / path).parent.mkdir(parents=True, exist_ok=True)
+        (started.path / path).touch()
+    for step in (2, 5):
+        (started.checkpoints / f"step-{step:08d}").mkdir()
+    started.sweep(2)
+    assert {path.name for path in started.path.iterdir()} == before | {"checkpoints"}
+    assert [path.name for path in started.checkpoints.iterdir()] == ["step-00000002"]
+
+
+def test_a_finished_run_knows_its_files(started: OutputFolder) -> None:
+    (started.path / "1_Pooling").mkdir()
+    (started.path / "1_Pooling" / "config.json").write_text("{}")
+    started.finish()
+    assert started.flaw() is None
+    (started.path / "1_Pooling" / "config.json").write_text("[]")
+    assert started.flaw() == "1_Pooling/config.json does not hold the bytes that were written (its SHA-256 differs)"
 
 
 def test_two_processes_do_not_train_in_one_folder(folder: OutputFolder) -> None:

@@ -174,6 +174,26 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(place: Path, tmp_pa
     assert losses(output) == losses(whole)
 
 
+@pytest.mark.slow
+def test_all_ranks_stop_after_the_same_step_and_go_on(place: Path, tmp_path: Path) -> None:
+    """SIGTERM to torchrun, which passes it on; each rank hears it at a moment of its own."""
+    whole, output = tmp_path / "whole", tmp_path / "out"
+    assert finish(start(2, words(place, whole, model="dropout", save_steps=100)))[0] == 0
+    process = start(2, words(place, output, model="dropout", save_steps=100))
+    wait_for_step(output, 1, process)
+    process.send_signal(signal.SIGTERM)
+    _, _, err = finish(process)
+    [line] = [line for line in err.splitlines() if line.startswith("biencoder: stopped by SIGTERM after step ")]
+    stopped = int(line.split()[6])
+    assert line.endswith(f"step-{stopped:08d} holds. Go on by the same torchrun command")
+    assert metrics(output)[-1]["step"] == stopped
+    code, out, err = finish(start(2, words(place, output, model="dropout", save_steps=100)))
+    assert code == 0, err
+    assert f"going on from step {stopped} of {STEPS}" in out
+    assert_same_bits(output, whole)
+    assert losses(output) == losses(whole)
+
+
 def wait_for_step(output: Path, step: int, process: "subprocess.Popen[str]") -> None:
     end = time.monotonic() + SECONDS
     while len(losses(output)) < step:

@@ -4,7 +4,6 @@ Every line is known by a digest of all that was sent for it (prompt, passage, mo
 when the same would be sent again, whatever else has changed.
 """
 
-import fcntl
 import logging
 import os
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import orjson
 import xxhash
 
 from biencoder.errors import UserError
+from biencoder.files import being_written, claim
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +52,8 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+b")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            claim(self._file.fileno(), path, being_written(path))
             self._places = self._read()
-        except BlockingIOError:
-            self._file.close()
-            raise UserError(
-                f"{path}: another run is writing to it; wait for its end, or name another --output"
-            ) from None
         except BaseException:
             self._file.close()
             raise

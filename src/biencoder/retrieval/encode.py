@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from biencoder.errors import UserError
-from biencoder.files import atomic_write, sync_folder
+from biencoder.files import atomic_write, open_claimed, sync_folder
 from biencoder.retrieval.texts import in_batches, read_texts, summarize
 
 if TYPE_CHECKING:
@@ -145,13 +145,12 @@ def encode_file(
     output.parent.mkdir(parents=True, exist_ok=True)
     partial, record = beside(output, ".partial"), beside(output, ".partial.json")
     header = _header(rows, dim)
-    reused = _rows_done(partial, record, source, len(header))
-    if reused == 0:
-        record.unlink(missing_ok=True)  # before its matrix: a record must never describe another run's rows
-        partial.unlink(missing_ok=True)
-    _check_space(output, 4 * dim * (rows - reused))
-    advance = None if progress is None else progress(rows, reused)
-    with partial.open("r+b" if reused else "wb") as file:
+    _check_space(output, 4 * dim * rows - (partial.stat().st_size if partial.exists() else 0))
+    with open_claimed(partial) as file:
+        reused = _rows_done(partial, record, source, len(header))
+        if reused == 0:
+            record.unlink(missing_ok=True)  # first: a record must never describe another run's rows
+        advance = None if progress is None else progress(rows, reused)
         file.write(header)
         file.truncate(len(header) + 4 * dim * reused)
         file.seek(0, os.SEEK_END)
@@ -164,9 +163,9 @@ def encode_file(
                 os.fsync(file.fileno())
                 write_json(record, {"rows_done": done + len(batch), "source": source})
             done += len(batch)
-    if done != rows:
-        raise UserError(f"{input}: the file changed while it was read; start again")
-    _publish(output, partial, record, source)
+        if done != rows:
+            raise UserError(f"{input}: the file changed while it was read; start again")
+        _publish(output, partial, record, source)
     return Encoded(output, rows, dim, reused)
 
 

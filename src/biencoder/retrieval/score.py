@@ -19,7 +19,7 @@ from biencoder.data.formats import Row
 from biencoder.data.records import Example
 from biencoder.data.rewrite import DECIMALS, as_line, check_output, rows_of, write_lines
 from biencoder.errors import UserError
-from biencoder.files import sync_folder
+from biencoder.files import open_claimed, sync_folder
 from biencoder.retrieval.encode import (
     Progress,
     StartProgress,
@@ -156,10 +156,10 @@ def score_file(
     }
     partial, state = beside(output, ".partial"), beside(output, ".partial.state")
     output.parent.mkdir(parents=True, exist_ok=True)
-    reused = _done_before(partial, state, of)
-    advance = None if progress is None else progress(source.pairs, reused["pairs"])
     rows = pairs = 0
-    with partial.open("r+b" if reused["rows"] else "wb") as file:
+    with open_claimed(partial) as file:
+        reused = _done_before(partial, state, of)
+        advance = None if progress is None else progress(source.pairs, reused["pairs"])
         file.truncate(reused["bytes"])
         file.seek(0, os.SEEK_END)
         for window in _windows(rows_of(config.train_data, config.on_bad_row)):
@@ -172,9 +172,9 @@ def score_file(
                 done = {"rows": rows + len(window), "pairs": pairs + len(texts), "bytes": file.tell()}
                 write_json(state, {"done": done, "source": of})
             rows, pairs = rows + len(window), pairs + len(texts)
-    if (rows, pairs) != (source.rows, source.pairs):
-        raise UserError(f"{', '.join(map(str, config.train_data))}: changed while it was read; start again")
-    _publish(output, partial, state)
+        if (rows, pairs) != (source.rows, source.pairs):
+            raise UserError(f"{', '.join(map(str, config.train_data))}: changed while it was read; start again")
+        _publish(output, partial, state)
     return Scored(rows, pairs, reused["pairs"])
 
 
@@ -208,9 +208,9 @@ def _lines(window: Window, scores: NDArray[np.float32]) -> Iterator[bytes]:
 
 
 def _done_before(partial: Path, state: Path, of: dict[str, Any]) -> dict[str, int]:
-    """Rows, pairs and bytes of ``partial`` that can be kept; what cannot is deleted."""
+    """Rows, pairs and bytes of ``partial`` that can be kept."""
     earlier = read_json(state)
-    if earlier is not None and partial.is_file():
+    if earlier is not None:
         was = earlier.get("source") or {}
         names = {"texts": "the rows", "teacher": "the teacher or its settings", "temperature": "the temperature"}
         changed = [name for key, name in names.items() if was.get(key) != of[key]]
@@ -221,7 +221,6 @@ def _done_before(partial: Path, state: Path, of: dict[str, Any]) -> dict[str, in
         why = f"is of another run ({' and '.join(changed)} differ)" if changed else "does not fit its record"
         logger.warning("%s %s: starting over", partial, why)
     state.unlink(missing_ok=True)  # first: a record must never describe another run's lines
-    partial.unlink(missing_ok=True)
     return {"rows": 0, "pairs": 0, "bytes": 0}
 
 

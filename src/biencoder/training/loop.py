@@ -7,20 +7,28 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from biencoder.allocator import give_back
 from biencoder.data.beir import Collection
 from biencoder.data.mined_table import MinedTable
-from biencoder.files import atomic_write
+from biencoder.errors import Stopped
+from biencoder.files import atomic_write, sync_file
 from biencoder.retrieval.evaluate import DECIDING, Evaluation, evaluate, texts_to_encode
 from biencoder.terminal import Progress, say
 from biencoder.training.batch import TrainingBatch
-from biencoder.training.checkpoint import Checkpoint, prune, save_best, save_checkpoint, trained_state
+from biencoder.training.checkpoint import (
+    Checkpoint,
+    checkpoint_path,
+    prune,
+    save_best,
+    save_checkpoint,
+    trained_state,
+)
 from biencoder.training.clusters import similar_rows
-from biencoder.training.distributed import broadcast_object, rank, sum_gradients
+from biencoder.training.distributed import barrier, broadcast_object, rank, sum_gradients
 from biencoder.training.gradcache import StepLosses
 from biencoder.training.job import Job
 from biencoder.training.negatives import hard_negatives
@@ -28,6 +36,7 @@ from biencoder.training.nonfinite import as_json, count_or_stop, find_trouble, r
 from biencoder.training.objective import Objective
 from biencoder.training.optimizer import learning_rate_at, optimizer_state
 from biencoder.training.smaller_chunks import accumulate_within_memory
+from biencoder.training.stop import stop_asked
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +71,18 @@ def _train_until(step: int, job: Job, progress: Progress) -> None:
         evaluated = _evaluation_due(job)
         if evaluated:
             evaluate_and_keep_best(job)
-        if evaluated or job.step % config.save_steps == 0:
+        stopping = stop_asked()
+        if evaluated or stopping or job.step % config.save_steps == 0:
             save(job)
+        if stopping:
+            _stop(job, stopping)
         began = time.perf_counter()
+
+
+def _stop(job: Job, number: int) -> NoReturn:
+    barrier()  # the first rank to leave ends all of them, and rank 0 may still be writing
+    newest = checkpoint_path(job.checkpoints, job.step)
+    raise Stopped(number, f"after step {job.step:,} of {job.total_steps:,}, which {newest} holds")
 
 
 def use_clusters(job: Job) -> None:
@@ -181,6 +199,7 @@ def save(job: Job) -> None:
     refuse_ruined_weights(job)
     if rank() != 0:
         return
+    sync_file(job.folder / "metrics.jsonl")  # a checkpoint must not outlive the lines of its steps
     save_checkpoint(
         job.checkpoints,
         Checkpoint(
@@ -259,7 +278,7 @@ def forget_metrics_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")

@@ -5,6 +5,7 @@ They are kept in the output folder, for a resumed run cannot mine them again: it
 Shapes: n rows, N negatives a row.
 """
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -42,8 +43,7 @@ def hard_negatives(
         UserError: they should be at ``path`` and are not.
     """
     if path.is_file():
-        places: NDArray[np.int64] = np.load(path, allow_pickle=False)
-        return places
+        return _read(path, table, config)
     if not may_mine:
         raise UserError(f"{path}: is gone; the run cannot go on without it. Start it in a new folder")
     places = np.full((len(table), config.mine_negatives), -1)
@@ -60,7 +60,18 @@ def hard_negatives(
             "scores lie close together, mine with biencoder mine and a higher --max-share"
         )
     with atomic_write(path, "wb") as file:
-        np.save(file, places, allow_pickle=False)
+        buffer = io.BytesIO()  # of a full disk, numpy says how many items it wrote, and not why
+        np.save(buffer, places, allow_pickle=False)
+        file.write(buffer.getbuffer())
+    return places
+
+
+def _read(path: Path, table: ExampleTable, config: TrainConfig) -> NDArray[np.int64]:
+    try:
+        places: NDArray[np.int64] = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path}: is damaged; the run cannot go on without it. Start it in a new folder") from error
+    assert places.shape == (len(table), config.mine_negatives)
     return places
 
 

@@ -1,18 +1,22 @@
 """The output folder: whose it is, whether its run is finished, and from where to go on."""
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from biencoder.errors import UserError
-from biencoder.files import atomic_write
+from biencoder.files import atomic_write, claim
 from biencoder.options import flag_name
-from biencoder.training.checkpoint import checkpoints_in, newest_checkpoint
+from biencoder.training.checkpoint import checkpoints_in, forget_checkpoints_after, newest_checkpoint
+from biencoder.training.manifest import flaw_of, record
+
+UNFINISHED = re.compile(r"\..*\.tmp")  # what a kill leaves of a file that was being written
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +63,7 @@ class OutputFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--output-dir {self.path}: is a file; name a folder")
-        if not self.path.is_dir() or not any(self.path.iterdir()):
+        if not self.path.is_dir() or all(UNFINISHED.fullmatch(path.name) for path in self.path.iterdir()):
             return
         if resume == "never":
             raise UserError(f"--output-dir {self.path}: is not empty, and --resume is never; name another folder")
@@ -107,21 +111,14 @@ class OutputFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_RDONLY)
+        refusal = (
+            f"--output-dir {self.path}: another process is training there; wait for its end, or name another folder"
+        )
         try:
-            self._lock(descriptor)
+            claim(descriptor, self.path, refusal)
             yield
         finally:
             os.close(descriptor)
-
-    def _lock(self, descriptor: int) -> None:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(
-                f"--output-dir {self.path}: another process is training there; wait for its end, or name another folder"
-            ) from error
-        except OSError as error:  # a file system without locks
-            logger.info("%s cannot be locked (%s): start no second run there", self.path, error.strerror)
 
     def start(self, identity: dict[str, Any], config_yaml: str) -> None:
         """Mark the folder as this run's; what an attempt measured that left no checkpoint is forgotten."""
@@ -132,17 +129,34 @@ class OutputFolder:
             file.write(config_yaml)
 
     def finish(self) -> None:
-        """Say that the model in the folder is whole; written last."""
-        self._write(self._read() | {"finished": True})
+        """Say that the model and its reports are whole, and what their bytes are; written last."""
+        names = [str(path.relative_to(self.path)) for path in self._results()]
+        self._write(self._read() | {"finished": True, "files": record(self.path, names)})
 
     @property
     def finished(self) -> bool:
         """Whether the run came to its end."""
         return self._marker.is_file() and bool(self._read()["finished"])
 
+    def flaw(self) -> str | None:
+        """What is no longer as the finished run left it; None where all of it is."""
+        return flaw_of(self.path, self._read().get("files", {}))
+
     def newest_checkpoint(self) -> Path | None:
         """From where to go on."""
         return newest_checkpoint(self.checkpoints) if self.checkpoints.is_dir() else None
+
+    def sweep(self, step: int) -> None:
+        """Remove what killed attempts left: unfinished writes, and broken checkpoints after ``step``."""
+        for path in sorted(self.path.rglob(".*.tmp")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        forget_checkpoints_after(self.checkpoints, step)
+
+    def _results(self) -> Iterator[Path]:
+        for path in self.path.rglob("*"):
+            apart = path.relative_to(self.path).parts[0] in ("checkpoints", "negatives", "batches")
+            if path.is_file() and path != self._marker and not apart:
+                yield path
 
     def _read(self) -> dict[str, Any]:
         try:

@@ -1,6 +1,8 @@
 """``biencoder train``: from a configuration to a tuned model in a folder, and the report of what it gained."""
 
 import contextlib
+import errno
+import logging
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +19,16 @@ from biencoder.report.training import Outcome, report_result, write_evaluation, 
 from biencoder.retrieval.evaluate import Evaluation
 from biencoder.terminal import Progress, say, table
 from biencoder.training.backbone import choose_trained, refuse_without_dropout
-from biencoder.training.checkpoint import load_best, load_checkpoint, restore_state
-from biencoder.training.distributed import barrier, first_to_fail, lost_a_rank, process_group, rank, world_size
+from biencoder.training.checkpoint import load_best, load_checkpoint, restore_state, step_of
+from biencoder.training.distributed import (
+    barrier,
+    broadcast_object,
+    first_to_fail,
+    lost_a_rank,
+    process_group,
+    rank,
+    world_size,
+)
 from biencoder.training.job import Job, Skipped, evaluation_data, make_job, prepare_encoder
 from biencoder.training.loop import (
     evaluate_and_keep_best,
@@ -31,7 +41,12 @@ from biencoder.training.optimizer import restore_optimizer
 from biencoder.training.out_of_memory import first_line, ran_out_of_memory
 from biencoder.training.output import OutputFolder
 from biencoder.training.similarity_loss import SimilarityObjective
+from biencoder.training.stop import finishing_steps, stops_by_signal
 from biencoder.training.watch import Watch
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,10 +84,12 @@ def train(config: TrainConfig) -> TrainResult | None:
         What came of it; None where the folder holds this very run, finished, and nothing was left to do.
 
     Raises:
-        UserError: bad input: data, model, folder, or a checkpoint of another configuration.
+        UserError: bad input: data, model, folder, or a checkpoint of another configuration; or the disk is full.
         TrainingError: a loss or gradient that is not finite, no memory, or a rank that was killed.
+        Stopped: SIGTERM or SIGINT; the step under way is finished and there is a checkpoint. Both have their handlers
+            of before again afterwards.
     """
-    with process_group(config.device):
+    with stops_by_signal(), process_group(config.device):
         try:
             return _train(config)
         except Exception as error:
@@ -88,6 +105,11 @@ def train(config: TrainConfig) -> TrainResult | None:
                     f"memory ran out where smaller chunks do not help ({first_line(error)}). "
                     "Take a smaller model, give --lora-rank, or make room: other processes, a limit on this one. What "
                     f"{config.output_dir} holds is whole; the same command goes on from the last checkpoint"
+                ) from error
+            if isinstance(error, OSError) and error.errno in NO_SPACE:
+                raise UserError(
+                    f"{error.filename or config.output_dir}: {error.strerror}. Make room, and the same command goes on "
+                    f"from the last checkpoint in {config.output_dir}, which is whole"
                 ) from error
             raise
 
@@ -116,11 +138,18 @@ def _train(config: TrainConfig) -> TrainResult | None:
     folder.refuse_other_run(identity)
     if folder.finished:
         say(f"{config.output_dir} holds this run, finished: nothing to do")
+        if rank() == 0 and (wrong := folder.flaw()):
+            logger.warning("%s is not as the run left it: %s", config.output_dir, wrong)
         return None
     _report_start(job)
     barrier()  # every rank has seen the folder as it was
     with folder.claimed() if rank() == 0 else contextlib.nullcontext():
-        if (newest := folder.newest_checkpoint()) is not None:
+        if rank() == 0:
+            folder.refuse_other_run(identity)  # one may have begun there, and ended, since it was looked at
+        newest = broadcast_object(folder.newest_checkpoint() if rank() == 0 else None)
+        if rank() == 0:
+            folder.sweep(0 if newest is None else step_of(newest))
+        if newest is not None:
             _restore(job, newest)
         else:
             if rank() == 0:
@@ -128,7 +157,7 @@ def _train(config: TrainConfig) -> TrainResult | None:
             barrier()
             evaluate_and_keep_best(job)
             job.guards_before = evaluate_guards(job)
-        with Progress(job.total_steps, "train", done=job.step) as progress:
+        with finishing_steps(), Progress(job.total_steps, "train", done=job.step) as progress:
             train_steps(job, progress)
         return _finish(job, folder, began)
 

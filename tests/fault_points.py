@@ -1,0 +1,123 @@
+"""Places in a process at which a fault can be armed to come: its n-th file operation, the n-th call of a function."""
+
+import errno
+import importlib
+import json
+import os
+import signal
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+EVENTS = {
+    "open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.truncate", "os.listdir", "os.scandir",
+    "fcntl.flock",
+}  # fmt: skip
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+
+class Armed:
+    """A fault that comes from within the process."""
+
+    def arm(self, folder: Path) -> None:
+        """Let it come; ``folder`` is the output folder."""
+        raise NotImplementedError
+
+
+def kill() -> NoReturn:
+    """What SIGKILL does: no handler, no clean-up, no flush."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+@dataclass
+class AtOperation(Armed):
+    """Something happens right before the n-th operation on files of the output folder, as Python's audit events tell.
+
+    Attributes:
+        number: which, from 0.
+        how: ``kill``; ``torn`` (of an fsync: half of the file had come to the disk when the process was killed);
+            ``full`` (no space is left on the device); ``list`` (nothing; they are only recorded).
+        seen: operation and path of those that came so far.
+    """
+
+    number: int
+    how: str = "kill"
+    seen: list[tuple[str, str]] = field(default_factory=list)
+
+    def arm(self, folder: Path) -> None:
+        """Listen to the events, and to fsync, which has none."""
+        self._folder = str(folder.absolute())
+        sys.addaudithook(self._hear)
+        real = os.fsync
+
+        def fsync(descriptor: int) -> None:
+            path = os.readlink(f"/proc/self/fd/{descriptor}")
+            self._meet("fsync", path, descriptor)
+            real(descriptor)
+
+        setattr(os, "fsync", fsync)  # noqa: B010
+
+    def write(self, path: Path) -> None:
+        """Leave the list; ``path`` is outside of the folder."""
+        path.write_text(json.dumps(self.seen))
+
+    def _hear(self, event: str, args: tuple[Any, ...]) -> None:
+        if (event in EVENTS and not isinstance(args[0], int)) or event == "fcntl.flock":
+            self._meet(self._name(event, args), self._path(event, args), None)
+
+    def _name(self, event: str, args: tuple[Any, ...]) -> str:
+        if event == "open":
+            return "create or write" if args[2] & WRITES else "read"
+        return event.removeprefix("os.").removeprefix("fcntl.")
+
+    def _path(self, event: str, args: tuple[Any, ...]) -> str:
+        if event == "fcntl.flock":
+            return os.readlink(f"/proc/self/fd/{args[0]}")
+        path = os.fsdecode(args[0]) if args[0] is not None else "."
+        directory = {"os.remove": 1, "os.rmdir": 1, "os.mkdir": 2}.get(event)
+        if directory is not None and args[directory] >= 0:
+            path = os.path.join(os.readlink(f"/proc/self/fd/{args[directory]}"), path)
+        return os.path.abspath(path)
+
+    def _meet(self, name: str, path: str, descriptor: int | None) -> None:
+        if not path.startswith(self._folder):
+            return
+        self.seen.append((name, path.removeprefix(self._folder).lstrip("/")))
+        if len(self.seen) != self.number + 1:
+            return
+        if self.how == "torn":
+            assert descriptor is not None
+            os.truncate(descriptor, os.fstat(descriptor).st_size // 2)
+        if self.how in ("torn", "kill"):
+            kill()
+        if self.how == "full":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+
+@dataclass
+class AtCall(Armed):
+    """The process is killed when a function of the library is called for the n-th time.
+
+    Attributes:
+        module: of the library, in which the function is looked up.
+        function: its name there.
+        number: which call, from 0.
+    """
+
+    module: str
+    function: str
+    number: int
+
+    def arm(self, folder: Path) -> None:  # noqa: ARG002
+        """Replace the function."""
+        module = importlib.import_module(self.module)
+        real, calls = getattr(module, self.function), iter(range(10**9))
+
+        def hit(*args: Any, **named: Any) -> Any:
+            if next(calls) == self.number:
+                kill()
+            return real(*args, **named)
+
+        setattr(module, self.function, hit)
