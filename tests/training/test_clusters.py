@@ -12,7 +12,6 @@ from biencoder import Encoder
 from biencoder.config import DataSet, TrainConfig
 from biencoder.data.data_sets import read_data_sets
 from biencoder.data.table import ExampleTable
-from biencoder.errors import UserError
 from biencoder.training.clusters import similar_rows
 
 TOPICS, ROWS = 8, 64  # topics are words that all queries of one share
@@ -42,29 +41,16 @@ def table_of(config: TrainConfig) -> ExampleTable:
 def test_rows_of_one_topic_are_neighbours_and_other_kinds_of_data_have_no_places(
     encoder: Encoder, config: TrainConfig
 ) -> None:
-    path = config.output_dir / "batches" / "places.npy"
-    places = similar_rows(encoder, table_of(config), config, path, may_encode=True)
+    places = similar_rows(encoder, table_of(config), config)
     assert sorted(places[:ROWS].tolist()) == list(range(ROWS))
     assert (places[ROWS:] == -1).all()
     topic = (np.arange(ROWS) % TOPICS)[np.argsort(places[:ROWS])]
     assert (topic[1:] == topic[:-1]).mean() > 0.6  # at random, one in eight
-    assert np.array_equal(np.load(path), places)
-
-
-def test_places_are_kept_and_not_found_anew(encoder: Encoder, config: TrainConfig) -> None:
-    path = config.output_dir / "places.npy"
-    kept = similar_rows(encoder, table_of(config), config, path, may_encode=True)
-    again = similar_rows(encoder, table_of(config), replace(config, seed=9), path, may_encode=False)
-    assert np.array_equal(kept, again)
-    path.unlink()
-    with pytest.raises(UserError, match=r"places\.npy: is gone"):
-        similar_rows(encoder, table_of(config), config, path, may_encode=False)
 
 
 def test_data_sets_without_in_batch_negatives_are_left_alone(encoder: Encoder, config: TrainConfig) -> None:
-    path = config.output_dir / "places.npy"
     pairs = (replace(config.data_sets[0], in_batch_negatives=False),)
     rows = [{"query": "word1 word2", "pos": ["word3"], "neg": ["word4"]}]
     pairs[0].path[0].write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = replace(config, train_data=pairs)
-    assert similar_rows(encoder, table_of(config), config, path, may_encode=True).tolist() == [-1]
+    assert similar_rows(encoder, table_of(config), config).tolist() == [-1]

@@ -1,21 +1,18 @@
 """The training loop. One optimizer step reads from top to bottom in :func:`train_steps`."""
 
-import json
 import logging
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any, NoReturn
 
 import torch
 
 from biencoder.allocator import give_back
 from biencoder.data.beir import Collection
-from biencoder.data.mined_table import MinedTable
 from biencoder.errors import Stopped
-from biencoder.files import atomic_write, sync_file
+from biencoder.files import sync_file
 from biencoder.retrieval.evaluate import DECIDING, Evaluation, evaluate, texts_to_encode
 from biencoder.terminal import Progress, say
 from biencoder.training.batch import TrainingBatch
@@ -27,13 +24,13 @@ from biencoder.training.checkpoint import (
     save_checkpoint,
     trained_state,
 )
-from biencoder.training.clusters import similar_rows
+from biencoder.training.clusters import use_clusters
 from biencoder.training.distributed import barrier, broadcast_object, rank, sum_gradients
 from biencoder.training.gradcache import StepLosses
 from biencoder.training.job import Job
-from biencoder.training.negatives import hard_negatives
-from biencoder.training.nonfinite import as_json, count_or_stop, find_trouble, refuse_ruined_weights, shown_mean
-from biencoder.training.objective import Objective
+from biencoder.training.metrics_file import log_step, write_metrics
+from biencoder.training.negatives import use_hard_negatives
+from biencoder.training.nonfinite import count_or_stop, find_trouble, refuse_ruined_weights
 from biencoder.training.optimizer import learning_rate_at, optimizer_state
 from biencoder.training.smaller_chunks import accumulate_within_memory
 from biencoder.training.stop import stop_asked
@@ -65,7 +62,7 @@ def _train_until(step: int, job: Job, progress: Progress) -> None:
         job.optimizer.zero_grad()
         more = _watch(job, batch, losses) | ({} if trouble is None else {"nonfinite": trouble.to_json()})
         job.step += 1
-        _log(job, batch, losses, norm, rate, time.perf_counter() - began, progress, more)
+        log_step(job, batch, losses, norm, rate, time.perf_counter() - began, progress, more)
         del losses  # and its embeddings, before the next step makes its own
         count_or_stop(job, trouble)
         evaluated = _evaluation_due(job)
@@ -83,37 +80,6 @@ def _stop(job: Job, number: int) -> NoReturn:
     barrier()  # the first rank to leave ends all of them, and rank 0 may still be writing
     newest = checkpoint_path(job.checkpoints, job.step)
     raise Stopped(number, f"after step {job.step:,} of {job.total_steps:,}, which {newest} holds")
-
-
-def use_clusters(job: Job) -> None:
-    """Let the job's batches be made of rows with similar queries, found now if it is at its first step."""
-    config = job.config
-    if config.cluster_size == 1:
-        return
-    path = job.folder / "batches" / "places.npy"
-    give_back(beyond=0)  # see _evaluate
-    places = None
-    if rank() == 0:
-        places = similar_rows(job.encoder, job.examples, config, path, may_encode=job.step == 0)
-    job.sampler = job.sampler.clustered(broadcast_object(places), config.cluster_size)
-
-
-def use_hard_negatives(job: Job) -> int:
-    """Give the job the negatives that it trains on from here, mined now if they are due; return until which step."""
-    config = job.config
-    if not config.mine_negatives:
-        return job.total_steps
-    refresh = config.refresh_negatives
-    every = job.total_steps if refresh is None else refresh * job.sampler.steps_per_epoch
-    mined_at = job.step - job.step % every
-    path = job.folder / "negatives" / f"step-{mined_at:08d}.npy"
-    give_back(beyond=0)  # see _evaluate
-    places = None
-    if rank() == 0:
-        places = hard_negatives(job.encoder, job.examples, config, path, may_mine=job.step == mined_at)
-    table = MinedTable.of(job.examples, broadcast_object(places))
-    job.sampler, job.batcher = job.sampler.over(table), replace(job.batcher, table=table)
-    return min(job.total_steps, mined_at + every)
 
 
 def _prepared_ahead(job: Job, until: int) -> Iterator[TrainingBatch]:
@@ -233,56 +199,3 @@ def _state(job: Job) -> dict[str, Any]:
         "skipped": asdict(job.skipped),
         "watch": asdict(job.watch),
     }
-
-
-def _log(
-    job: Job,
-    batch: TrainingBatch,
-    losses: StepLosses,
-    norm: float,
-    rate: float,
-    seconds: float,
-    progress: Progress,
-    more: dict[str, Any],
-) -> None:
-    record: dict[str, Any] = {
-        "step": job.step,
-        "epoch": round(job.step / job.sampler.steps_per_epoch, 4),
-        "loss": losses.total,
-        "learning_rate": rate,
-        "gradient_norm": norm,
-        "queries": batch.total_queries,
-        "seconds": round(seconds, 4),
-        "queries_per_second": round(batch.total_queries / seconds, 3),
-        "tokens_per_second": round(batch.tokens * job.batcher.world / seconds, 1),
-    }
-    if len(job.objectives) > 1:
-        record["data_set"] = job.config.data_sets[batch.data_set].name
-    if batch.labels.teacher is not None and isinstance(job.objectives[batch.data_set], Objective):
-        record |= {"contrastive": losses.contrastive, "distillation": losses.distillation}
-    write_metrics(job, record | more)
-    job.recent.append((losses.total, batch.total_queries, seconds))
-    recent, queries, spent = zip(*job.recent, strict=True)
-    progress.update(job.step, **{"loss": shown_mean(recent), "queries/s": f"{sum(queries) / sum(spent):.1f}"})
-
-
-def write_metrics(job: Job, record: dict[str, Any]) -> None:
-    """Append a line to ``metrics.jsonl`` (rank 0)."""
-    if rank() == 0:
-        with (job.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(as_json(record), allow_nan=False) + "\n")
-
-
-def forget_metrics_after(path: Path, step: int) -> None:
-    """Drop the lines of steps that a resumed run takes again, and a line that was cut off."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except json.JSONDecodeError:
-            logger.warning("%s: a line that a killed run left unfinished is dropped", path)
-    with atomic_write(path) as file:
-        file.writelines(kept)

@@ -1,51 +1,64 @@
 """Hard negatives that a run mines for itself, with the model as it is (ANCE, Xiong et al. 2021).
 
-They are kept in the output folder, for a resumed run cannot mine them again: its model has learnt more since.
-
 Shapes: n rows, N negatives a row.
 """
 
-import io
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from biencoder.allocator import give_back
 from biencoder.config import MiningOptions, TrainConfig
 from biencoder.data.data_sets import is_scored
+from biencoder.data.mined_table import MinedTable
 from biencoder.data.table import ExampleTable
-from biencoder.errors import UserError
-from biencoder.files import atomic_write
 from biencoder.retrieval.encode import TextEncoder, progress_line
 from biencoder.retrieval.mine import Mined, mine
 from biencoder.terminal import say
+from biencoder.training.distributed import broadcast_object, rank
+from biencoder.training.job import Job
+from biencoder.training.kept import Places, kept
 
 DEPTH = 100  # passages looked at for each query, at least
 DEPTH_TIMES = 10  # as many as are mined
 
 
-def hard_negatives(
-    encoder: TextEncoder, table: ExampleTable, config: TrainConfig, path: Path, *, may_mine: bool
-) -> NDArray[np.int64]:
+def use_hard_negatives(job: Job) -> int:
+    """Give the job the negatives that it trains on from here, mined now if they are due; return until which step.
+
+    Raises:
+        UserError: they were mined at an earlier step, and are gone or damaged.
+    """
+    config = job.config
+    if not config.mine_negatives:
+        return job.total_steps
+    refresh = config.refresh_negatives
+    every = job.total_steps if refresh is None else refresh * job.sampler.steps_per_epoch
+    mined_at = job.step - job.step % every
+    places = None
+    if rank() == 0:
+        give_back(beyond=0)  # other sizes are needed than in training, which would lie beside the free ones
+        path = job.folder / "negatives" / f"step-{mined_at:08d}.npy"
+        make = partial(mine_places, job.encoder, job.examples, config)
+        places = kept(path, (len(job.examples), config.mine_negatives), make, may_make=job.step == mined_at)
+    table = MinedTable.of(job.examples, broadcast_object(places))
+    job.sampler, job.batcher = job.sampler.over(table), replace(job.batcher, table=table)
+    return min(job.total_steps, mined_at + every)
+
+
+def mine_places(encoder: TextEncoder, table: ExampleTable, config: TrainConfig) -> Places:
     """Places of each row's mined negatives, see :class:`~biencoder.data.mined_table.MinedTable`.
 
     Args:
         encoder: the model as it is.
         table: the training rows; a row's negatives are passages of rows of its own data set.
         config: of the run.
-        path: where they are kept.
-        may_mine: the model is the one whose negatives are wanted.
 
     Returns:
         int64 ``[n, N]``, -1 where a row has fewer.
-
-    Raises:
-        UserError: they should be at ``path`` and are not.
     """
-    if path.is_file():
-        return _read(path, table, config)
-    if not may_mine:
-        raise UserError(f"{path}: is gone; the run cannot go on without it. Start it in a new folder")
     places = np.full((len(table), config.mine_negatives), -1)
     for number, data_set in enumerate(config.data_sets):
         if data_set.in_batch_negatives and not is_scored(table, number):
@@ -59,19 +72,6 @@ def hard_negatives(
             "What is left out is too near to the row's own positive to be sure that it is no answer. For a model whose "
             "scores lie close together, mine with biencoder mine and a higher --max-share"
         )
-    with atomic_write(path, "wb") as file:
-        buffer = io.BytesIO()  # of a full disk, numpy says how many items it wrote, and not why
-        np.save(buffer, places, allow_pickle=False)
-        file.write(buffer.getbuffer())
-    return places
-
-
-def _read(path: Path, table: ExampleTable, config: TrainConfig) -> NDArray[np.int64]:
-    try:
-        places: NDArray[np.int64] = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise UserError(f"{path}: is damaged; the run cannot go on without it. Start it in a new folder") from error
-    assert places.shape == (len(table), config.mine_negatives)
     return places
 
 

@@ -34,9 +34,9 @@ from biencoder.training.loop import (
     evaluate_and_keep_best,
     evaluate_guards,
     evaluate_on,
-    forget_metrics_after,
     train_steps,
 )
+from biencoder.training.metrics_file import forget_metrics_after
 from biencoder.training.optimizer import restore_optimizer
 from biencoder.training.out_of_memory import first_line, ran_out_of_memory
 from biencoder.training.output import OutputFolder
