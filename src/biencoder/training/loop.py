@@ -152,7 +152,9 @@ def _evaluate(job: Job, collection: Collection) -> Evaluation:
     give_back(beyond=0)  # other sizes are needed than in training, which would lie beside the free ones
     with Progress(texts_to_encode(collection), "evaluate") as progress:
         dims = (job.config.dims or ())[1:]
-        return evaluate(job.encoder, collection, dims=dims, progress=progress.update)
+        evaluation = evaluate(job.encoder, collection, dims=dims, progress=progress.update)
+    give_back(beyond=0)  # or each evaluation would leave the process a little larger
+    return evaluation
 
 
 def evaluate_guards(job: Job) -> dict[str, Evaluation]:

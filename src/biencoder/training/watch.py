@@ -1,6 +1,6 @@
 """A watch on models that stop learning: vectors that become the same, and a loss that is no better than guessing.
 
-It looks at a few embeddings that a step has computed anyway, once in a while, which takes a millisecond or two. What
+It looks at a few embeddings that a step has computed anyway, once in a while, which takes some milliseconds. What
 counts as collapsed is relative to what the model was at the start of the run. The vectors of an untrained transformer,
 and of some that are in wide use, lie close together from the beginning, and learn none the worse for it.
 
@@ -21,7 +21,7 @@ from biencoder.training.objective import Objective
 from biencoder.training.similarity_loss import AnyObjective
 
 EVERY = 20  # steps from look to look
-PASSAGES = 128  # looked at: enough for a mean of 8,000 cosines, few enough that the eigenvalues take a millisecond
+PASSAGES = 128  # looked at: enough for a mean of 8,000 cosines, few enough for a look to take milliseconds
 FEWEST_PASSAGES = 8
 QUERIES = 256  # whose candidates are counted
 
