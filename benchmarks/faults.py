@@ -23,7 +23,7 @@ from faults import SCENARIOS, AfterSeconds, Damage, Fault, Outcome, Place
 
 COLUMNS = ["fault", "times injected", "ended as promised", "resumed", "ended bitwise equal"]
 READING = ("read", "scandir", "listdir", "flock")  # before and after which the disk is the same
-WRITING = ("create or write", "fsync", "mkdir", "rename")
+WRITING = ("create or write", "fsync", "fsync of a folder", "mkdir", "rename")
 LONGEST = 1.2  # seconds of training in which a signal comes; one that comes too late is drawn again
 HOWS = ("cut", "emptied", "one bit flipped", "deleted")
 
@@ -54,14 +54,17 @@ def passed_over(outcome: Outcome) -> bool:
 
 
 class Table:
-    """What came of all of it, a row at a time on the terminal."""
+    """What came of all of it, a row at a time on the terminal; of faults whose title contains ``part``."""
 
-    def __init__(self) -> None:
+    def __init__(self, part: str = "") -> None:
+        self.part = part
         self.rows: list[list[str]] = []
         self.wrong: list[str] = []
         self.totals = [0] * 4
 
     def add(self, title: str, outcomes: Iterable[tuple[str, Outcome]], promise: Promise) -> None:
+        if self.part not in title:
+            return
         counts = [0] * 4
         for what, outcome in outcomes:
             if not outcome.hit:
@@ -114,11 +117,10 @@ def on_small_disks(place: Place, sizes: Iterable[int]) -> Iterator[tuple[str, Ou
 def walk(table: Table, place: Place) -> None:
     """Everything that is done to files, one after the other."""
     operations = list(enumerate(place.operations))
-    files = [i for i, (name, path) in operations if name == "fsync" and (place.folder / "whole" / "out" / path).suffix]
     kills = (AtOperation(i) for i, (name, _) in operations if name not in READING)
     table.add("SIGKILL before every file operation of a run that changes something", each(place, kills), killed)
-    torn = (AtOperation(i, "torn") for i in files)
-    table.add("SIGKILL with half of a file written, every synced file", each(place, torn), killed)
+    torn = (AtOperation(i, "torn") for i, (name, _) in operations if name == "fsync")
+    table.add("SIGKILL with half of a file written, at every sync of one", each(place, torn), killed)
     full = [AtOperation(i, "full") for i, (name, _) in operations if name in WRITING]
     table.add("no space left, at every sixth operation that writes", each(place, full[::6]), one_message)
     if os.geteuid() == 0:
@@ -147,8 +149,9 @@ def main() -> None:
     """Inject, print the table; exit code 1 when anything was lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
+    parser.add_argument("--faults", default="", help="only those that contain this text")
     asked = parser.parse_args()
-    draw, table = random.Random(asked.seed), Table()
+    draw, table = random.Random(asked.seed), Table(asked.faults)
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         for scenario in SCENARIOS:
             place = Place(Path(folder) / scenario.replace(" ", "-"), scenario)

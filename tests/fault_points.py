@@ -37,8 +37,9 @@ class AtOperation(Armed):
 
     Attributes:
         number: which, from 0.
-        how: ``kill``; ``torn`` (of an fsync: half of the file had come to the disk when the process was killed);
-            ``full`` (no space is left on the device); ``list`` (nothing; they are only recorded).
+        how: ``kill``; ``torn`` (of a file's fsync: half of what was written since the last one had come to the disk
+            when the process was killed); ``full`` (no space is left on the device); ``list`` (nothing; they are only
+            recorded).
         seen: operation and path of those that came so far.
     """
 
@@ -49,13 +50,16 @@ class AtOperation(Armed):
     def arm(self, folder: Path) -> None:
         """Listen to the events, and to fsync, which has none."""
         self._folder = str(folder.absolute())
+        self._synced: dict[str, int] = {}  # bytes of each file that are on the disk
         sys.addaudithook(self._hear)
         real = os.fsync
 
         def fsync(descriptor: int) -> None:
             path = os.readlink(f"/proc/self/fd/{descriptor}")
-            self._meet("fsync", path, descriptor)
+            folder = os.path.isdir(path)
+            self._meet("fsync of a folder" if folder else "fsync", path, descriptor)
             real(descriptor)
+            self._synced[path] = 0 if folder else os.fstat(descriptor).st_size
 
         setattr(os, "fsync", fsync)  # noqa: B010
 
@@ -89,7 +93,7 @@ class AtOperation(Armed):
             return
         if self.how == "torn":
             assert descriptor is not None
-            os.truncate(descriptor, os.fstat(descriptor).st_size // 2)
+            os.truncate(descriptor, (os.fstat(descriptor).st_size + self._synced.get(path, 0)) // 2)
         if self.how in ("torn", "kill"):
             kill()
         if self.how == "full":
