@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, BertConfig, BertModel
 
 from biencoder.demo.mini_lm import find_model
 from biencoder.model.folder import ModelSettings
-from biencoder.model.pretrained import save_model
+from biencoder.model.saving import save_model
 
 
 def main() -> None:

@@ -26,8 +26,8 @@ from biencoder.model.pretrained import (
     load_backbone,
     locate,
     read_tokenizer,
-    save_model,
 )
+from biencoder.model.saving import save_model
 from biencoder.training.distributed import gather_with_gradient, is_distributed
 from biencoder.training.objective import Labels, Objective, similarity
 

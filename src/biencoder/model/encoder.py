@@ -22,7 +22,8 @@ from biencoder.model.embedding import embed
 from biencoder.model.folder import ModelSettings, read_settings
 from biencoder.model.pooling import truncate
 from biencoder.model.precision import autocast, choose_device, choose_precision
-from biencoder.model.pretrained import load_checked, load_tokenizer, locate, save_model, weights_fingerprint
+from biencoder.model.pretrained import load_checked, load_tokenizer, locate, weights_fingerprint
+from biencoder.model.saving import save_model
 
 ENCODE_TOKENS = 8192  # a forward pass without gradient; more does not run faster, and takes more memory
 ENCODE_TEXTS = 4096  # texts tokenised at a time, among which lengths are sorted

@@ -21,7 +21,8 @@ from biencoder.model.average import slerp, weighted_mean
 from biencoder.model.encoder import resolve
 from biencoder.model.export import PROBES
 from biencoder.model.folder import ModelSettings, read_settings
-from biencoder.model.pretrained import DROPOUTS, empty_backbone, load_tokenizer, locate, save_model
+from biencoder.model.pretrained import DROPOUTS, empty_backbone, load_tokenizer, locate
+from biencoder.model.saving import save_model
 from biencoder.model.stored import StoredWeights
 from biencoder.report.markdown import fenced, inline
 from biencoder.terminal import say

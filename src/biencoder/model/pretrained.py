@@ -1,10 +1,8 @@
-"""Models on disk: finding, loading and saving them, and refusing what is damaged."""
+"""Models on disk: finding and loading them, and refusing what is damaged."""
 
 import contextlib
 import hashlib
 import logging
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,9 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, 
 from transformers.utils import logging as transformers_logging
 
 from biencoder.errors import UserError
-from biencoder.files import sync_file, sync_folder, system_errors
 from biencoder.model.data_only import data_only, refuse_links_out
 from biencoder.model.dropout import use_fast_dropout
-from biencoder.model.folder import ADAPTER_CONFIG, ModelSettings, adapter_base, read_settings, write_settings
+from biencoder.model.folder import ADAPTER_CONFIG, adapter_base, read_settings
 from biencoder.model.lora import merge_adapter
 
 logger = logging.getLogger(__name__)
@@ -40,60 +37,7 @@ DROPOUTS = (
     "attn_pdrop",
     "hidden_dropout",
 )
-READABLE = 0o644
 NOT_DOWNLOADED = ["*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.h5", "*.onnx", "*.msgpack", "openvino/*"]
-MAKES_A_MODEL = ("config.json", ADAPTER_CONFIG)
-
-
-def save_model(
-    folder: Path, backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, settings: ModelSettings
-) -> None:
-    """Write weights, configuration, tokenizer and sentence-transformers' files into ``folder``.
-
-    All of it is written and synced below a temporary name first. What makes a folder a model, its configuration, is
-    moved there last: a kill leaves a model that is whole, or none.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=".model.", suffix=".tmp", dir=folder))
-    try:
-        with _quiet(), system_errors(staged):
-            backbone.save_pretrained(staged)
-            if tokenizer is not None:
-                _forget_last_use(tokenizer, settings.max_length)
-                tokenizer.save_pretrained(staged)
-        write_settings(staged, settings, int(backbone.config.hidden_size))
-        _publish(staged, folder)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
-
-
-def _forget_last_use(tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> None:
-    """What a tokenizer was asked for last is written with it, by which two saved models would differ."""
-    if not tokenizer.is_fast:
-        return
-    tokenizer.backend_tokenizer.no_padding()
-    if max_length is None:
-        tokenizer.backend_tokenizer.no_truncation()
-    else:
-        tokenizer.backend_tokenizer.enable_truncation(max_length, direction=tokenizer.truncation_side)
-
-
-def _publish(staged: Path, folder: Path) -> None:
-    files = sorted(path for path in staged.rglob("*") if path.is_file())
-    files.sort(key=lambda file: file.name in MAKES_A_MODEL and file.parent == staged)
-    for file in files:
-        sync_file(file)
-        file.chmod(READABLE)  # safetensors makes files that only their owner can read
-    for name in MAKES_A_MODEL:
-        (folder / name).unlink(missing_ok=True)
-    for file in files:
-        target = folder / file.relative_to(staged)
-        target.parent.mkdir(exist_ok=True)
-        if file is files[-1]:
-            for written in {folder / each.relative_to(staged).parent for each in files}:
-                sync_folder(written)
-        file.replace(target)
-    sync_folder(folder)
 
 
 def locate(path: str | Path, flag: str = "--model") -> Path:
@@ -146,7 +90,7 @@ def load_backbone(folder: Path, dropout: float | None = None, *, trust_remote_co
         backbone = _load_whole(folder, dropout, trust_remote_code)
     else:
         backbone = load_backbone(_base_folder(folder, base), dropout, trust_remote_code=trust_remote_code)
-        with _quiet():
+        with quiet():
             merge_adapter(backbone, folder)
     pooler = getattr(backbone, "pooler", None)
     if isinstance(pooler, nn.Module):
@@ -204,7 +148,7 @@ def load_weights(kind: Any, folder: Path, config: Any, *, trust_remote_code: boo
             "no *.safetensors in it; a pytorch_model.bin is not read, for a pickle can run code: to convert one, load "
             "it with transformers and save_pretrained it"
         )
-    with _quiet():
+    with quiet():
         loaded: tuple[PreTrainedModel, dict[str, Any]] = kind.from_pretrained(
             folder,
             config=config,
@@ -245,7 +189,7 @@ def _refuse_random_weights(report: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars from transformers for loads and saves of a second, and a table of weights, which we check."""
     shown, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
@@ -281,7 +225,7 @@ def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreT
 
 def read_tokenizer(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     """The tokenizer in a model folder, or whatever transformers raises."""
-    with data_only(folder, trust_remote_code) as seen, _quiet():
+    with data_only(folder, trust_remote_code) as seen, quiet():
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(seen, trust_remote_code=trust_remote_code)
     tokenizer.name_or_path = str(folder)
     return tokenizer
