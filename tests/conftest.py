@@ -1,5 +1,6 @@
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test downloads anything
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: more threads would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell starts background commands with SIGINT ignored, and processes inherit that; tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATA = Path(os.environ.get("BIENCODER_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 

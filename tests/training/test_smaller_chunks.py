@@ -1,7 +1,5 @@
 """Memory that runs out halves the chunks and changes nothing else."""
 
-import json
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from runs import final_state, final_weights, metrics, small_run
-from tiny import WORDS, relative_error, tiny_model
+from tiny import relative_error
 from torch import Tensor, nn
 
 from biencoder.data.batching import PackedBatch
@@ -206,49 +204,3 @@ def test_what_pytorch_says_is_what_is_looked_for() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
     assert ran_out_of_memory(caught.value)
-
-
-REAL = """
-import resource, sys
-from pathlib import Path
-from biencoder.allocator import tune_allocator
-tune_allocator()
-from biencoder.config import TrainConfig
-from biencoder.training import loop
-from biencoder.training.run import train
-
-config, room = eval(sys.argv[1]), int(sys.argv[2])
-accumulate, steps = loop.accumulate_within_memory, iter(range(10**6))
-
-def limited(job, batch):
-    if next(steps) == 0:
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        limit = pages * resource.getpagesize() + room
-        _, most = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, most))
-        losses = accumulate(job, batch)
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
-        return losses
-    return accumulate(job, batch)
-
-loop.accumulate_within_memory = limited
-train(config)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="a limit of address space as Linux keeps it")
-def test_an_allocator_that_really_fails(tmp_path: Path) -> None:
-    """Without dropout the weights are those of a run with all the memory it wants."""
-    draw = np.random.default_rng(0)
-    rows = [{"query": WORDS[i], "pos": [" ".join([*draw.choice(WORDS, 90), WORDS[i]])]} for i in range(64)]
-    config = small_run(tmp_path, batch_size=60, group_size=1, passage_max_len=96, max_steps=2, eval_steps=2)
-    tiny_model(Path(config.model), num_hidden_layers=8, intermediate_size=512)  # 280 MB of activations a batch
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    train(replace(config, output_dir=tmp_path / "roomy"))
-    arguments = ["from pathlib import PosixPath\n" + REAL, repr(config), "40_000_000"]
-    done = subprocess.run([sys.executable, "-c", *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "step 1: memory ran out" in done.stdout
-    for one, other in zip(metrics(config.output_dir), metrics(tmp_path / "roomy"), strict=True):
-        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)  # the second after the step
-    assert final_state(config.output_dir)["tokens"]["keep"] < final_state(tmp_path / "roomy")["tokens"]["keep"]
