@@ -218,13 +218,29 @@ encode.encode_file(HashingEncoder(seconds_per_text=0.005), Path(sys.argv[1]), Pa
 """
 
 
+@pytest.mark.parametrize("is_described", [False, True])
+def test_killed_while_it_is_published_it_only_finishes_that(tmp_path: Path, is_described: bool) -> None:
+    texts, output = tmp_path / "in.txt", tmp_path / "out.npy"
+    texts.write_text("one\ntwo\n")
+    encode_file(HashingEncoder(), texts, output)
+    before = output.read_bytes(), output.stat().st_ino
+    source = tmp_path / "out.npy.json"
+    record = json.dumps({"rows_done": 2, "source": json.loads(source.read_text())})
+    (tmp_path / "out.npy.partial.json").write_text(record)
+    if not is_described:
+        source.unlink()
+    assert encode_file(HashingEncoder(), texts, output).reused == 2
+    assert (output.read_bytes(), output.stat().st_ino) == before
+    assert {path.name for path in tmp_path.glob("out*")} == {"out.npy", "out.npy.json"}
+
+
 def test_killed_anywhere_and_started_again_gives_the_same_bytes(tmp_path: Path) -> None:
     texts, output = tmp_path / "in.txt", tmp_path / "out.npy"
     texts.write_text("\n".join(f"line {i} of the file" for i in range(150)))
     encode_file(HashingEncoder(), texts, tmp_path / "whole.npy")
     record = tmp_path / "out.npy.partial.json"
     kills, done = 0, []
-    while not output.exists():
+    while not (tmp_path / "out.npy.json").exists() or record.exists():
         command = [sys.executable, "-c", KILLED, str(texts), str(output)]
         with subprocess.Popen(command, cwd=Path(__file__).parent) as process:
             before = record.stat().st_mtime_ns if record.exists() else 0

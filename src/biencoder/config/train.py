@@ -90,9 +90,9 @@ class TrainConfig(Config):
         "passages per query: 1 positive and up to N-1 of its hard negatives", default=8, least=1
     )
     cluster_size: int = under.loss(
-        "batches are made of clusters of N rows whose queries the base model finds similar: each other's hard "
-        "negatives; 1: rows at random",
-        default=16,
+        "make batches of clusters of N rows whose queries the base model finds similar: each other's hard negatives; "
+        "1: rows at random",
+        default=1,
         least=1,
     )
     mix: str = under.loss(

@@ -139,11 +139,16 @@ def encode_file(
     summary = summarize(input)
     rows, dim = summary.rows, encoder.dim
     source = {"rows": rows, "dim": dim, "kind": kind, "texts": summary.fingerprint, "model": encoder.fingerprint}
+    partial, record = beside(output, ".partial"), beside(output, ".partial.json")
     if output.is_file() and description(output) == source:
+        if not partial.exists():
+            record.unlink(missing_ok=True)  # a kill came before it
         logger.info("%s is already whole for these texts, model and settings: nothing to do", output)
         return Encoded(output, rows, dim, reused=rows)
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial, record = beside(output, ".partial"), beside(output, ".partial.json")
+    if not partial.exists() and output.is_file() and read_json(record) == {"rows_done": rows, "source": source}:
+        _describe(output, record, source)  # a kill came between the last two steps of publishing
+        return Encoded(output, rows, dim, reused=rows)
     header = _header(rows, dim)
     _check_space(output, 4 * dim * rows - (partial.stat().st_size if partial.exists() else 0))
     with open_claimed(partial) as file:
@@ -236,6 +241,10 @@ def _publish(output: Path, partial: Path, record: Path, source: dict[str, Any]) 
     beside(output, ".json").unlink(missing_ok=True)
     partial.replace(output)
     sync_folder(output.parent)
+    _describe(output, record, source)
+
+
+def _describe(output: Path, record: Path, source: dict[str, Any]) -> None:
     write_json(beside(output, ".json"), source)
     record.unlink(missing_ok=True)
 
