@@ -346,6 +346,20 @@ def test_a_run_with_mined_negatives_resumes_in_the_same_bits(
     assert_same_model(asked.output_dir, whole.output_dir)
 
 
+@pytest.mark.parametrize("killed_in", [2, 9])
+def test_a_run_over_clusters_resumes_in_the_same_bits(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, killed_in: int
+) -> None:
+    asked = replace(config, cluster_size=4)
+    whole, plain = (replace(asked, output_dir=asked.output_dir.parent / name) for name in ("whole", "plain"))
+    train(whole)
+    train(replace(plain, cluster_size=1))
+    train_until(killed_in, asked, monkeypatch)
+    train(asked)
+    assert losses(asked.output_dir) == losses(whole.output_dir) != losses(plain.output_dir)
+    assert_same_model(asked.output_dir, whole.output_dir)
+
+
 def test_mined_negatives_that_are_gone_stop_a_resumed_run(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = replace(config, mine_negatives=2)
     train_until(5, asked, monkeypatch)
