@@ -1,4 +1,4 @@
-"""The ways to stop with one line instead of a traceback."""
+"""The ways to stop with one line instead of a traceback, and what a library's error says in one."""
 
 import signal
 
@@ -25,3 +25,8 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, number: int, where: str = "") -> None:
         self.signal = signal.Signals(number)
         super().__init__(f"stopped by {self.signal.name}{where and ' ' + where}")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in short: PyTorch's and Arrow's may go on with a stack of C++."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

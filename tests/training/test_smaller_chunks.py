@@ -194,9 +194,9 @@ def test_other_errors_are_not_taken_for_it() -> None:
         torch.OutOfMemoryError("CUDA"),
     ):
         assert ran_out_of_memory(error)
-        with pytest.raises(OutOfMemoryError), memory_for_all(torch.device("cpu")):
+        with pytest.raises(OutOfMemoryError), memory_for_all():
             raise error
-    with pytest.raises(ValueError, match="bad"), memory_for_all(torch.device("cpu")):
+    with pytest.raises(ValueError, match="bad"), memory_for_all():
         raise ValueError("bad")
 
 

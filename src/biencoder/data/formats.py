@@ -9,7 +9,7 @@ import orjson
 
 from biencoder.data.columns import QUERY_COLUMNS, SCORE_COLUMNS, RowError, find_columns
 from biencoder.data.lines import NotTextError, decode, read_lines, shortened
-from biencoder.errors import UserError
+from biencoder.errors import UserError, first_line
 
 Row = dict[str, Any]
 
@@ -169,7 +169,7 @@ def _read_parquet(path: Path, every_column: bool) -> Iterator[tuple[int, Row | R
     except RowError as error:
         raise UserError(f"{path}: {error}") from error
     except pa.ArrowException as error:
-        raise UserError(f"{path}: not a whole Parquet file ({_first_line(error)})") from error
+        raise UserError(f"{path}: not a whole Parquet file ({first_line(error)})") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: a text in row {number + 1} or the {_PARQUET_ROWS} after it is not UTF-8") from error
     except (ValueError, OverflowError) as error:  # a date that Python has no value for
@@ -177,11 +177,7 @@ def _read_parquet(path: Path, every_column: bool) -> Iterator[tuple[int, Row | R
             f"{path}: a value in row {number + 1} or the {_PARQUET_ROWS} after it cannot be read ({error})"
         ) from error
     except OSError as error:
-        raise UserError(f"cannot read {path}: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"cannot read {path}: {first_line(error)}") from error
 
 
 def describe(value: object) -> str:

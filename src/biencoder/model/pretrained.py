@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from biencoder.errors import UserError
+from biencoder.errors import UserError, first_line
 from biencoder.model.data_only import data_only, refuse_links_out
 from biencoder.model.dropout import use_fast_dropout
 from biencoder.model.folder import ADAPTER_CONFIG, adapter_base, read_settings
@@ -70,7 +70,7 @@ def _find(path: str | Path, flag: str) -> Path:
         return Path(snapshot_download(str(path), ignore_patterns=NOT_DOWNLOADED))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
-            f"{flag} {path}: no such folder, and not to be had from the model hub ({_first_line(error)})"
+            f"{flag} {path}: no such folder, and not to be had from the model hub ({first_line(error)})"
         ) from error
 
 
@@ -101,15 +101,15 @@ def load_backbone(folder: Path, dropout: float | None = None, *, trust_remote_co
 
 def _base_folder(folder: Path, base: str) -> Path:
     """Where the base model of an adapter is; it is somebody else's choice, so it is said."""
+    said = f"{folder / ADAPTER_CONFIG}: base model"
     try:
-        found = locate(base, f"{folder / ADAPTER_CONFIG}: base model")
+        found = _find(base, said)
     except UserError as error:
-        if "link that leads out" in str(error):
-            raise
         raise UserError(
             f"--model {folder}: is an adapter, and its base model {base} is missing; put it there, or write where it "
             f"is into {folder / ADAPTER_CONFIG} as base_model_name_or_path"
         ) from error
+    refuse_links_out(found, f"{said} {base}")
     if adapter_base(found) is not None:
         raise UserError(
             f"--model {folder}: is an adapter, and its base model {base} is one too; merge that with its own base first"
@@ -217,7 +217,7 @@ def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreT
     try:
         tokenizer = read_tokenizer(folder, trust_remote_code=trust_remote_code)
     except UNREADABLE as error:
-        raise _unloadable(path, f"its tokenizer: {_first_line(error)}") from error
+        raise _unloadable(path, f"its tokenizer: {first_line(error)}") from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes where no vocabulary is
         raise _unloadable(path, "its tokenizer has no vocabulary")
     return tokenizer
@@ -249,9 +249,9 @@ def loading(path: str | Path, flag: str = "--model") -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        raise _unloadable(path, f"its safetensors file is damaged or cut off: {_first_line(error)}", flag) from error
+        raise _unloadable(path, f"its safetensors file is damaged or cut off: {first_line(error)}", flag) from error
     except UNREADABLE as error:
-        raise _unloadable(path, _first_line(error), flag) from error
+        raise _unloadable(path, first_line(error), flag) from error
 
 
 def empty_backbone(folder: Path, path: str | Path, *, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -281,7 +281,3 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 def _unloadable(path: str | Path, reason: str, flag: str = "--model") -> UserError:
     return UserError(f"{flag} {path}: cannot be loaded ({reason})")
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

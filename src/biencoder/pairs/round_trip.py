@@ -40,7 +40,7 @@ def round_trip(
         progress: is called with the number of texts encoded.
 
     Raises:
-        UserError: the model's vectors are not finite.
+        UserError: the model's vectors are not finite, or there is no room for them in the folder for temporary files.
     """
 
     def encoded() -> Iterator[NDArray[np.float32]]:

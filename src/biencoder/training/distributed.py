@@ -171,15 +171,6 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
         parameter.grad = summed.view_as(parameter)
 
 
-def largest_over_ranks(value: int) -> int:
-    """The largest of the ranks' numbers, on all of them."""
-    if not is_distributed():
-        return value
-    box = torch.tensor(value, device="cuda" if dist.get_backend() == "nccl" else "cpu")
-    dist.all_reduce(box, dist.ReduceOp.MAX)
-    return int(box)
-
-
 def sum_over_ranks(values: Tensor) -> Tensor:
     """Element-wise sum over ranks."""
     if is_distributed():
@@ -188,11 +179,11 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return values
 
 
-def max_over_ranks(value: int, device: torch.device) -> int:
+def max_over_ranks(value: int) -> int:
     """The largest of all ranks' numbers, on all of them."""
     if not is_distributed():
         return value
-    largest = torch.tensor([value], device=device)
+    largest = torch.tensor(value, device="cuda" if dist.get_backend() == "nccl" else "cpu")
     dist.all_reduce(largest, dist.ReduceOp.MAX)
     return int(largest)
 

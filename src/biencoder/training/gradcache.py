@@ -89,14 +89,14 @@ def accumulate_gradients(
         OutOfMemoryError: on all ranks, when there is none left on any; part of the gradient may have been added.
     """
     give_back(held_at_most)  # or the kept chunks would lie around the holes that the last step's replays left
-    with memory_for_all(encoder.device):
+    with memory_for_all():
         _share_embedding_gradients(encoder)
         encoded = _encode(encoder, batch, keep_tokens, seed)
         vectors = _in_order(encoded, batch, encoder)
         guide_vectors = None if guide is None else guide.vectors_of(batch)
     opinion = None if guide is None or guide_vectors is None else guide.opinion_of(batch, guide_vectors)
     gradient, losses = _cache_gradient(vectors, batch, objective, opinion)
-    with memory_for_all(encoder.device):
+    with memory_for_all():
         _backward_all(encoder, encoded, gradient, held_at_most)
     return losses
 
@@ -157,7 +157,7 @@ def _cache_gradient(
     sums = torch.zeros(3, device=vectors.device)
     of_queries = torch.zeros(batch.queries, device=vectors.device)
     rows = max(1, SCORES_AT_ONCE // max(1, len(candidates)))
-    with memory_for_all(vectors.device):
+    with memory_for_all():
         for start in range(0, batch.queries, rows):
             part = slice(start, start + rows)
             labelled = labels.rows(part) if opinion is None else opinion.rows(part).added_to(labels.rows(part))

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import torch
 
+from biencoder.errors import first_line
 from biencoder.training.distributed import max_over_ranks
 
 # What PyTorch, the C++ library, oneDNN and NVIDIA's libraries say in a plain RuntimeError; GPU memory has a type.
@@ -34,7 +35,7 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def memory_for_all(device: torch.device) -> Iterator[None]:
+def memory_for_all() -> Iterator[None]:
     """A part of a step that has its memory on all ranks, or fails on all of them alike.
 
     The part itself must hold no collective: a rank that fails in it goes straight to the one at its end, where the
@@ -50,10 +51,5 @@ def memory_for_all(device: torch.device) -> Iterator[None]:
         if not ran_out_of_memory(error):
             raise
         said = first_line(error)
-    if max_over_ranks(int(bool(said)), device):
+    if max_over_ranks(int(bool(said))):
         raise OutOfMemoryError(said or "in another process")
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in short: PyTorch's may go on with a stack of C++."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -12,7 +12,7 @@ from biencoder.config import TrainConfig, data_sets_of
 from biencoder.data.audit import audit
 from biencoder.data.check import token_counter
 from biencoder.data.data_sets import is_of_single_texts, read_data_sets, settings_of
-from biencoder.errors import TrainingError, UserError
+from biencoder.errors import TrainingError, UserError, first_line
 from biencoder.model.lora import merge_lora
 from biencoder.model.merge import mix_in
 from biencoder.report.training import Outcome, report_result, write_evaluation, write_model_card
@@ -38,7 +38,7 @@ from biencoder.training.loop import (
 )
 from biencoder.training.metrics_file import forget_metrics_after
 from biencoder.training.optimizer import restore_optimizer
-from biencoder.training.out_of_memory import first_line, ran_out_of_memory
+from biencoder.training.out_of_memory import ran_out_of_memory
 from biencoder.training.output import OutputFolder
 from biencoder.training.similarity_loss import SimilarityObjective
 from biencoder.training.stop import finishing_steps, stops_by_signal

@@ -45,17 +45,16 @@ def accumulate_within_memory(job: Job, batch: TrainingBatch) -> StepLosses:
 
 def _halve_chunks(job: Job, batch: TrainingBatch, said: str) -> None:
     """Give all ranks chunks half as large as the largest that any of them has here, and half as many to keep."""
-    device = job.encoder.device
     job.held_at_most = min(job.held_at_most, int(LESS * held_bytes()))
     job.optimizer.zero_grad()
     give_back(beyond=0)
-    if device.type == "cuda":
+    if job.encoder.device.type == "cuda":
         torch.cuda.empty_cache()
     parts = [*batch.chunks, *batch.guide_chunks]
-    largest = max_over_ranks(max((part.tokens for part in parts if len(part.index) > 1), default=0), device)
+    largest = max_over_ranks(max((part.tokens for part in parts if len(part.index) > 1), default=0))
     if not largest and not job.keep_tokens:
-        raise _too_little(job, max_over_ranks(max((part.tokens for part in parts), default=0), device), said)
-    kept = min(job.keep_tokens, max_over_ranks(batch.tokens, device))
+        raise _too_little(job, max_over_ranks(max((part.tokens for part in parts), default=0)), said)
+    kept = min(job.keep_tokens, max_over_ranks(batch.tokens))
     job.batcher = replace(job.batcher, chunk_tokens=largest // 2 or job.batcher.chunk_tokens)
     job.keep_tokens = kept // 2 if largest else 0
     say(

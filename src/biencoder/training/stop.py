@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from biencoder.errors import Stopped
-from biencoder.training.distributed import largest_over_ranks, rank
+from biencoder.training.distributed import max_over_ranks, rank
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -57,7 +57,7 @@ def finishing_steps() -> Iterator[None]:
 
 def stop_asked() -> int:
     """The signal by which some rank was asked to stop; 0 for none. All ranks call it, and all get the same answer."""
-    return largest_over_ranks(_asked)
+    return max_over_ranks(_asked)
 
 
 def _hear(number: int, _: FrameType | None) -> None:
