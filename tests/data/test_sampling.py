@@ -262,4 +262,4 @@ def test_batches_hold_whole_clusters_but_for_rows_that_clash(three: ExampleTable
         answers = [set(three[i].positives) for i in plan.rows]
         assert len(set.union(*answers)) == sum(map(len, answers))
     assert np.mean(neighbours) > 0.5  # of rows at random, one in sixteen
-    assert len(distinct) == 2 * 16  # the second epoch has other clusters than the first
+    assert len(distinct) == 2 * 16  # in the second epoch other clusters meet than in the first

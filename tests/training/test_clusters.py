@@ -31,14 +31,14 @@ def config(tmp_path: Path) -> TrainConfig:
     for name, content in (("pairs", rows), ("scored", scored), ("alone", alone)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
     data_sets = tuple(DataSet(path=(tmp_path / f"{name}.jsonl",)) for name in ("pairs", "scored", "alone"))
-    return TrainConfig(model="model", train_data=data_sets, output_dir=tmp_path / "out")
+    return TrainConfig(model="model", train_data=data_sets, output_dir=tmp_path / "out", cluster_size=8)
 
 
 def table_of(config: TrainConfig) -> ExampleTable:
     return read_data_sets(config.data_sets, "stop")
 
 
-def test_rows_of_one_topic_are_neighbours_and_other_kinds_of_data_have_no_places(
+def test_rows_of_one_topic_are_a_cluster_and_other_kinds_of_data_have_no_places(
     encoder: Encoder, config: TrainConfig
 ) -> None:
     places = similar_rows(encoder, table_of(config), config)

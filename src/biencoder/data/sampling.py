@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from biencoder.data.clashes import Clashes
 from biencoder.data.draws import draws_of, shuffle_draws
 from biencoder.data.mixing import Mix, turns_per_epoch
-from biencoder.data.similar_order import shuffle_clusters
+from biencoder.data.similar_groups import shuffle_clusters
 from biencoder.data.table import ExampleTable
 
 _POSITIVES, _NEGATIVES = 1, 2  # streams of the choices within a row
@@ -89,8 +89,8 @@ class Sampler:
         """Over the same rows in batches of clusters of rows that are hard to tell apart.
 
         Args:
-            places: int64 ``[n]``, the place of each row in an order in which neighbours are similar, see
-                :func:`~biencoder.data.similar_order.similar_order`; -1 for rows of data sets that are left at random.
+            places: int64 ``[n]``, the place of each row in an order in which clusters follow each other, see
+                :func:`~biencoder.data.similar_groups.similar_groups`; -1 for rows of data sets that are left at random.
             size: rows a cluster.
         """
         sampler = copy.copy(self)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from biencoder.allocator import give_back
 from biencoder.config import TrainConfig
 from biencoder.data.data_sets import is_of_single_texts, is_scored
-from biencoder.data.similar_order import similar_order
+from biencoder.data.similar_groups import similar_groups
 from biencoder.data.table import ExampleTable
 from biencoder.retrieval.encode import TextEncoder, progress_line
 from biencoder.retrieval.mapped_vectors import map_vectors
@@ -42,7 +42,7 @@ def use_clusters(job: Job) -> None:
 
 
 def similar_rows(encoder: TextEncoder, table: ExampleTable, config: TrainConfig) -> Places:
-    """The place of each row in an order in which rows with similar queries are neighbours.
+    """The place of each row in an order in which clusters of rows with similar queries follow each other.
 
     Args:
         encoder: the model as it came.
@@ -56,11 +56,11 @@ def similar_rows(encoder: TextEncoder, table: ExampleTable, config: TrainConfig)
     for number, data_set in enumerate(config.data_sets):
         if data_set.in_batch_negatives and not is_scored(table, number) and not is_of_single_texts(table, number):
             rows = np.flatnonzero(table.data_set == number)
-            places[rows] = _places(encoder, table.select(rows), config.seed)
+            places[rows] = _places(encoder, table.select(rows), config.cluster_size, config.seed)
     return places
 
 
-def _places(encoder: TextEncoder, table: ExampleTable, seed: int) -> Places:
+def _places(encoder: TextEncoder, table: ExampleTable, size: int, seed: int) -> Places:
     queries = Queries.of(table.query_hashes)
     blocks = [queries.first[start : start + ENCODED_AT_ONCE] for start in range(0, len(queries), ENCODED_AT_ONCE)]
     with progress_line("cluster") as start_progress:
@@ -72,8 +72,7 @@ def _places(encoder: TextEncoder, table: ExampleTable, seed: int) -> Places:
             return vectors
 
         vectors = map_vectors((encoded(number) for number in range(len(blocks))), encoder.dim)
-    place = np.empty(len(queries), np.int64)
-    place[similar_order(vectors, seed)] = np.arange(len(queries))
+    groups = similar_groups(vectors, np.bincount(queries.number), size, seed)
     places = np.empty(len(table), np.int64)
-    places[np.argsort(place[queries.number], kind="stable")] = np.arange(len(table))
+    places[np.argsort(queries.number, kind="stable")] = np.argsort(groups, kind="stable")
     return places

@@ -1,0 +1,72 @@
+"""Clusters of rows that are hard to tell apart, from which batches are made.
+
+The other passages of a batch of rows at random are negatives that the model can tell from the positive already. Among
+rows with similar queries they are hard negatives, at no cost: topic-aware sampling (Hofstätter et al. 2021,
+"Efficiently Teaching an Effective Dense Retriever with Balanced Topic Aware Sampling"). Their clusters are those of
+k-means. Ours are a row and its nearest neighbours, because the large directions of queries are often their wording
+("What are the symptoms of …"), along which k-means parts the questions about one thing from each other.
+
+Shapes: n rows, m distinct vectors, D dimensions.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+SHARD = 1 << 15  # vectors among which neighbours are looked for: time grows with its square
+
+Indices = NDArray[np.int64]
+Vectors = NDArray[np.float32]
+
+
+def similar_groups(vectors: Vectors, copies: Indices, size: int, seed: int) -> Indices:
+    """An order of rows in which each ``size`` that follow each other are a group: one and its nearest neighbours.
+
+    A row is drawn, its nearest among those that no group has yet are its group, and so on. No vector is twice in a
+    group. Groups that are left with fewer than ``size`` come last. More than :data:`SHARD` vectors are split at random
+    into parts with groups of their own, so the cost is O(m D SHARD / size).
+
+    Args:
+        vectors: ``[m, D]``, in memory or memory-mapped; inner products are the similarity.
+        copies: int64 ``[m]``, how many rows have each vector; n in all.
+        size: rows a group.
+        seed: of the draws.
+
+    Returns:
+        int64 ``[n]``, the vector of each row.
+    """
+    drawn = np.random.Generator(np.random.Philox(seed)).permutation(len(vectors))
+    groups: list[Indices] = []
+    for start in range(0, len(drawn), SHARD):
+        part = drawn[start : start + SHARD]
+        groups += [part[group] for group in _groups(vectors[part], copies[part], size)]
+    groups.sort(key=len, reverse=True)
+    return np.concatenate(groups) if groups else np.empty(0, np.int64)
+
+
+def _groups(vectors: Vectors, copies: Indices, size: int) -> list[Indices]:
+    left, groups = copies.copy(), []
+    for first in range(len(vectors)):
+        while left[first]:
+            similarity = vectors @ vectors[first]
+            similarity[left == 0] = -np.inf
+            similarity[first] = np.inf
+            count = min(size, int(np.count_nonzero(left)))
+            group = np.argpartition(similarity, -count)[-count:]
+            left[group] -= 1
+            groups.append(group)
+    return groups
+
+
+def shuffle_clusters(order: Indices, draws: NDArray[np.uint64], size: int) -> Indices:
+    """The clusters of ``size`` rows that follow each other in an order, shuffled: int64 ``[n]``.
+
+    The incomplete one at the end stays there: batches of a multiple of ``size`` rows hold whole clusters.
+
+    Args:
+        order: of the rows, see :func:`similar_groups`.
+        draws: uint64 ``[n]``, random bits.
+        size: rows a cluster.
+    """
+    whole = len(order) // size * size
+    shuffled = np.argsort(draws[:whole:size], kind="stable")
+    return np.concatenate([order[:whole].reshape(-1, size)[shuffled].ravel(), order[whole:]])
