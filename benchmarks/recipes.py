@@ -42,7 +42,7 @@ RECIPES: dict[str, list[str]] = {
     "distilled from clusters of 16": [*AT_RANDOM, "--train-data", "{scored}"],
     "guided by the base": [*AT_RANDOM, "--guide", "{model}"],
     "nested dimensions": [*AT_RANDOM, "--dims", "128,64"],
-    "LoRA": [*AT_RANDOM, "--lora-rank", "16", "--learning-rate", "5e-4"],
+    "LoRA": [*AT_RANDOM, "--lora-rank", "16"],
     "half of the base kept": [*AT_RANDOM, "--keep-base", "0.5"],
     "clusters of 16, guided": ["--cluster-size", "16", "--guide", "{model}"],
     "clusters of 16, two-way": ["--cluster-size", "16", "--two-way"],
@@ -61,7 +61,8 @@ def train(asked: Namespace, recipe: str, seed: int) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     command = ["train", "--model", model_folder(asked), "--train-data", str(asked.train_data.resolve())]
     command += ["--output-dir", str(folder), "--seed", str(seed), "--epochs", str(asked.epochs)]
-    command += ["--batch-size", str(asked.batch_size), "--learning-rate", str(asked.learning_rate)]
+    command += ["--batch-size", str(asked.batch_size)]
+    command += [] if asked.learning_rate is None else ["--learning-rate", str(asked.learning_rate)]
     command += ["--query-max-len", str(asked.max_length), "--passage-max-len", str(asked.max_length)]
     command += ["--temperature", str(asked.temperature), "--save-steps", "100000"]
     command += [] if asked.max_steps is None else ["--max-steps", str(asked.max_steps)]
@@ -159,7 +160,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 1, 2], help="one run of each recipe a seed")
     parser.add_argument("--epochs", type=int, default=1, help="passes over the data")
     parser.add_argument("--max-steps", type=int, help="fewer, under a whole schedule")
-    parser.add_argument("--learning-rate", type=float, default=5e-5, help="where the recipe has none of its own")
+    parser.add_argument("--learning-rate", type=float, help="default: what `biencoder train` takes")
     asked = parser.parse_args()
     base = queries_of(asked, model_folder(asked), asked.output_dir / "base.queries.json")
     order = sorted(base)

@@ -27,11 +27,22 @@ def read_pairs(path: str) -> tuple[list[str], list[str]]:
     return [row["query"] for row in rows], [row["pos"][0] for row in rows]
 
 
-def biencoder(work: Workload, precision: str, memory_budget: int | None = None) -> None:
-    """`biencoder train`, with a held-out set of one query: other systems do not evaluate either."""
+def biencoder(work: Workload, precision: str, memory_budget: int | None = None, own_defaults: bool = False) -> None:
+    """`biencoder train`, with a held-out set of one query: other systems do not evaluate either.
+
+    With its own defaults, only data, epochs, batch and lengths are those of the others; else everything is.
+    """
     from biencoder import TrainConfig, train
 
     queries, passages = read_pairs(work.train_data)
+    alike = {
+        "temperature": work.temperature,
+        "learning_rate": work.learning_rate,
+        "cluster_size": 1,
+        "warmup_ratio": 0.1,
+        "weight_decay": 0.01,
+        "max_grad_norm": 1.0,
+    }
     with tempfile.TemporaryDirectory() as folder:
         train(
             TrainConfig(
@@ -43,11 +54,6 @@ def biencoder(work: Workload, precision: str, memory_budget: int | None = None) 
                 group_size=1,
                 query_max_len=work.max_length,
                 passage_max_len=work.max_length,
-                temperature=work.temperature,
-                learning_rate=work.learning_rate,
-                warmup_ratio=0.1,
-                weight_decay=0.01,
-                max_grad_norm=1.0,
                 dropout=work.dropout,
                 max_steps=work.max_steps,
                 precision=precision,
@@ -55,6 +61,7 @@ def biencoder(work: Workload, precision: str, memory_budget: int | None = None) 
                 seed=work.seed,
                 resume="never",
                 device="cpu",
+                **({} if own_defaults else alike),
             )
         )
 
@@ -165,6 +172,7 @@ def _with_dropout(model: Path, folder: Path, dropout: float | None) -> None:
 
 SYSTEMS: dict[str, Callable[[Workload], None]] = {
     "biencoder": partial(biencoder, precision="auto"),
+    "biencoder at its defaults": partial(biencoder, precision="auto", own_defaults=True),
     "biencoder fp32": partial(biencoder, precision="fp32"),
     "biencoder uncached": partial(biencoder, precision="auto", memory_budget=UNCACHED),
     "sentence-transformers fp32": partial(sentence_transformers, bf16=False),

@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from biencoder.training.optimizer import adamw, learning_rate_at, optimizer_state, restore_optimizer
+from biencoder.training.optimizer import (
+    adamw,
+    learning_rate_at,
+    optimizer_state,
+    restore_optimizer,
+    usual_learning_rate,
+)
 
 
 def make_model() -> nn.Sequential:
@@ -77,3 +83,9 @@ def test_a_restored_optimizer_goes_on_bit_for_bit() -> None:
     assert len(state) == 3 * len(weights)
     for name, weight in whole.state_dict().items():
         assert torch.equal(weight, resumed.state_dict()[name])
+
+
+def test_wider_models_learn_at_lower_rates_and_adapters_at_higher_ones() -> None:
+    rates = [usual_learning_rate(width, lora=False) for width in (32, 384, 512, 768, 1024)]
+    assert rates == pytest.approx([2e-4, 2e-4, 1.125e-4, 5e-5, 2.8125e-5])
+    assert usual_learning_rate(768, lora=True) == pytest.approx(5e-4)

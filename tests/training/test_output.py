@@ -88,7 +88,7 @@ def test_finish_is_remembered_with_everything_else(started: OutputFolder) -> Non
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"learning_rate": 1e-3}, "--learning-rate was 5e-05 and is 0.001"),
+        ({"learning_rate": 1e-3}, "--learning-rate was None and is 0.001"),
         ({"query_prompt": "q: "}, "--query-prompt was None and is 'q: '"),
         ({"eval_data": "beir"}, "--eval-data was None and is 'beir'"),
         ({"data": "d2"}, "the training data have changed"),

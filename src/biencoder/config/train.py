@@ -90,9 +90,9 @@ class TrainConfig(Config):
         "passages per query: 1 positive and up to N-1 of its hard negatives", default=8, least=1
     )
     cluster_size: int = under.loss(
-        "make batches of clusters of N rows whose queries the base model finds similar: each other's hard negatives; "
-        "1: rows at random",
-        default=1,
+        "batches are made of clusters of N rows whose queries the base model finds similar: each other's hard "
+        "negatives; 1: rows at random",
+        default=16,
         least=1,
     )
     mix: str = under.loss(
@@ -141,7 +141,12 @@ class TrainConfig(Config):
         "weight of the distillation loss beside the contrastive one", default=1.0, least=0
     )
 
-    learning_rate: float = under.optimizer("highest learning rate, per step", default=5e-5, above=0)
+    learning_rate: float | None = under.optimizer(
+        "highest learning rate, per step",
+        default=None,
+        unset="2e-4 for models up to 384 wide, 5e-5 at 768, lower for wider ones; 10 times that with --lora-rank",
+        above=0,
+    )
     schedule: str = under.optimizer(
         "how the learning rate falls to 0 after warm-up", default="linear", choices=("linear", "cosine")
     )

@@ -28,7 +28,7 @@ from biencoder.training.distributed import rank, world_size
 from biencoder.training.guide import Guide
 from biencoder.training.memory import token_budget
 from biencoder.training.objective import Objective
-from biencoder.training.optimizer import adamw
+from biencoder.training.optimizer import adamw, usual_learning_rate
 from biencoder.training.similarity_loss import AnyObjective, SimilarityObjective
 from biencoder.training.watch import Watch
 
@@ -113,6 +113,12 @@ class Job:
         return checkpoints_in(self.folder)
 
     @property
+    def highest_rate(self) -> float:
+        """The learning rate after warm-up."""
+        assert self.config.learning_rate is not None
+        return self.config.learning_rate
+
+    @property
     def warmup_steps(self) -> int:
         """Steps in which the learning rate rises."""
         return math.ceil(self.config.warmup_ratio * self.total_steps)
@@ -160,6 +166,7 @@ def prepare_encoder(config: TrainConfig) -> tuple[Encoder, TrainConfig]:
         config,
         pooling=settings.pooling,
         normalize=settings.normalize,
+        learning_rate=config.learning_rate or usual_learning_rate(encoder.dim, lora=config.lora_rank is not None),
         lora_alpha=config.lora_alpha or (config.lora_rank and 2.0 * config.lora_rank),
         temperature=config.temperature if settings.normalize else 1.0,
         precision=encoder.precision,
@@ -197,6 +204,7 @@ def make_job(config: TrainConfig, encoder: Encoder, examples: ExampleTable, coll
     Raises:
         UserError: no such guide.
     """
+    assert config.learning_rate is not None
     guide = _guide(config)
     data_sets = config.data_sets
     sampler = Sampler(

@@ -101,7 +101,7 @@ def _set_learning_rate(job: Job) -> float:
     config = job.config
     rate = learning_rate_at(
         job.step,
-        peak=config.learning_rate,
+        peak=job.highest_rate,
         total=job.total_steps,
         warmup=job.warmup_steps,
         schedule=config.schedule,

@@ -17,6 +17,16 @@ def adamw(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.
     return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
 
 
+def usual_learning_rate(width: int, *, lora: bool) -> float:
+    """The highest learning rate where none is asked for.
+
+    5e-5, as is usual for BERT-base, at its width of 768, and with the inverse square of the width for others: 2e-4 at
+    MiniLM's 384, which was the better one there (docs/recipes.md), and no higher. Low-rank adapters learn best at ten
+    times the rate of the whole model (Schulman et al. 2025, "LoRA Without Regret").
+    """
+    return min(2e-4, 5e-5 * (768 / width) ** 2) * (10 if lora else 1)
+
+
 def linear(progress: float) -> float:
     """From 1 to 0 in a straight line."""
     return 1.0 - progress
