@@ -40,3 +40,20 @@ def test_one_of_another_shape_is_refused(tmp_path: Path) -> None:
     kept(path, (3,), lambda: PLACES, may_make=True)
     with pytest.raises(UserError, match="is damaged"):
         kept(path, (4,), never, may_make=True)
+
+
+@pytest.mark.parametrize("where", [0, 70, 130, -33, -1])
+def test_a_single_flipped_bit_is_found(tmp_path: Path, where: int) -> None:
+    path = tmp_path / "places.npy"
+    kept(path, (3,), lambda: PLACES, may_make=True)
+    content = bytearray(path.read_bytes())
+    content[where] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"places\.npy: is damaged"):
+        kept(path, (3,), never, may_make=True)
+
+
+def test_other_tools_read_the_array(tmp_path: Path) -> None:
+    path = tmp_path / "places.npy"
+    kept(path, (3,), lambda: PLACES, may_make=True)
+    assert np.array_equal(np.load(path), PLACES)

@@ -3,6 +3,7 @@
 A resumed run needs the very same, and cannot compute them again: its model has learnt since.
 """
 
+import hashlib
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +15,14 @@ from biencoder.errors import UserError
 from biencoder.files import atomic_write
 
 Places = NDArray[np.int64]
+DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def kept(path: Path, shape: tuple[int, ...], make: Callable[[], Places], *, may_make: bool) -> Places:
     """The array at ``path``, made and written there if it is not.
 
     Args:
-        path: a ``.npy`` file.
+        path: a ``.npy`` file; after the array it holds the SHA-256 of all that comes before.
         shape: of the array.
         make: computes it.
         may_make: the model is the one with which it is to be computed.
@@ -37,15 +39,17 @@ def kept(path: Path, shape: tuple[int, ...], make: Callable[[], Places], *, may_
         buffer = io.BytesIO()  # of a full disk, numpy says how many items it wrote, and not why
         np.save(buffer, places, allow_pickle=False)
         file.write(buffer.getbuffer())
+        file.write(hashlib.sha256(buffer.getbuffer()).digest())
     return places
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> Places:
+    content = path.read_bytes()
+    array, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
     damaged = UserError(f"{path}: is damaged; the run cannot go on without it. Start it in a new folder")
-    try:
-        places: Places = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise damaged from error
+    if hashlib.sha256(array).digest() != digest:
+        raise damaged
+    places: Places = np.load(io.BytesIO(array), allow_pickle=False)
     if places.shape != shape or places.dtype != np.int64:
         raise damaged
     return places
