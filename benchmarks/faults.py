@@ -8,6 +8,7 @@ Takes about a quarter of an hour. Needs what the tests need; the rows of a real 
 import argparse
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -151,6 +152,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--faults", default="", help="only those that contain this text")
     asked = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell in the background has its children ignore
     draw, table = random.Random(asked.seed), Table(asked.faults)
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         for scenario in SCENARIOS:
