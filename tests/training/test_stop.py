@@ -48,6 +48,18 @@ def test_a_second_interrupt_ends_the_steps_at_once(first: signal.Signals) -> Non
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_after_the_last_question_ends_the_run_with_the_steps(number: signal.Signals) -> None:
+    def steps() -> None:
+        with finishing_steps():
+            assert stop_asked() == 0
+            send(number)
+
+    with stops_by_signal(), pytest.raises(Stopped, match="after the last step") as stop:
+        steps()
+    assert stop.value.signal == number
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_outside_of_the_steps_a_signal_ends_the_run_at_once(number: signal.Signals) -> None:
     with stops_by_signal(), pytest.raises(Stopped) as stop:
         send(number)
