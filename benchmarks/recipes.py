@@ -6,7 +6,9 @@ by their means over the seeds. What is done already in --output-dir is not done 
 Negatives are mined once, with the base model, and a recipe takes the first of them; the teacher to distil from is the
 model of the recipe TEACHER, of the first seed.
 
-python -m benchmarks.recipes --train-data medquad/train.jsonl.gz --eval-data medquad/dev --output-dir build/recipes
+zcat medquad/train.jsonl.gz | awk 'NR % 10 == 1' > tenth.jsonl
+python -m benchmarks.recipes --train-data tenth.jsonl --epochs 2 --max-length 32 \\
+    --eval-data medquad/dev --output-dir build/recipes
 """
 
 import argparse
@@ -23,7 +25,8 @@ import numpy as np
 from benchmarks.workload import ROOT, arguments, model_folder, report
 
 MEASURE = "ndcg@10"
-PLAIN, BASE = "plain contrastive", "the model as it came"
+PLAIN, BASE, NESTED = "plain contrastive", "the model as it came", "nested dimensions"
+DIMS = (128, 64)
 
 TEACHER = "clusters of 16"
 AT_RANDOM = ["--cluster-size", "1"]
@@ -41,7 +44,7 @@ RECIPES: dict[str, list[str]] = {
     "4 mined, refreshed": [*AT_RANDOM, "--mine-negatives", "4", "--refresh-negatives", "1"],
     "distilled from clusters of 16": [*AT_RANDOM, "--train-data", "{scored}"],
     "guided by the base": [*AT_RANDOM, "--guide", "{model}"],
-    "nested dimensions": [*AT_RANDOM, "--dims", "128,64"],
+    NESTED: [*AT_RANDOM, "--dims", ",".join(map(str, DIMS))],
     "LoRA": [*AT_RANDOM, "--lora-rank", "16"],
     "half of the base kept": [*AT_RANDOM, "--keep-base", "0.5"],
     "clusters of 16, guided": ["--cluster-size", "16", "--guide", "{model}"],
@@ -65,6 +68,7 @@ def train(asked: Namespace, recipe: str, seed: int) -> Path:
     command += [] if asked.learning_rate is None else ["--learning-rate", str(asked.learning_rate)]
     command += ["--query-max-len", str(asked.max_length), "--passage-max-len", str(asked.max_length)]
     command += ["--temperature", str(asked.temperature), "--save-steps", "100000"]
+    command += ["--eval-steps", "100000"]  # the model compared is that of the last step, whatever the held-out rows say
     command += [] if asked.max_steps is None else ["--max-steps", str(asked.max_steps)]
     command += [filled(asked, word) for word in RECIPES[recipe]]  # the last of a flag counts
     biencoder(command, folder)
@@ -121,19 +125,22 @@ def step_seconds(folder: Path) -> float:
     return float(np.median([record["seconds"] for record in records if "seconds" in record]))
 
 
-def queries_of(asked: Namespace, model: str, kept: Path) -> dict[str, float]:
-    """:data:`MEASURE` of each query of the evaluation folder."""
+def queries_of(asked: Namespace, model: str, kept: Path) -> dict[str, np.ndarray]:
+    """The queries of the evaluation folder, by :data:`MEASURE` and the same of vectors cut to :data:`DIMS`."""
     if not kept.exists():
         from biencoder import Encoder
         from biencoder.data.beir import load_collection
         from biencoder.retrieval.evaluate import evaluate
 
         encoder = Encoder.load(model, precision="auto", max_length=asked.max_length)
-        found = evaluate(encoder, load_collection(asked.eval_data, None)).per_query[MEASURE]
+        found = evaluate(encoder, load_collection(asked.eval_data, None), dims=DIMS).per_query
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(found), encoding="utf-8")
-    values: dict[str, float] = json.loads(kept.read_text(encoding="utf-8"))
-    return values
+        values = {name: found[name] for name in found if name.startswith(MEASURE)}
+        kept.write_text(json.dumps(values), encoding="utf-8")
+    return {
+        name: np.array([value for _, value in sorted(of_queries.items())])
+        for name, of_queries in json.loads(kept.read_text(encoding="utf-8")).items()
+    }
 
 
 def row_of(recipe: str, by_seed: list[np.ndarray], plain: np.ndarray, seconds: list[float]) -> list[str]:
@@ -162,21 +169,23 @@ def main() -> None:
     parser.add_argument("--max-steps", type=int, help="fewer, under a whole schedule")
     parser.add_argument("--learning-rate", type=float, help="default: what `biencoder train` takes")
     asked = parser.parse_args()
-    base = queries_of(asked, model_folder(asked), asked.output_dir / "base.queries.json")
-    order = sorted(base)
-    results: dict[str, list[np.ndarray]] = {BASE: [np.array([base[query] for query in order])]}
+    results = {BASE: [queries_of(asked, model_folder(asked), asked.output_dir / "base.queries.json")]}
     seconds: dict[str, list[float]] = {BASE: []}
     for seed in asked.seeds:
         for recipe in dict.fromkeys([PLAIN, *asked.recipes]):
             folder = train(asked, recipe, seed)
-            values = queries_of(asked, str(folder), Path(f"{folder}.queries.json"))
-            results.setdefault(recipe, []).append(np.array([values[query] for query in order]))
+            found = queries_of(asked, str(folder), Path(f"{folder}.queries.json"))
+            results.setdefault(recipe, []).append(found)
             seconds.setdefault(recipe, []).append(step_seconds(folder))
-            print(f"{recipe}, seed {seed}: {MEASURE} {results[recipe][-1].mean():.4f}", flush=True)
-    plain = np.mean(results[PLAIN], axis=0)
+            print(f"{recipe}, seed {seed}: {MEASURE} {found[MEASURE].mean():.4f}", flush=True)
+    rows: list[Any] = []
+    for measure in results[PLAIN][0]:
+        plain = np.mean([found[measure] for found in results[PLAIN]], axis=0)
+        for recipe in results if measure == MEASURE else [each for each in (BASE, PLAIN, NESTED) if each in results]:
+            name = recipe + measure.removeprefix(MEASURE)
+            rows.append(row_of(name, [found[measure] for found in results[recipe]], plain, seconds[recipe]))
     columns = ["recipe", MEASURE, "lowest to highest seed", "to plain", "95% interval", "p", "seeds", "s a step"]
     steps = f"{asked.max_steps} steps" if asked.max_steps else f"{asked.epochs} epochs"
-    rows: list[Any] = [row_of(recipe, by_seed, plain, seconds[recipe]) for recipe, by_seed in results.items()]
     report(asked, f"Recipes on {asked.eval_data.name} after {steps}, seeds {asked.seeds}", columns, rows)
 
 
