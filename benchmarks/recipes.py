@@ -46,6 +46,8 @@ RECIPES: dict[str, list[str]] = {
     "guided by the base": [*AT_RANDOM, "--guide", "{model}"],
     NESTED: [*AT_RANDOM, "--dims", ",".join(map(str, DIMS))],
     "LoRA": [*AT_RANDOM, "--lora-rank", "16"],
+    "LoRA, learning rate 2e-4": [*AT_RANDOM, "--lora-rank", "16", "--learning-rate", "2e-4"],
+    "learning rate 5e-5": [*AT_RANDOM, "--learning-rate", "5e-5"],
     "half of the base kept": [*AT_RANDOM, "--keep-base", "0.5"],
     "clusters of 16, guided": ["--cluster-size", "16", "--guide", "{model}"],
     "clusters of 16, two-way": ["--cluster-size", "16", "--two-way"],

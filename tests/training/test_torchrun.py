@@ -156,11 +156,18 @@ def test_many_processes_train_the_model_that_one_trains(ranks: int, place: Path,
     assert err.count(f"train {STEPS}/{STEPS}") == 1
 
 
+@pytest.fixture(scope="module")
+def whole(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run of two ranks: dropout on, chunks replayed."""
+    output = tmp_path_factory.mktemp("whole") / "out"
+    assert finish(start(2, words(place, output, model="dropout")))[0] == 0
+    return output
+
+
 @pytest.mark.slow
-def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(place: Path, tmp_path: Path) -> None:
-    """Dropout on, two ranks, chunks replayed; killed before the first checkpoint, and in the second epoch."""
-    whole, output = tmp_path / "whole", tmp_path / "out"
-    assert finish(start(2, words(place, whole, model="dropout")))[0] == 0
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(place: Path, whole: Path, tmp_path: Path) -> None:
+    """Killed before the first checkpoint, and in the second epoch."""
+    output = tmp_path / "out"
     for step in (1, 7):
         process = start(2, words(place, output, model="dropout"))
         wait_for_step(output, step, process)
@@ -175,10 +182,9 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(place: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_all_ranks_stop_after_the_same_step_and_go_on(place: Path, tmp_path: Path) -> None:
+def test_all_ranks_stop_after_the_same_step_and_go_on(place: Path, whole: Path, tmp_path: Path) -> None:
     """SIGTERM to torchrun, which passes it on; each rank hears it at a moment of its own."""
-    whole, output = tmp_path / "whole", tmp_path / "out"
-    assert finish(start(2, words(place, whole, model="dropout", save_steps=100)))[0] == 0
+    output = tmp_path / "out"
     process = start(2, words(place, output, model="dropout", save_steps=100))
     wait_for_step(output, 1, process)
     process.send_signal(signal.SIGTERM)
