@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from biencoder.data.batching import PackedBatch
 from biencoder.errors import TrainingError
 from biencoder.model.encoder import Encoder
-from biencoder.training import job, loop
+from biencoder.training import loop, preparation
 from biencoder.training.out_of_memory import OutOfMemoryError, memory_for_all, ran_out_of_memory
 from biencoder.training.run import train
 
@@ -57,7 +57,7 @@ def small_memory(monkeypatch: pytest.MonkeyPatch, tokens: int, error: Exception,
 
 def chunks_of(monkeypatch: pytest.MonkeyPatch, chunk: int, keep: int) -> None:
     """Runs begin with these sizes."""
-    monkeypatch.setattr(job, "token_budget", lambda *_: (chunk, keep, sys.maxsize))
+    monkeypatch.setattr(preparation, "token_budget", lambda *_: (chunk, keep, sys.maxsize))
 
 
 def assert_close(got: Path, want: Path, tolerance: float) -> None:
@@ -148,7 +148,7 @@ def test_chunks_do_not_depend_on_which_batch_was_prepared_ahead(tmp_path: Path) 
     from biencoder.data.table import ExampleTable
 
     examples = ExampleTable.from_files([tmp_path / "pairs.jsonl"])
-    made = job.make_job(config, encoder, examples, None)  # type: ignore[arg-type]
+    made = preparation.make_job(config, encoder, examples, None)  # type: ignore[arg-type]
     plan = made.sampler.plan(0)
     for large, small in ((10**9, 100), (100, 50), (70, 60), (100, 1), (50, 50)):
         recut = replace(made.batcher, chunk_tokens=large)(plan).in_chunks_of(small)

@@ -29,7 +29,7 @@ from biencoder.training.distributed import (
     rank,
     world_size,
 )
-from biencoder.training.job import Job, Skipped, evaluation_data, make_job, prepare_encoder
+from biencoder.training.job import Job, Skipped
 from biencoder.training.loop import (
     evaluate_and_keep_best,
     evaluate_guards,
@@ -40,6 +40,7 @@ from biencoder.training.metrics_file import forget_metrics_after
 from biencoder.training.optimizer import restore_optimizer
 from biencoder.training.out_of_memory import ran_out_of_memory
 from biencoder.training.output import OutputFolder
+from biencoder.training.preparation import evaluation_data, make_job, prepare_encoder
 from biencoder.training.similarity_loss import SimilarityObjective
 from biencoder.training.stop import finishing_steps, stops_by_signal
 from biencoder.training.watch import Watch

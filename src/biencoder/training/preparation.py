@@ -1,0 +1,191 @@
+"""From a configuration to a run at its first step: the model, the rows to train and to evaluate on, the batches."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+from biencoder.config import DataSet, TrainConfig
+from biencoder.data.batching import Tokens
+from biencoder.data.beir import Collection, load_collection
+from biencoder.data.data_sets import is_scored, rows_to_evaluate_on
+from biencoder.data.held_out import hold_out
+from biencoder.data.sampling import KnownPositives, Sampler
+from biencoder.data.table import ExampleTable
+from biencoder.errors import UserError
+from biencoder.model.encoder import Encoder
+from biencoder.model.pretrained import checkpoint_activations
+from biencoder.terminal import say
+from biencoder.training.backbone import prepare_backbone
+from biencoder.training.batch import Batcher, Prompts
+from biencoder.training.distributed import rank, world_size
+from biencoder.training.guide import Guide
+from biencoder.training.job import Job
+from biencoder.training.memory import token_budget
+from biencoder.training.objective import Objective
+from biencoder.training.optimizer import adamw, usual_learning_rate
+from biencoder.training.similarity_loss import AnyObjective, SimilarityObjective
+
+HELD_OUT_COST = 0.1  # share of the run's own cost that all evaluations on the default held-out set may take together
+HELD_OUT_QUERIES = 500  # at most
+HELD_OUT_PASSAGES = 100  # at least: among fewer, every model finds the right one
+FORWARD_COST = 1 / 3  # of encoding a text, to training on it
+
+
+def prepare_encoder(config: TrainConfig) -> tuple[Encoder, TrainConfig]:
+    """The base model, and the configuration with every ``auto`` and None resolved by it.
+
+    Raises:
+        UserError: no such model, or a temperature that cannot work with it.
+    """
+    encoder = Encoder.load(
+        config.model,
+        pooling=config.pooling,
+        normalize=config.normalize,
+        precision=config.precision,
+        device=config.device,
+        max_length=max(config.query_max_len, config.passage_max_len),
+        dropout=config.dropout,
+        trust_remote_code=config.trust_remote_code,
+    )
+    settings = encoder.settings.with_prompts(config.query_prompt, config.passage_prompt)
+    if config.normalize is None and settings.similarity != "dot":
+        settings = replace(settings, normalize=True)  # compared by cosine, so it is trained by cosine
+    encoder.settings = settings
+    assert settings.pooling is not None
+    if config.dims is not None and config.dims[0] > encoder.dim:
+        raise UserError(f"--dims {config.dims[0]}: {config.model} makes {encoder.dim} dimensions")
+    prepare_backbone(encoder, config)
+    if config.gradient_checkpointing:
+        if not encoder.backbone.supports_gradient_checkpointing:
+            raise UserError(
+                f"--gradient-checkpointing: transformers does not offer it for {encoder.backbone.config.model_type}"
+            )
+        checkpoint_activations(encoder.backbone)
+    if not settings.normalize:
+        say("vectors are not normalised: the temperature is 1.0")
+    return encoder, replace(
+        config,
+        pooling=settings.pooling,
+        normalize=settings.normalize,
+        learning_rate=config.learning_rate or usual_learning_rate(encoder.dim, lora=config.lora_rank is not None),
+        lora_alpha=config.lora_alpha or (config.lora_rank and 2.0 * config.lora_rank),
+        temperature=config.temperature if settings.normalize else 1.0,
+        precision=encoder.precision,
+        dims=None if config.dims is None else tuple(sorted({encoder.dim, *config.dims}, reverse=True)),
+        query_prompt=settings.query_prompt,
+        passage_prompt=settings.passage_prompt,
+        query_max_len=min(config.query_max_len, encoder.max_length),
+        passage_max_len=min(config.passage_max_len, encoder.max_length),
+    )
+
+
+def evaluation_data(config: TrainConfig, examples: ExampleTable) -> tuple[ExampleTable, Collection]:
+    """The rows to train on, and what to evaluate on."""
+    if config.eval_data is not None:
+        return examples, load_collection(config.eval_data, config.eval_split)
+    rows = rows_to_evaluate_on(config.data_sets, examples)
+    queries, passages = _held_out_size(config, len(examples))
+    held = hold_out(examples, seed=config.seed, queries=queries, passages=passages, rows=rows)
+    return held.train, held.collection
+
+
+def _held_out_size(config: TrainConfig, rows: int) -> tuple[int, int]:
+    """Queries and passages to hold out, so that all evaluations together cost at most a tenth of the run."""
+    steps_per_epoch = -(-rows // config.batch_size)
+    steps = config.max_steps or config.epochs * steps_per_epoch
+    evaluations = 2 + steps // (config.eval_steps or steps_per_epoch)
+    affordable = int(HELD_OUT_COST * steps * config.batch_size / FORWARD_COST / evaluations)
+    queries = max(10, min(HELD_OUT_QUERIES, rows // 20, affordable // 4))
+    return queries, max(HELD_OUT_PASSAGES, queries, affordable - queries)
+
+
+def make_job(config: TrainConfig, encoder: Encoder, examples: ExampleTable, collection: Collection) -> Job:
+    """The job of a resolved configuration, at its first step.
+
+    Raises:
+        UserError: no such guide.
+    """
+    assert config.learning_rate is not None
+    guide = _guide(config)
+    data_sets = config.data_sets
+    sampler = Sampler(
+        examples,
+        batch_size=config.batch_size,
+        group_size=[each.group_size or config.group_size for each in data_sets],
+        seed=config.seed,
+        weights=[each.weight for each in data_sets],
+        mix=config.mix,
+    )
+    encoder.backbone.train()
+    longest = max(config.query_max_len, config.passage_max_len)
+    chunk_tokens, keep_tokens, held_at_most = token_budget(encoder, config.memory_budget, longest)
+    batcher = Batcher(
+        table=examples,
+        tokenize_queries=lambda texts: encoder.tokenize(texts, max_length=config.query_max_len),
+        tokenize_passages=lambda texts: encoder.tokenize(texts, max_length=config.passage_max_len),
+        prompts=[Prompts(each.query_prompt or "", each.passage_prompt or "") for each in data_sets],
+        chunk_tokens=chunk_tokens,
+        known_positives=KnownPositives(examples) if config.mask_false_negatives else None,
+        tokenize_for_guide=None if guide is None else partial(_tokenize_for_guide, config, guide.encoder),
+        two_way=config.two_way,
+        rank=rank(),
+        world=world_size(),
+        cross_device=config.negatives_cross_device,
+    )
+    return Job(
+        config=config,
+        examples=examples,
+        encoder=encoder,
+        optimizer=adamw(encoder.backbone, config.learning_rate, config.weight_decay),
+        objectives=[_objective(config, each, is_scored(examples, i)) for i, each in enumerate(data_sets)],
+        guide=guide,
+        sampler=sampler,
+        batcher=batcher,
+        collection=collection,
+        guards={str(folder): load_collection(folder) for folder in config.guard_data or ()},
+        total_steps=config.max_steps or config.epochs * sampler.steps_per_epoch,
+        keep_tokens=keep_tokens,
+        held_at_most=held_at_most,
+    )
+
+
+def _objective(config: TrainConfig, data_set: DataSet, scored: bool) -> AnyObjective:
+    if scored:
+        return SimilarityObjective(config.dims or ())
+    assert data_set.temperature is not None
+    assert data_set.in_batch_negatives is not None
+    return Objective(
+        temperature=data_set.temperature,
+        in_batch_negatives=data_set.in_batch_negatives,
+        distillation_weight=config.distillation_weight,
+        distillation=config.distillation,
+        two_way=config.two_way and data_set.in_batch_negatives,
+        dims=config.dims or (),
+        normalize=bool(config.normalize),
+    )
+
+
+def _guide(config: TrainConfig) -> Guide | None:
+    """The model that is asked for false negatives, before the budget of memory counts what is held."""
+    if config.guide is None:
+        return None
+    longest = max(config.query_max_len, config.passage_max_len)
+    encoder = Encoder.load(
+        config.guide,
+        precision=config.precision,
+        device=config.device,
+        max_length=longest,
+        trust_remote_code=config.trust_remote_code,
+    )
+    if not encoder.settings.normalize and config.guide_margin:
+        say(f"{config.guide}: its vectors are not normalised, so --guide-margin is in units of its own scores")
+    return Guide(encoder, config.guide_margin)
+
+
+def _tokenize_for_guide(
+    config: TrainConfig, guide: Encoder, queries: Sequence[str], passages: Sequence[str]
+) -> list[Tokens]:
+    settings = guide.settings
+    return guide.tokenize(queries, settings.query_prompt, config.query_max_len) + guide.tokenize(
+        passages, settings.passage_prompt, config.passage_max_len
+    )
