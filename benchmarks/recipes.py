@@ -49,6 +49,7 @@ RECIPES: dict[str, list[str]] = {
     "LoRA, learning rate 2e-4": [*AT_RANDOM, "--lora-rank", "16", "--learning-rate", "2e-4"],
     "learning rate 5e-5": [*AT_RANDOM, "--learning-rate", "5e-5"],
     "half of the base kept": [*AT_RANDOM, "--keep-base", "0.5"],
+    "clusters of 16, 1 mined negative": ["--cluster-size", "16", "--train-data", "{mined 1}"],
     "clusters of 16, guided": ["--cluster-size", "16", "--guide", "{model}"],
     "clusters of 16, two-way": ["--cluster-size", "16", "--two-way"],
     "clusters of 16, nested": ["--cluster-size", "16", "--dims", "128,64"],
