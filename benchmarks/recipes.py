@@ -48,13 +48,14 @@ RECIPES: dict[str, list[str]] = {
     "LoRA": [*AT_RANDOM, "--lora-rank", "16"],
     "LoRA, learning rate 2e-4": [*AT_RANDOM, "--lora-rank", "16", "--learning-rate", "2e-4"],
     "learning rate 5e-5": [*AT_RANDOM, "--learning-rate", "5e-5"],
+    "learning rate 2e-4": [*AT_RANDOM, "--learning-rate", "2e-4"],
     "half of the base kept": [*AT_RANDOM, "--keep-base", "0.5"],
     "clusters of 16, 1 mined negative": ["--cluster-size", "16", "--train-data", "{mined 1}"],
     "clusters of 16, guided": ["--cluster-size", "16", "--guide", "{model}"],
     "clusters of 16, two-way": ["--cluster-size", "16", "--two-way"],
     "clusters of 16, nested": ["--cluster-size", "16", "--dims", "128,64"],
     "clusters of 16, half of the base kept": ["--cluster-size", "16", "--keep-base", "0.5"],
-    "clusters of 16, temperature 0.05": ["--cluster-size", "16", "--temperature", "0.05"],
+    "clusters of 16, temperature 0.02": ["--cluster-size", "16", "--temperature", "0.02"],
 }
 MOST_MINED = 8
 
@@ -164,7 +165,6 @@ def main() -> None:
     """Train, evaluate, print the table."""
     parser = arguments(__doc__ or "", batch_size=64, max_length=128, systems=())
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.set_defaults(temperature=0.02)
     parser.add_argument("--eval-data", type=Path, required=True, help="BEIR folder")
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), help="names in this file")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 1, 2], help="one run of each recipe a seed")

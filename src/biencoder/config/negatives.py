@@ -101,7 +101,7 @@ class ScoreConfig(Config):
     teacher_temperature: float | None = under.model(
         "divides the teacher's scores; smaller is more decided",
         default=None,
-        unset="1 for logits and inner products, 0.02 for cosines",
+        unset="1 for logits and inner products, 0.05 for cosines",
         above=0,
     )
     max_length: int | None = under.model(

@@ -101,7 +101,7 @@ class TrainConfig(Config):
         choices=MIXES,
     )
     temperature: float = under.loss(
-        "divides the similarities in the loss, no unit; 1.0 when vectors are not normalised", default=0.02, above=0
+        "divides the similarities in the loss, no unit; 1.0 when vectors are not normalised", default=0.05, above=0
     )
     in_batch_negatives: bool = under.loss("the other queries' passages are negatives too", default=True)
     negatives_cross_device: bool = under.loss("share negatives over all ranks under torchrun", default=True)
@@ -144,7 +144,7 @@ class TrainConfig(Config):
     learning_rate: float | None = under.optimizer(
         "highest learning rate, per step",
         default=None,
-        unset="2e-4 for models up to 384 wide, 5e-5 at 768, lower for wider ones; 10 times that with --lora-rank",
+        unset="1e-4 for models up to 384 wide, 5e-5 at 768, lower for wider ones; 10 times that with --lora-rank",
         above=0,
     )
     schedule: str = under.optimizer(

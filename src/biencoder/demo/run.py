@@ -65,7 +65,6 @@ def _train_config(config: DemoConfig, model: Path, files: DataFiles, output_dir:
         train_data=(files.train,),
         eval_data=files.held_out,
         output_dir=output_dir,
-        temperature=0.05,
         batch_size=64,
         group_size=1,
         query_max_len=64,

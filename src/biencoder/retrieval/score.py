@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WINDOW_PAIRS = 4096  # among which lengths are sorted, and what a kill can cost
-COSINE_TEMPERATURE = 0.02  # that of the student, unless it is told another
+COSINE_TEMPERATURE = 0.05  # that of the student, unless it is told another
 
 
 class Teacher(Protocol):

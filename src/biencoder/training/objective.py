@@ -87,7 +87,7 @@ class Objective:
         normalize: vectors have length 1, so that those cut short are scaled to it again.
     """
 
-    temperature: float = 0.02
+    temperature: float = 0.05
     in_batch_negatives: bool = True
     distillation_weight: float = 1.0
     distillation: str = "kl"
