@@ -29,15 +29,15 @@ PLAIN, BASE, NESTED = "plain contrastive", "the model as it came", "nested dimen
 DIMS = (128, 64)
 
 TEACHER = "clusters of 16"
-AT_RANDOM = ["--cluster-size", "1"]
+AT_RANDOM = ["--no-two-way", "--cluster-size", "1"]
 # What each adds to the flags that all share; `{model}` is the base model, `{mined N}` and `{scored}` are training data.
 RECIPES: dict[str, list[str]] = {
     PLAIN: [*AT_RANDOM, "--no-mask-false-negatives"],
     "false negatives masked": AT_RANDOM,
-    "clusters of 4": ["--cluster-size", "4"],
-    TEACHER: ["--cluster-size", "16"],
-    "clusters of 64": ["--cluster-size", "64"],
-    "two-way": [*AT_RANDOM, "--two-way"],
+    "clusters of 4": ["--no-two-way", "--cluster-size", "4"],
+    TEACHER: ["--no-two-way", "--cluster-size", "16"],
+    "clusters of 64": ["--no-two-way", "--cluster-size", "64"],
+    "two-way": ["--two-way", "--cluster-size", "1"],
     "1 mined negative": [*AT_RANDOM, "--train-data", "{mined 1}"],
     "4 mined negatives": [*AT_RANDOM, "--train-data", "{mined 4}"],
     "8 mined negatives": [*AT_RANDOM, "--train-data", "{mined 8}", "--group-size", "9"],
@@ -46,16 +46,12 @@ RECIPES: dict[str, list[str]] = {
     "guided by the base": [*AT_RANDOM, "--guide", "{model}"],
     NESTED: [*AT_RANDOM, "--dims", ",".join(map(str, DIMS))],
     "LoRA": [*AT_RANDOM, "--lora-rank", "16"],
-    "LoRA, learning rate 2e-4": [*AT_RANDOM, "--lora-rank", "16", "--learning-rate", "2e-4"],
     "learning rate 5e-5": [*AT_RANDOM, "--learning-rate", "5e-5"],
     "learning rate 2e-4": [*AT_RANDOM, "--learning-rate", "2e-4"],
     "half of the base kept": [*AT_RANDOM, "--keep-base", "0.5"],
-    "clusters of 16, 1 mined negative": ["--cluster-size", "16", "--train-data", "{mined 1}"],
-    "clusters of 16, guided": ["--cluster-size", "16", "--guide", "{model}"],
-    "clusters of 16, two-way": ["--cluster-size", "16", "--two-way"],
-    "clusters of 16, nested": ["--cluster-size", "16", "--dims", "128,64"],
-    "clusters of 16, half of the base kept": ["--cluster-size", "16", "--keep-base", "0.5"],
-    "clusters of 16, temperature 0.02": ["--cluster-size", "16", "--temperature", "0.02"],
+    "the defaults": [],
+    "the defaults, 1 mined negative": ["--train-data", "{mined 1}"],
+    "the defaults, 4 mined negatives": ["--train-data", "{mined 4}"],
 }
 MOST_MINED = 8
 

@@ -38,6 +38,7 @@ def biencoder(work: Workload, precision: str, memory_budget: int | None = None, 
     alike = {
         "temperature": work.temperature,
         "learning_rate": work.learning_rate,
+        "two_way": False,
         "cluster_size": 1,
         "warmup_ratio": 0.1,
         "weight_decay": 0.01,

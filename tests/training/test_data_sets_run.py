@@ -160,7 +160,7 @@ def test_each_data_set_has_its_objective_prompts_and_groups(
         train(config)
     (job,) = jobs
     plain, labels, pairs = job.objectives
-    assert plain == Objective(0.05, True, 1.0)
+    assert plain == Objective(0.05, True, 1.0, two_way=True)
     assert labels == Objective(0.1, False, 1.0)
     assert isinstance(pairs, SimilarityObjective)
     assert [tuple(prompts) for prompts in job.batcher.prompts] == [("", ""), ("word8 word8 ", "word9 word9 "), ("", "")]

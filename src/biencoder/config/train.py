@@ -108,7 +108,11 @@ class TrainConfig(Config):
     mask_false_negatives: bool = under.loss(
         "a passage that equals a known positive of the query is no negative of it", default=True
     )
-    two_way: bool = under.loss("learn to find the query among queries too, with half of the weight", default=False)
+    two_way: bool | None = under.loss(
+        "learn to find the query among queries too, with half of the weight",
+        default=None,
+        unset="on where there are in-batch negatives",
+    )
     dims: tuple[int, ...] | None = under.loss(
         "dimensions, such as 256,128,64, to which vectors may be cut later: each is trained beside all of them",
         default=None,

@@ -127,7 +127,7 @@ def make_job(config: TrainConfig, encoder: Encoder, examples: ExampleTable, coll
         chunk_tokens=chunk_tokens,
         known_positives=KnownPositives(examples) if config.mask_false_negatives else None,
         tokenize_for_guide=None if guide is None else partial(_tokenize_for_guide, config, guide.encoder),
-        two_way=config.two_way,
+        two_way=config.two_way is not False,
         rank=rank(),
         world=world_size(),
         cross_device=config.negatives_cross_device,
@@ -159,7 +159,7 @@ def _objective(config: TrainConfig, data_set: DataSet, scored: bool) -> AnyObjec
         in_batch_negatives=data_set.in_batch_negatives,
         distillation_weight=config.distillation_weight,
         distillation=config.distillation,
-        two_way=config.two_way and data_set.in_batch_negatives,
+        two_way=data_set.in_batch_negatives and config.two_way is not False,
         dims=config.dims or (),
         normalize=bool(config.normalize),
     )
