@@ -12,7 +12,7 @@ from torch.nn.functional import gelu, linear
 from biencoder import Encoder
 from biencoder.data.batching import pack
 from biencoder.model import feed_forward
-from biencoder.model.last_layer import BERT_LIKE
+from biencoder.model.bert_like import BERT_LIKE
 
 BATCH = pack([[5 + place for place in range(length)] for length in (40, 17, 17, 3)])
 

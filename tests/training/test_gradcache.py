@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from native_kernels import NATIVE_SIZES
 from tiny import gradients, random_texts, tiny_model
 from torch import Tensor
 
@@ -21,9 +22,9 @@ QUERIES, GROUP = 12, 3
 OBJECTIVE = Objective(0.05, in_batch_negatives=True)
 
 
-@pytest.fixture
-def encoder(tmp_path: Path) -> Encoder:
-    encoder = Encoder.load(tiny_model(tmp_path, dropout=True), pooling="mean", normalize=True)
+@pytest.fixture(params=[{}, NATIVE_SIZES], ids=["PyTorch", "kernels"])
+def encoder(request: pytest.FixtureRequest, tmp_path: Path) -> Encoder:
+    encoder = Encoder.load(tiny_model(tmp_path, dropout=True, **request.param), pooling="mean", normalize=True)
     encoder.backbone.train()
     return encoder
 
@@ -158,6 +159,6 @@ def test_embedding_tables_get_the_rows_of_a_chunk_and_the_plain_gradient(tmp_pat
     table = "embeddings.word_embeddings.weight"
     _, got = step(encoder, batch, 0)
     assert got.keys() == want.keys()
-    assert (got[table] - want[table]).abs().max() < 1e-6 * want[table].abs().max()
+    assert (got[table] - want[table]).abs().max() < 3e-6 * want[table].abs().max()  # sums in another order
     assert not got[table][0].any()
     assert got[table].layout == torch.strided

@@ -49,7 +49,7 @@ def test_gradient_checkpointing_and_evaluation_cost_less(encoder: Encoder) -> No
 def test_activations_are_as_many_as_they_may(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """What autograd really keeps for as many tokens as activations may take is no more than that."""
     budget = 4_000_000
-    monkeypatch.setattr(memory, "default_activations", lambda _: budget)
+    monkeypatch.setattr(memory, "default_activations", lambda *_: budget)
     chunk, keep, _ = memory.token_budget(encoder, None, 32)
     assert chunk == keep // 2
     kept = bytes_kept(lambda: encoder.embed(pack([[5] * 32] * (keep // 32))))
@@ -62,7 +62,7 @@ def test_more_bytes_are_more_tokens_within_bounds(
 ) -> None:
     budgets = []
     for budget in (1, 10**7, 10**9, 10**10, 10**13):
-        monkeypatch.setattr(memory, "default_activations", lambda _, budget=budget: budget)
+        monkeypatch.setattr(memory, "default_activations", lambda *_, budget=budget: budget)
         budgets.append(memory.token_budget(encoder, budget if whole_process else None, 64)[:2])
     assert budgets[0] == (64, 64)  # one text goes through, whatever it costs
     assert budgets == sorted(budgets)
@@ -87,7 +87,7 @@ def test_a_budget_that_is_too_small_is_said(
     memory.token_budget(encoder, 10**6, 64)
     assert "cannot be kept: this model takes" in capsys.readouterr().out
     memory.token_budget(encoder, 10**10, 64)
-    monkeypatch.setattr(memory, "default_activations", lambda _: 1)
+    monkeypatch.setattr(memory, "default_activations", lambda *_: 1)
     memory.token_budget(encoder, None, 64)  # nobody set one
     assert not capsys.readouterr().out
 
@@ -109,16 +109,16 @@ def test_a_process_stays_within_its_budget(minilm: str, tmp_path: Path) -> None:
     assert int(done.stdout) * 1024 < 1.05 * budget
 
 
-def test_the_default_grows_with_the_model_and_fits_the_machine(
+def test_the_default_keeps_so_many_tokens_and_fits_the_machine(
     encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert memory.default_activations(encoder) == min(memory.LOWEST_DEFAULT, memory.machine_memory() // 2)
-    monkeypatch.setattr(memory, "machine_memory", lambda: 10**9)
-    assert memory.default_activations(encoder) == 5 * 10**8
     monkeypatch.setattr(memory, "machine_memory", lambda: 10**15)
-    monkeypatch.setattr(memory, "LOWEST_DEFAULT", 0)
-    weights = sum(p.numel() * 4 for p in encoder.backbone.parameters())
-    assert memory.default_activations(encoder) == memory.WEIGHTS_TIMES * weights
+    assert memory.default_activations(encoder, 1000) == 1000 * memory.KEPT_TOKENS
+    assert memory.token_budget(encoder, None, 64)[1] == memory.KEPT_TOKENS
+    monkeypatch.setattr(memory, "machine_memory", lambda: 10**6)
+    assert memory.default_activations(encoder, 1000) == 500_000
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert memory.default_activations(encoder, 1000) == 125_000
 
 
 def test_gradients_and_moments_are_of_what_learns(encoder: Encoder) -> None:

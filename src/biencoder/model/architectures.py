@@ -17,6 +17,7 @@ from biencoder.errors import UserError
 from biencoder.model.attention import IMPLEMENTATION, Packing, active_packing, attend
 from biencoder.model.feed_forward import spare_activations
 from biencoder.model.last_layer import spare_last_layer
+from biencoder.model.native_layer import use_native_layers
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ def enable_packing(backbone: nn.Module) -> int | None:
     config._attn_implementation = IMPLEMENTATION
     if config.model_type == "mpnet":
         _pack_mpnet(backbone)
+    use_native_layers(backbone)
     spare_last_layer(backbone)
     spare_activations(backbone)
     return first(config)

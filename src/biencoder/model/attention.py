@@ -25,6 +25,8 @@ from transformers.masking_utils import sdpa_mask
 
 from biencoder.model.cpu_attention import Block, attend_on_cpu
 from biencoder.model.flash_attention import Texts, attend_flash, flash_runs
+from biencoder.model.native_attention import Setting, attend_natively, runs_natively
+from biencoder.native import Dropout
 
 IMPLEMENTATION = "biencoder_packed"
 
@@ -54,15 +56,22 @@ class Packing:
 
     Attention costs least when texts of equal length are neighbours: each such run is one batched product.
 
+    The row may go on after the last text; attention gives zeros there.
+
     Attributes:
         lengths: of the texts.
         device: of the row.
-        used: ``[N]``, one token of each text, the only ones whose output is used; None for all tokens.
+        used: one token of each text, the only ones whose output is used, and then any; None for all tokens.
     """
 
     lengths: tuple[int, ...]
     device: torch.device
     used: Tensor | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Of all texts."""
+        return sum(self.lengths)
 
     @cached_property
     def runs(self) -> list[Run]:
@@ -176,6 +185,10 @@ def attend(
     repeats = query_THE.shape[1] // key_TKE.shape[1]
     if repeats > 1:
         key_TKE, value_TKE = (x.repeat_interleave(repeats, dim=1) for x in (key_TKE, value_TKE))
+    if bias_HLL is None and runs_natively(query_THE, key_TKE, value_TKE):
+        scale = query_THE.shape[-1] ** -0.5 if scale is None else scale
+        setting = Setting(packing.starts, scale, causal, window or 0, Dropout(dropout))
+        return attend_natively(query_THE, key_TKE, value_TKE, setting)
     if query_THE.device.type == "cpu" and bias_HLL is None and (dropout or torch.is_grad_enabled()):
         blocks = [
             Block(run.start, run.count, run.length, _seen(run.length, query_THE.device, causal, window))
@@ -195,7 +208,7 @@ def attend(
             query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal and plain, scale=scale
         )
         attended.append(out.transpose(1, 2).flatten(0, 1))
-    return torch.cat(attended)
+    return torch.cat([*attended, attended[0].new_zeros(len(query_THE) - packing.tokens, *attended[0].shape[1:])])
 
 
 def attend_from(
@@ -204,7 +217,7 @@ def attend_from(
     """Attention from one token of each text to all tokens of that text: ``[N, H, E]``.
 
     Args:
-        query_NHE: ``[N, H, E]``.
+        query_NHE: ``[N, H, E]``, and further rows, which come out as zeros.
         key_THE: ``[T, H, E]``.
         value_THE: ``[T, H, E]``.
         packing: where the texts lie.
@@ -221,7 +234,7 @@ def attend_from(
         out = scaled_dot_product_attention(query_NHQE, key_NHLE, value_NHLE, dropout_p=dropout, scale=scale)
         attended.append(out.squeeze(2))
         first += run.count
-    return torch.cat(attended)
+    return torch.cat([*attended, attended[0].new_zeros(len(query_NHE) - first, *attended[0].shape[1:])])
 
 
 def _seen(length: int, device: torch.device, causal: bool, window: int | None) -> Tensor | None:

@@ -79,6 +79,7 @@ class _Attention(torch.autograd.Function):
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, blocks: list[Block], scale: float, dropout: float
     ) -> Tensor:
         out = torch.empty_like(query, memory_format=torch.contiguous_format)
+        out[blocks[-1].tokens.stop :] = 0
         keeps = []
         for block in blocks:
             query_MLE, key_MLE, value_MLE = (_heads_first(x, block) for x in (query, key, value))
@@ -97,7 +98,9 @@ class _Attention(torch.autograd.Function):
     @custom_bwd(device_type="cpu")  # type: ignore[untyped-decorator]  # with autocast off, as in the forward pass
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, *keeps = ctx.saved_tensors
-        to_query, to_key, to_value = (torch.empty_like(gradients[0]) for _ in range(3))
+        to_query, to_key, to_value = made = [torch.empty_like(gradients[0]) for _ in range(3)]
+        for tensor in made:
+            tensor[ctx.blocks[-1].tokens.stop :] = 0
         for number, block in enumerate(ctx.blocks):
             query_MLE, key_MLE, value_MLE, gradient_MLE = (
                 _heads_first(x, block) for x in (query, key, value, gradients[0])

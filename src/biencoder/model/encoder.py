@@ -20,6 +20,7 @@ from biencoder.model.architectures import enable_packing, longest_text
 from biencoder.model.causality import is_decoder
 from biencoder.model.embedding import embed
 from biencoder.model.folder import ModelSettings, read_settings
+from biencoder.model.native_layer import weights_at_rest
 from biencoder.model.pooling import truncate
 from biencoder.model.precision import autocast, choose_device, choose_precision
 from biencoder.model.pretrained import load_checked, load_tokenizer, locate, weights_fingerprint
@@ -196,7 +197,7 @@ class Encoder:
         training = self.backbone.training
         self.backbone.eval()
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), weights_at_rest():
                 yield
         finally:
             self.backbone.train(training)

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
-from biencoder.model.last_layer import BERT_LIKE
+from biencoder.model.bert_like import bert_layers
 
 
 def spare_activations(backbone: nn.Module) -> None:
     """Let each layer keep the input of its GELU alone. Bound methods: a deep copy has its own."""
     config: Any = backbone.config
-    if config.model_type in BERT_LIKE and config.hidden_act == "gelu":
-        for layer in backbone.encoder.layer:  # type: ignore[union-attr]
+    for layer in bert_layers(backbone):
+        if config.hidden_act == "gelu":
             layer.feed_forward_chunk = MethodType(_feed_forward, layer)
 
 

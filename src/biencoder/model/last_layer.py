@@ -12,9 +12,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from biencoder.model.attention import Packing, attend_from
+from biencoder.model.bert_like import BERT_LIKE, bert_layers
+from biencoder.model.native_layer import run_layer
 from biencoder.model.pooling import POOLED_TOKEN
-
-BERT_LIKE = {"bert", "camembert", "electra", "ernie", "roberta", "xlm-roberta"}  # their layers have the same parts
 
 
 def only_pooled(backbone: nn.Module, pooling: str) -> bool:
@@ -26,16 +26,14 @@ def only_pooled(backbone: nn.Module, pooling: str) -> bool:
 
 def spare_last_layer(backbone: nn.Module) -> None:
     """Let the last layer skip what a packing says is not used. A bound method: a deep copy has its own."""
-    config: Any = backbone.config
-    if config.model_type in BERT_LIKE:
-        last: Any = backbone.encoder.layer[-1]  # type: ignore[union-attr, index]
+    for last in bert_layers(backbone)[-1:]:
         last.forward = MethodType(_forward, last)
 
 
 def _forward(layer: Any, hidden: Tensor, attention_mask: Any = None, *args: Any, **kwargs: Any) -> Any:
     """``[1, T, D]`` -> ``[1, N, D]`` where the packing names the tokens that are used; else as ever."""
     if not isinstance(attention_mask, Packing) or attention_mask.used is None:
-        return type(layer).forward(layer, hidden, attention_mask, *args, **kwargs)
+        return run_layer(layer, hidden, attention_mask, *args, **kwargs)
     attention = layer.attention.self
     heads = (attention.num_attention_heads, attention.attention_head_size)
     used_ND = hidden[0, attention_mask.used]

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from biencoder.allocator import give_back
 from biencoder.data.batching import Chunk
 from biencoder.model.encoder import Encoder
+from biencoder.model.native_layer import weights_at_rest
 from biencoder.training.batch import TrainingBatch
 from biencoder.training.distributed import gather, scatter_sum, sum_over_ranks
 from biencoder.training.guide import Guide, Opinion
@@ -89,15 +90,16 @@ def accumulate_gradients(
         OutOfMemoryError: on all ranks, when there is none left on any; part of the gradient may have been added.
     """
     give_back(held_at_most)  # or the kept chunks would lie around the holes that the last step's replays left
-    with memory_for_all():
-        _share_embedding_gradients(encoder)
-        encoded = _encode(encoder, batch, keep_tokens, seed)
-        vectors = _in_order(encoded, batch, encoder)
-        guide_vectors = None if guide is None else guide.vectors_of(batch)
-    opinion = None if guide is None or guide_vectors is None else guide.opinion_of(batch, guide_vectors)
-    gradient, losses = _cache_gradient(vectors, batch, objective, opinion)
-    with memory_for_all():
-        _backward_all(encoder, encoded, gradient, held_at_most)
+    with weights_at_rest():
+        with memory_for_all():
+            _share_embedding_gradients(encoder)
+            encoded = _encode(encoder, batch, keep_tokens, seed)
+            vectors = _in_order(encoded, batch, encoder)
+            guide_vectors = None if guide is None else guide.vectors_of(batch)
+        opinion = None if guide is None or guide_vectors is None else guide.opinion_of(batch, guide_vectors)
+        gradient, losses = _cache_gradient(vectors, batch, objective, opinion)
+        with memory_for_all():
+            _backward_all(encoder, encoded, gradient, held_at_most)
     return losses
 
 

@@ -8,29 +8,28 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from biencoder.allocator import give_back, held_bytes, resident_bytes
 from biencoder.data.batching import PackedBatch, pack
+from biencoder.model.embedding import FEWEST_ROWS, rows_of_products
 from biencoder.model.encoder import Encoder
 from biencoder.terminal import say
 from biencoder.training.cgroup import cgroup_limits
 
-LOWEST_DEFAULT = 1_050_000_000  # bytes: MiniLM keeps 32 pairs of 240 tokens whole
-WEIGHTS_TIMES = 12  # weights, gradients and moments are 4 times the weights; activations may take 3 times that
-HEADROOM = 1.3  # what a step takes, over the activations that autograd keeps: a chunk's passing ones, holes in the heap
+KEPT_TOKENS = 8192  # on a CPU: 32 pairs of 256 tokens; a larger batch replays the rest, for a sixth of the time at most
+HEADROOM = 1.6  # what a step takes, over the activations that autograd keeps: a chunk's passing ones, holes in the heap
 CHUNK_SHARE = 1 / 12  # of a budget for the whole process
 # Tokens beyond which a chunk runs no faster: a CPU falls out of its caches, a GPU is busy.
-LARGEST_CHUNK = {"cpu": 2048, "cuda": 65_536}
+LARGEST_CHUNK = {"cpu": 4096, "cuda": 65_536}
 
 
-def default_activations(encoder: Encoder) -> int:
-    """Bytes that activations may take when nobody set a budget: in proportion to the weights.
+def default_activations(encoder: Encoder, bytes_per_token: int) -> int:
+    """Bytes that activations may take when nobody set a budget: on a CPU those of :data:`KEPT_TOKENS`.
 
     At most half of the machine's, which the ranks on it share.
     """
     if encoder.device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(encoder.device)
         return int(0.6 * free)
-    weights: int = sum(p.numel() * p.element_size() for p in encoder.backbone.parameters())
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(machine_memory() // 2 // ranks_here, max(LOWEST_DEFAULT, WEIGHTS_TIMES * weights))
+    return min(machine_memory() // 2 // ranks_here, KEPT_TOKENS * bytes_per_token)
 
 
 def activations_within(encoder: Encoder, budget: int) -> int:
@@ -76,7 +75,7 @@ def token_budget(encoder: Encoder, memory_budget: int | None, max_length: int) -
     """
     bytes_per_token = activation_bytes_per_token(encoder, max_length)
     if memory_budget is None:
-        activations = default_activations(encoder)
+        activations = default_activations(encoder, bytes_per_token)
         chunk = activations // 2 // bytes_per_token
     else:
         activations = activations_within(encoder, memory_budget)
@@ -93,10 +92,12 @@ def token_budget(encoder: Encoder, memory_budget: int | None, max_length: int) -
 def activation_bytes_per_token(encoder: Encoder, max_length: int) -> int:
     """Bytes that autograd keeps for each token of texts of ``max_length`` tokens, measured on this model.
 
-    Two texts and four: what does not grow with the tokens (weights cast to bf16) drops out of the difference.
+    A few texts and twice as many: what does not grow with them (weights cast to bf16) drops out of the difference.
     """
-    two, four = (_saved_bytes(encoder, pack([[0] * max_length] * texts)) for texts in (2, 4))
-    return max(1, (four - two) // (2 * max_length))
+    few = max(2, -(-FEWEST_ROWS // max_length))
+    some, twice = (_saved_bytes(encoder, pack([[0] * max_length] * texts)) for texts in (few, 2 * few))
+    rows, twice_rows = (rows_of_products(texts * max_length, encoder.device) for texts in (few, 2 * few))
+    return max(1, (twice - some) // (twice_rows - rows))
 
 
 def _saved_bytes(encoder: Encoder, batch: PackedBatch) -> int:

@@ -1,0 +1,33 @@
+"""Builds the kernels of ``biencoder.native`` where there is a compiler; everything else stands in pyproject.toml.
+
+One library for each kind of processor, out of the same source: which one runs is decided when it is loaded. They are
+plain C for ctypes, with the ending of extension modules. None is needed: without one, PyTorch's own operations compute
+the same, slower.
+"""
+
+import platform
+import sys
+
+from setuptools import Extension, setup
+
+AVX512 = "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mavx2 -mfma -mprefer-vector-width=512"
+FLAGS = {
+    "avx2": "-mavx2 -mfma",
+    "avx512_bf16": AVX512,
+    "amx": f"{AVX512} -mamx-tile -mamx-bf16",
+}
+COMMON = "-std=c++17 -O3 -g0 -fno-math-errno -fno-trapping-math -fopenmp -Wno-psabi -Wno-maybe-uninitialized"
+FOLDER = "src/biencoder/native"
+
+kernels = [
+    Extension(
+        f"biencoder.native._{name}",
+        sources=[f"{FOLDER}/attention.cpp", f"{FOLDER}/layers.cpp"],
+        depends=[f"{FOLDER}/vectors.h", f"{FOLDER}/products.h"],
+        extra_compile_args=[*COMMON.split(), *flags.split()],
+        extra_link_args=["-fopenmp"],
+        optional=True,
+    )
+    for name, flags in FLAGS.items()
+]
+setup(ext_modules=kernels if sys.platform == "linux" and platform.machine() == "x86_64" else [])
