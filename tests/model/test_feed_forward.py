@@ -13,6 +13,7 @@ from biencoder import Encoder
 from biencoder.data.batching import pack
 from biencoder.model import feed_forward
 from biencoder.model.bert_like import BERT_LIKE
+from biencoder.model.embedding import rows_of_products
 
 BATCH = pack([[5 + place for place in range(length)] for length in (40, 17, 17, 3)])
 
@@ -61,8 +62,8 @@ def test_the_activation_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     encoder = load(tmp_path)
     kept = bytes_kept(lambda: encoder.embed(BATCH))
     monkeypatch.setattr(feed_forward._GeluLinear, "apply", plain)
-    tokens, intermediate, layers = BATCH.input_ids.numel(), 48, 2
-    assert bytes_kept(lambda: encoder.embed(BATCH)) - kept == 4 * tokens * intermediate * layers
+    rows, intermediate, layers = rows_of_products(BATCH.input_ids.numel(), torch.device("cpu")), 48, 2
+    assert bytes_kept(lambda: encoder.embed(BATCH)) - kept == 4 * rows * intermediate * layers
 
 
 def test_frozen_weights_get_no_gradient(tmp_path: Path) -> None:
