@@ -67,6 +67,14 @@ def biencoder(work: Workload, precision: str, memory_budget: int | None = None, 
         )
 
 
+def without_kernels(work: Workload) -> None:
+    """`biencoder train` as it is where no kernels were compiled."""
+    from biencoder import native
+
+    with native.without_kernels():
+        biencoder(work, precision="auto")
+
+
 def write_tiny_collection(folder: Path, query: str, passages: list[str]) -> Path:
     """A BEIR folder with one query whose answer is the first of the passages."""
     (folder / "qrels").mkdir()
@@ -175,6 +183,7 @@ SYSTEMS: dict[str, Callable[[Workload], None]] = {
     "biencoder": partial(biencoder, precision="auto"),
     "biencoder at its defaults": partial(biencoder, precision="auto", own_defaults=True),
     "biencoder fp32": partial(biencoder, precision="fp32"),
+    "biencoder without kernels": without_kernels,
     "biencoder uncached": partial(biencoder, precision="auto", memory_budget=UNCACHED),
     "sentence-transformers fp32": partial(sentence_transformers, bf16=False),
     "sentence-transformers bf16": partial(sentence_transformers, bf16=True),

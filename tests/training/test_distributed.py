@@ -77,7 +77,9 @@ import sys
 from biencoder.training import distributed
 with distributed.process_group("cpu"):
     first = distributed.first_to_fail()
-    print(f"{distributed.rank()} of {distributed.world_size()} first={first}", flush=True)
+    # One write each: the two lines must not run into each other.
+    sys.stdout.write(f"{distributed.rank()} of {distributed.world_size()} first={first}\\n")
+    sys.stdout.flush()
 assert not distributed.is_distributed()
 """
 

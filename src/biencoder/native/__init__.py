@@ -22,6 +22,7 @@ NEEDS = {
     "avx2": ("avx2", "fma3"),
 }
 TYPES = (torch.float32, torch.bfloat16)
+INTERFACE = 1  # counts changes of how kernels are called: a library that was built before one is not used
 _off: ContextVar[bool] = ContextVar("off", default=False)
 
 
@@ -87,4 +88,4 @@ def _library(name: str) -> ctypes.CDLL | None:
     if spec is None or spec.origin is None:
         return None
     library = ctypes.CDLL(spec.origin)
-    return library if library.prepare() else None
+    return library if library.prepare(INTERFACE) else None

@@ -364,8 +364,8 @@ void attend_back(Tensors<T> rows, Softmax kept, const int32_t *starts, int texts
 
 extern "C" {
 
-// Whether this process may use what this library was compiled for.
-int prepare() { return allowed(); }
+// Whether this process may use what this library was compiled for, and calls it as it is to be called.
+int prepare(int interface) { return interface == 1 && allowed(); }
 
 // rows: query, key, value, output; strides: of token and head, of each. softmax: [2][heads][tokens], or null.
 void attention(int narrow, const void *const *rows, const int64_t *strides, float *softmax, const int32_t *starts,

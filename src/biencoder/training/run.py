@@ -13,8 +13,10 @@ from biencoder.data.audit import audit
 from biencoder.data.check import token_counter
 from biencoder.data.data_sets import is_of_single_texts, read_data_sets, settings_of
 from biencoder.errors import TrainingError, UserError, first_line
+from biencoder.model.encoder import Encoder
 from biencoder.model.lora import merge_lora
 from biencoder.model.merge import mix_in
+from biencoder.native import kind
 from biencoder.report.training import Outcome, report_result, write_evaluation, write_model_card
 from biencoder.retrieval.evaluate import Evaluation
 from biencoder.terminal import Progress, say, table
@@ -175,8 +177,16 @@ def _report_start(job: Job) -> None:
     settings = encoder.settings
     shape = f"{settings.pooling} pooling, {'' if settings.normalize else 'not '}normalised, {encoder.precision}"
     batch = f"batches of {config.batch_size:,} queries over {world_size()} process{'es' * (world_size() > 1)}"
-    say(f"{config.model}: {shape} on {encoder.device}")
+    say(f"{config.model}: {shape} on {encoder.device}{_by_what(encoder)}")
     say(f"{job.total_steps:,} steps in {batch}; up to {job.batcher.chunk_tokens:,} tokens at once")
+
+
+def _by_what(encoder: Encoder) -> str:
+    """Which compiled kernels a CPU uses; where it has none, it trains at half the speed or less."""
+    if encoder.device.type != "cpu":
+        return ""
+    found = kind()
+    return f", kernels for {found}" if found else " by PyTorch alone, for want of compiled kernels (see docs/speed.md)"
 
 
 def _report_data_sets(job: Job) -> None:
