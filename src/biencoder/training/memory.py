@@ -14,7 +14,7 @@ from biencoder.terminal import say
 from biencoder.training.cgroup import cgroup_limits
 
 KEPT_TOKENS = 8192  # on a CPU: 32 pairs of 256 tokens; a larger batch replays the rest, for a sixth of the time at most
-HEADROOM = 1.6  # what a step takes, over the activations that autograd keeps: a chunk's passing ones, holes in the heap
+HEADROOM = 2.0  # what a step takes, over the activations that autograd keeps: a chunk's passing ones, holes in the heap
 CHUNK_SHARE = 1 / 12  # of a budget for the whole process
 # Tokens beyond which a chunk runs no faster: a CPU falls out of its caches, a GPU is busy.
 LARGEST_CHUNK = {"cpu": 4096, "cuda": 65_536}
