@@ -246,7 +246,7 @@ def machine() -> str:
     """Processor, cores, memory and versions in one line."""
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     names = [line.partition(":")[2].strip() for line in info.splitlines() if line.startswith("model name")]
-    bf16 = "with AVX512-BF16" if has_bf16() else "without AVX512-BF16"
+    bf16 = "with AMX" if " amx_bf16" in info else "with AVX512-BF16" if has_bf16() else "without AVX512-BF16"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     packages = ", ".join(f"{package} {_version(package)}" for package in PACKAGES)
     processor = names[0] if names else platform.processor()

@@ -1,0 +1,107 @@
+"""Where the time of a training step goes, by PyTorch's profiler: products, kernels, and what stands around them.
+
+python -m benchmarks.profile --train-data medquad/train.jsonl.gz --output-dir build/profile
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.systems import read_pairs
+from benchmarks.workload import arguments, model_folder, report, sample, save
+
+WARM_UP, STEPS = 3, 5
+# The parts of a step, and what the profiler calls what belongs to them.
+PARTS = {
+    "matrix products (PyTorch)": {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"},
+    "attention (kernels)": {"kernels: attention"},
+    "GELU, dropout, residuals, normalisations (kernels)": {"kernels: layer"},
+    "copies and casts": {"aten::copy_", "aten::cat", "aten::fill_", "aten::zero_", "aten::add_"},
+    "optimizer and clipping": {"aten::_fused_adamw_", "aten::linalg_vector_norm", "aten::mul_"},
+}
+REST = "embeddings, pooling, the loss, Python"
+
+
+def wrap_kernels() -> None:
+    """Give the profiler names for what it cannot see inside of."""
+    from torch.profiler import record_function
+
+    from biencoder.model import native_attention, native_layer
+
+    def named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with record_function(name):
+                return function(*args, **kwargs)
+
+        return run
+
+    native_attention._call = named(native_attention._call, "kernels: attention")
+    for name in ("_residual_norm", "_norm_gradient", "_gelu", "_gelu_gradient", "_sum_over_tokens"):
+        setattr(native_layer, name, named(getattr(native_layer, name), "kernels: layer"))
+
+
+def profile_steps(model: str, rows: Path, batch_size: int, max_length: int) -> tuple[Counter[str], int]:
+    """Microseconds by part over `STEPS` steps, and the tokens of one."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    from biencoder import Encoder
+    from biencoder.data.batching import chunks
+    from biencoder.training.batch import TrainingBatch
+    from biencoder.training.gradcache import accumulate_gradients
+    from biencoder.training.memory import token_budget
+    from biencoder.training.objective import Labels, Objective
+    from biencoder.training.optimizer import adamw
+
+    encoder = Encoder.load(model, precision="auto", max_length=max_length, device="cpu")
+    encoder.backbone.train()
+    queries, passages = read_pairs(str(rows))
+    chunk, keep, held = token_budget(encoder, None, max_length)
+    batch = TrainingBatch(
+        chunks=list(chunks(encoder.tokenize(queries) + encoder.tokenize(passages), chunk)),
+        queries=batch_size,
+        query_sizes=[batch_size],
+        passage_sizes=[batch_size],
+        total_queries=batch_size,
+        labels=Labels.of_groups(batch_size, 1, torch.device("cpu")),
+    )
+    optimizer = adamw(encoder.backbone, 1e-5, 0.01)
+
+    def step(number: int) -> None:
+        accumulate_gradients(encoder, batch, Objective(), keep_tokens=keep, seed=(0, number, 0), held_at_most=held)
+        torch.nn.utils.clip_grad_norm_(encoder.backbone.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    wrap_kernels()
+    for number in range(WARM_UP):
+        step(number)
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        for number in range(STEPS):
+            step(number)
+    spent: Counter[str] = Counter()
+    for event in profiled.key_averages():
+        part = next((part for part, names in PARTS.items() if event.key in names), REST)
+        spent[part] += event.self_cpu_time_total
+    return spent, batch.tokens
+
+
+def main() -> None:
+    """Profile, print the table."""
+    asked = arguments(__doc__ or "", batch_size=32, max_length=256, systems=("biencoder",)).parse_args()
+    asked.output_dir.mkdir(parents=True, exist_ok=True)
+    with sample(asked.train_data, asked.batch_size) as rows:
+        spent, tokens = profile_steps(model_folder(asked), rows, asked.batch_size, asked.max_length)
+    total = sum(spent.values())
+    save(asked, "profile", [{"microseconds": dict(spent), "tokens": tokens, "steps": STEPS}])
+    shown = [
+        [part, f"{spent[part] / STEPS / 1000:.0f}", f"{spent[part] / total:.0%}"]
+        for part in (*PARTS, REST)
+        if spent[part]
+    ]
+    report(asked, f"A step of {tokens:,} tokens, mean of {STEPS}", ["part", "ms", "share"], shown)
+
+
+if __name__ == "__main__":
+    main()
