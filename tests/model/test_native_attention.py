@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from biencoder.model.attention import Packing, attend
+from biencoder.model.native_attention import runs_natively
 from biencoder.native import Dropout, address, kernels
 
 pytestmark = [needs_kernels, pytest.mark.usefixtures(kernels_of.__name__)]
@@ -180,6 +181,19 @@ def test_long_texts_and_sharp_softmaxes_stay_exact(length: int) -> None:
     want = scaled_dot_product_attention(q, k, v, scale=1.0).transpose(0, 1)
     got = attend(query, key, value, Packing((length,), torch.device("cpu")), scale=1.0)
     assert relative_error(got, want) < 1e-5
+
+
+def test_numbers_of_another_or_of_mixed_type_are_left_to_pytorch() -> None:
+    query, key, value = (x.detach() for x in inputs(32, torch.float32))
+    want = attend(query, key, value, PACKING)
+    with torch.autocast("cpu", torch.float16):
+        assert not runs_natively(query, key, value)
+        half = attend(query, key, value, PACKING)
+    assert half.dtype == torch.float16
+    assert relative_error(half, want) < 1e-2
+    assert not runs_natively(query, key, value.bfloat16())  # rotary positions may widen the first two alone
+    assert not runs_natively(query.double(), key.double(), value.double())
+    assert runs_natively(query, key, value)
 
 
 def test_what_is_not_finite_is_not_hidden() -> None:

@@ -146,7 +146,7 @@ def test_activations_of_no_more_than_keep_tokens_are_alive(encoder: Encoder) -> 
 def test_embedding_tables_get_the_rows_of_a_chunk_and_the_plain_gradient(tmp_path: Path) -> None:
     """PyTorch's own way makes a table of gradients a chunk; ours must agree with it, padding token included."""
     encoder = Encoder.load(tiny_model(tmp_path), pooling="mean", normalize=True)
-    encoder.backbone.train()
+    encoder.backbone.double().train()  # the two add up in another order
     plain = copy.deepcopy(encoder)
     batch = make_batch(encoder)
     for part in batch.chunks:
@@ -159,6 +159,6 @@ def test_embedding_tables_get_the_rows_of_a_chunk_and_the_plain_gradient(tmp_pat
     table = "embeddings.word_embeddings.weight"
     _, got = step(encoder, batch, 0)
     assert got.keys() == want.keys()
-    assert (got[table] - want[table]).abs().max() < 3e-6 * want[table].abs().max()  # sums in another order
+    assert (got[table] - want[table]).abs().max() < 1e-6 * want[table].abs().max()
     assert not got[table][0].any()
     assert got[table].layout == torch.strided

@@ -41,9 +41,10 @@ class Setting(NamedTuple):
 
 def runs_natively(*tensors: Tensor) -> bool:
     """Whether there are kernels for query, key and value of this kind: on the CPU, float32 or bf16, heads of n x 32."""
-    return kernels() is not None and all(
-        x.device.type == "cpu" and x.dtype in TYPES and x.shape[-1] % HEAD_SIZES == 0 for x in tensors
-    )
+    cast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+    dtypes = {cast or x.dtype for x in tensors}  # kernels read all of them as one type
+    fit = all(x.device.type == "cpu" and x.shape[-1] % HEAD_SIZES == 0 for x in tensors)
+    return kernels() is not None and fit and len(dtypes) == 1 and dtypes.issubset(TYPES)
 
 
 def attend_natively(query_THE: Tensor, key_THE: Tensor, value_THE: Tensor, setting: Setting) -> Tensor:
