@@ -41,6 +41,10 @@ def test_dropout_is_a_multiple_of_2_to_the_minus_16_and_its_seed_is_pytorchs() -
     assert first.seed == again.seed != second.seed
 
 
+def test_a_probability_just_below_1_leaves_a_factor() -> None:
+    assert native.Dropout(0.999999).factor == 2**16
+
+
 def test_no_dropout_draws_nothing() -> None:
     torch.manual_seed(5)
     want = torch.rand(())

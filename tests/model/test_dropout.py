@@ -27,6 +27,12 @@ def test_masks_keep_the_right_share_independently(p: float) -> None:
         assert abs(correlation) < 5 / math.sqrt(keep.numel())
 
 
+def test_a_probability_just_below_1_leaves_a_factor() -> None:
+    keep, factor = keep_mask((64, 64), 0.999999)
+    assert factor == 2**16
+    assert keep.sum() <= 3
+
+
 def test_masks_of_neighbouring_draws_and_seeds_are_independent() -> None:
     """Of the heads, layers, chunks and ranks, that is, each of which draws or seeds anew."""
     masks = []

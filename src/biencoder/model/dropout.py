@@ -28,7 +28,7 @@ def keep_mask(shape: tuple[int, ...], dropout: float) -> tuple[Tensor, float]:
     count = math.prod(shape)
     seed = int(torch.randint(2**63 - 1, ()))
     draws = torch.from_numpy(np.random.SFC64(seed).random_raw(-(-count // 4))).view(torch.int16)[:count]
-    dropped = round(dropout * LANES)
+    dropped = min(round(dropout * LANES), LANES - 1)
     return draws.ge_(dropped - LANES // 2).to(torch.int8).view(shape), LANES / (LANES - dropped)
 
 

@@ -63,7 +63,7 @@ class Dropout:
     """
 
     def __init__(self, probability: float) -> None:
-        self.dropped = round(probability * 2**16)
+        self.dropped = min(round(probability * 2**16), 2**16 - 1)
         self.factor = 2**16 / (2**16 - self.dropped)
         self.seed = int(torch.randint(2**63 - 1, ())) if self.dropped else 0
 
