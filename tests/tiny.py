@@ -3,18 +3,23 @@
 import random
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 WORDS = tuple(f"word{i}" for i in range(200))
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 VOCABULARY = len(SPECIAL) + len(WORDS)
+
+if TYPE_CHECKING:
+    from biencoder import Encoder
+    from biencoder.data.batching import PackedBatch
 
 _SIZES = {
     "vocab_size": VOCABULARY,
@@ -173,6 +178,38 @@ def pool(hidden_NLD: Tensor, mask_NL: Tensor, pooling: str) -> Tensor:
 def gradients(model: nn.Module) -> dict[str, Tensor]:
     """Copies of the parameters' gradients by name, those that are trained."""
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad and p.grad is not None}
+
+
+def vectors_and_gradients(encoder: "Encoder", batch: "PackedBatch") -> tuple[Tensor, dict[str, Tensor]]:
+    """Of a weighted sum over all components of the vectors, so that no two of them weigh alike."""
+    encoder.backbone.zero_grad()
+    vectors = encoder.embed(batch)
+    (vectors * torch.linspace(-1, 1, vectors.numel()).view_as(vectors)).sum().backward()
+    return vectors, gradients(encoder.backbone)
+
+
+def bf16_errors_of_attention(
+    own: Callable[[Tensor, Tensor, Tensor], Tensor], texts: int, length: int, heads: int, size: int
+) -> tuple[float, float]:
+    """Largest relative error of the gradients of ``own``, under autocast, and of PyTorch's flash attention."""
+
+    def flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        q, k, v = (x.unflatten(0, (texts, length)).transpose(1, 2) for x in (query, key, value))
+        return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1)
+
+    generator = torch.Generator().manual_seed(0)
+    shape = (texts * length, heads, size)
+    drawn = [torch.randn(shape, dtype=torch.float64, generator=generator) for _ in range(3)]
+    query, key, value = exact = [x.clone().requires_grad_() for x in drawn]
+    flash(query, key, value).square().sum().backward()
+    errors = []
+    for attention in (own, flash):
+        query, key, value = rounded = [x.float().requires_grad_() for x in drawn]
+        with torch.autocast("cpu", torch.bfloat16):
+            attention(query, key, value).float().square().sum().backward()
+        pairs = [(r.grad, e.grad) for r, e in zip(rounded, exact, strict=True)]
+        errors.append(max(relative_error(r, e) for r, e in pairs if r is not None and e is not None))
+    return errors[0], errors[1]
 
 
 def bytes_kept(compute: Callable[[], object]) -> int:

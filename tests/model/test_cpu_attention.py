@@ -4,9 +4,8 @@ import math
 
 import pytest
 import torch
-from tiny import bytes_kept, relative_error
+from tiny import bf16_errors_of_attention, bytes_kept, relative_error
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from biencoder.model import cpu_attention
 from biencoder.model.attention import Packing, attend
@@ -103,24 +102,7 @@ def test_of_the_weights_only_a_byte_each_is_kept_for_the_backward_pass() -> None
 
 
 def test_bf16_gradients_are_as_exact_as_those_of_flash_attention() -> None:
-    def own(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return attend(query, key, value, packing)
-
-    def flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        heads = (x.unflatten(0, (3, 37)).transpose(1, 2) for x in (query, key, value))
-        return scaled_dot_product_attention(*heads).transpose(1, 2).flatten(0, 1)
-
     packing = Packing((37,) * 3, torch.device("cpu"))
-    generator = torch.Generator().manual_seed(0)
-    drawn = [torch.randn(111, H, E, dtype=torch.float64, generator=generator) for _ in range(3)]
-    query, key, value = exact = [x.clone().requires_grad_() for x in drawn]
-    flash(query, key, value).square().sum().backward()
-    errors = []
-    for attention in (own, flash):
-        query, key, value = rounded = [x.float().requires_grad_() for x in drawn]
-        with torch.autocast("cpu", torch.bfloat16):
-            attention(query, key, value).float().square().sum().backward()
-        pairs = [(r.grad, e.grad) for r, e in zip(rounded, exact, strict=True)]
-        errors.append(max(relative_error(r, e) for r, e in pairs if r is not None and e is not None))
+    errors = bf16_errors_of_attention(lambda q, k, v: attend(q, k, v, packing), 3, 37, H, E)
     print(f"relative error of bf16 gradients: own {errors[0]:.4f}, flash attention's {errors[1]:.4f}")
     assert errors[0] < errors[1]

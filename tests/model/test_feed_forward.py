@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import bytes_kept, gradient_errors, gradients, tiny_model
+from tiny import bytes_kept, gradient_errors, tiny_model, vectors_and_gradients
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
@@ -28,32 +28,25 @@ def load(folder: Path, **changes: Any) -> Encoder:
     return encoder
 
 
-def vectors_and_gradients(encoder: Encoder) -> tuple[Tensor, dict[str, Tensor]]:
-    encoder.backbone.zero_grad()
-    vectors = encoder.embed(BATCH)
-    (vectors * torch.linspace(-1, 1, vectors.numel()).view_as(vectors)).sum().backward()
-    return vectors, gradients(encoder.backbone)
-
-
 @pytest.mark.parametrize("kind", sorted(BERT_LIKE))
 def test_vectors_and_gradients_are_those_of_plain_autograd(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = load(tmp_path, kind=kind)
-    vectors, got = vectors_and_gradients(encoder)
+    vectors, got = vectors_and_gradients(encoder, BATCH)
     monkeypatch.setattr(feed_forward._GeluLinear, "apply", plain)
-    expected, want = vectors_and_gradients(encoder)
+    expected, want = vectors_and_gradients(encoder, BATCH)
     assert torch.equal(vectors, expected)
     assert max(gradient_errors(got, want)) < 1e-6
 
 
 def test_bf16_is_as_near_to_float32_as_plain_autograd_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = load(tmp_path)
-    exact = vectors_and_gradients(encoder)[1]
+    exact = vectors_and_gradients(encoder, BATCH)[1]
     encoder.precision = "bf16"
-    got = gradient_errors(vectors_and_gradients(encoder)[1], exact)
+    got = gradient_errors(vectors_and_gradients(encoder, BATCH)[1], exact)
     monkeypatch.setattr(feed_forward._GeluLinear, "apply", plain)
-    want = gradient_errors(vectors_and_gradients(encoder)[1], exact)
+    want = gradient_errors(vectors_and_gradients(encoder, BATCH)[1], exact)
     assert want[1] > 1e-4
     assert got[1] < 1.05 * want[1]
 
@@ -70,7 +63,7 @@ def test_frozen_weights_get_no_gradient(tmp_path: Path) -> None:
     encoder = load(tmp_path)
     output = encoder.backbone.encoder.layer[0].output.dense
     output.weight.requires_grad_(False)
-    vectors_and_gradients(encoder)
+    vectors_and_gradients(encoder, BATCH)
     assert output.weight.grad is None
     assert output.bias.grad.any()
 

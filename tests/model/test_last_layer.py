@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import CONFIGS, gradient_errors, gradients, relative_error, tiny_model
+from tiny import CONFIGS, gradient_errors, relative_error, tiny_model, vectors_and_gradients
 from torch import Tensor, nn
 from transformers import AutoModel
 
@@ -19,13 +19,6 @@ BATCH = pack([[5 + (7 * place + length) % 150 for place in range(length)] for le
 ROWS, LAST_ROWS = 96, 32  # for 76 tokens and 7 texts, see `rows_of_products`
 TOLERANCE = 1e-5
 IN_DOUBLE = 1e-10
-
-
-def vectors_and_gradients(encoder: Encoder) -> tuple[Tensor, dict[str, Tensor]]:
-    encoder.backbone.zero_grad()
-    vectors = encoder.embed(BATCH)
-    (vectors * torch.linspace(-1, 1, vectors.numel()).view_as(vectors)).sum().backward()
-    return vectors, gradients(encoder.backbone)
 
 
 def without_key_biases(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -47,11 +40,11 @@ def test_vectors_and_gradients_are_those_of_the_whole_layer(
     encoder = Encoder.load(tiny_model(tmp_path, kind), pooling=pooling, normalize=True)
     encoder.backbone.to(dtype)
     first, last = (rows_through(encoder.backbone.encoder.layer[i].intermediate.dense) for i in (0, -1))
-    got = vectors_and_gradients(encoder)
+    got = vectors_and_gradients(encoder, BATCH)
     assert first == [ROWS]
     assert last == [LAST_ROWS]
     monkeypatch.setattr("biencoder.model.embedding.only_pooled", lambda *_: False)
-    want = vectors_and_gradients(encoder)
+    want = vectors_and_gradients(encoder, BATCH)
     assert last == [LAST_ROWS, ROWS]
     assert relative_error(got[0], want[0]) <= tolerance
     if dtype == torch.float32:  # a key's bias: zero but for rounding, which the threads and the processor decide

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from native_kernels import kernels_of, needs_kernels
-from tiny import bytes_kept, relative_error
+from tiny import bf16_errors_of_attention, bytes_kept, relative_error
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -150,25 +150,8 @@ def test_heads_may_lie_anywhere_in_a_row() -> None:
 
 
 def test_bf16_gradients_are_as_exact_as_those_of_flash_attention() -> None:
-    def own(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return attend(query, key, value, packing)
-
-    def flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        q, k, v = (x.unflatten(0, (4, 96)).transpose(1, 2) for x in (query, key, value))
-        return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(0, 1)
-
     packing = Packing((96,) * 4, torch.device("cpu"))
-    generator = torch.Generator().manual_seed(0)
-    drawn = [torch.randn(4 * 96, 12, 32, dtype=torch.float64, generator=generator) for _ in range(3)]
-    query, key, value = exact = [x.clone().requires_grad_() for x in drawn]
-    flash(query, key, value).square().sum().backward()
-    errors = []
-    for attention in (own, flash):
-        query, key, value = rounded = [x.float().requires_grad_() for x in drawn]
-        with torch.autocast("cpu", torch.bfloat16):
-            attention(query, key, value).float().square().sum().backward()
-        pairs = [(r.grad, e.grad) for r, e in zip(rounded, exact, strict=True)]
-        errors.append(max(relative_error(r, e) for r, e in pairs if r is not None and e is not None))
+    errors = bf16_errors_of_attention(lambda q, k, v: attend(q, k, v, packing), 4, 96, 12, 32)
     print(f"relative error of bf16 gradients: own {errors[0]:.5f}, flash attention's {errors[1]:.5f}")
     assert errors[0] < 1.02 * errors[1]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from native_kernels import NATIVE_SIZES, kernels_of, needs_kernels
-from tiny import bytes_kept, gradient_errors, gradients, padded, pool, relative_error, tiny_model
+from tiny import bytes_kept, gradient_errors, gradients, padded, pool, relative_error, tiny_model, vectors_and_gradients
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm
 from transformers import AutoModel
@@ -38,13 +38,6 @@ def load(folder: Path, kind: str = "bert", *, pooling: str = "mean", **changes: 
     return encoder
 
 
-def vectors_and_gradients(encoder: Encoder) -> tuple[Tensor, dict[str, Tensor]]:
-    encoder.backbone.zero_grad()
-    vectors = encoder.embed(BATCH)
-    (vectors * torch.linspace(-1, 1, vectors.numel()).view_as(vectors)).sum().backward()
-    return vectors, gradients(encoder.backbone)
-
-
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts the layers that kernels run."""
@@ -65,10 +58,10 @@ def test_vectors_and_gradients_are_those_of_pytorchs_operations(
     kind: str, pooling: str, tmp_path: Path, calls: list[int]
 ) -> None:
     encoder = load(tmp_path, kind, pooling=pooling)
-    vectors, got = vectors_and_gradients(encoder)
+    vectors, got = vectors_and_gradients(encoder, BATCH)
     assert len(calls) == (2 if pooling == "mean" else 1)  # under cls pooling the last layer is for the first tokens
     with without_kernels():
-        expected, want = vectors_and_gradients(encoder)
+        expected, want = vectors_and_gradients(encoder, BATCH)
     assert len(calls) == (2 if pooling == "mean" else 1)
     assert relative_error(vectors, expected) < 1e-6
     for name in [name for name in want if name.endswith("key.bias")]:  # zero but for rounding
@@ -167,7 +160,7 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(precision: str, tmp_pa
         optimizer = adamw(encoder.backbone, 1e-3, 0.0)
         for step in range(3):
             torch.manual_seed(seed + step)
-            vectors_and_gradients(encoder)
+            vectors_and_gradients(encoder, BATCH)
             optimizer.step()
         return {name: p.detach() for name, p in encoder.backbone.named_parameters()}
 
@@ -195,17 +188,17 @@ def test_vectors_made_in_inference_mode_do_not_stand_in_the_way_of_training(tmp_
     encoder = load(tmp_path)
     with weights_at_rest():
         encoder.encode(["word1 word2", "word3"])
-        vectors_and_gradients(encoder)
+        vectors_and_gradients(encoder, BATCH)
 
 
 @pytest.mark.parametrize("frozen", ["weight of one part", "a layer"])
 def test_frozen_weights_get_no_gradient_and_the_others_theirs(frozen: str, tmp_path: Path) -> None:
     encoder = load(tmp_path)
-    want = vectors_and_gradients(encoder)[1]
+    want = vectors_and_gradients(encoder, BATCH)[1]
     first = bert_layers(encoder.backbone)[0]
     for parameter in [first.intermediate.dense.weight] if frozen != "a layer" else first.parameters():
         parameter.requires_grad_(False)
-    got = vectors_and_gradients(encoder)[1]
+    got = vectors_and_gradients(encoder, BATCH)[1]
     assert 0 < len(want) - len(got) == (1 if frozen != "a layer" else len(list(first.parameters())))
     assert all(torch.equal(got[name], want[name]) for name in got)
 
@@ -217,7 +210,7 @@ def test_recomputed_layers_draw_the_same_masks(tmp_path: Path) -> None:
     results = []
     for one in (encoder, again):
         torch.manual_seed(4)
-        results.append(vectors_and_gradients(one))
+        results.append(vectors_and_gradients(one, BATCH))
     assert torch.equal(results[0][0], results[1][0])
     assert max(gradient_errors(results[1][1], results[0][1])) < 1e-6
 
@@ -244,7 +237,7 @@ def test_what_kernels_do_not_run_is_left_to_pytorch(
 ) -> None:
     encoder = load(tmp_path)
     change(encoder)
-    vectors_and_gradients(encoder)
+    vectors_and_gradients(encoder, BATCH)
     assert not calls
 
 
@@ -252,7 +245,7 @@ def test_what_kernels_do_not_run_is_left_to_pytorch(
 def test_other_activations_and_sizes_are_left_to_pytorch(
     changes: dict[str, Any], tmp_path: Path, calls: list[int]
 ) -> None:
-    vectors_and_gradients(load(tmp_path, **changes))
+    vectors_and_gradients(load(tmp_path, **changes), BATCH)
     assert not calls
 
 

@@ -7,7 +7,6 @@
 // Letters: L tokens of the text, S of it rounded up to whole blocks, E size of a head, P probabilities, O output, D a
 // gradient. What is beyond L is zero.
 
-#include <cmath>
 #include <vector>
 
 #include "products.h"
