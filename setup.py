@@ -22,7 +22,7 @@ FOLDER = "src/biencoder/native"
 kernels = [
     Extension(
         f"biencoder.native._{name}",
-        sources=[f"{FOLDER}/attention.cpp", f"{FOLDER}/layers.cpp"],
+        sources=[f"{FOLDER}/attention.cpp", f"{FOLDER}/layers.cpp", f"{FOLDER}/linear.cpp"],
         depends=[f"{FOLDER}/vectors.h", f"{FOLDER}/products.h"],
         extra_compile_args=[*COMMON.split(), *flags.split()],
         extra_link_args=["-fopenmp"],

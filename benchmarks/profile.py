@@ -14,10 +14,10 @@ from benchmarks.workload import arguments, model_folder, report, sample, save
 WARM_UP, STEPS = 3, 5
 # The parts of a step, and what the profiler calls what belongs to them.
 PARTS = {
-    "matrix products (PyTorch)": {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"},
+    "matrix products": {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "kernels: product"},
     "attention (kernels)": {"kernels: attention"},
     "GELU, dropout, residuals, normalisations (kernels)": {"kernels: layer"},
-    "copies and casts": {"aten::copy_", "aten::cat", "aten::fill_", "aten::zero_", "aten::add_"},
+    "copies and casts": {"kernels: weights", "aten::copy_", "aten::cat", "aten::fill_", "aten::zero_", "aten::add_"},
     "optimizer and clipping": {"aten::_fused_adamw_", "aten::linalg_vector_norm", "aten::mul_"},
 }
 REST = "embeddings, pooling, the loss, Python"
@@ -27,7 +27,7 @@ def wrap_kernels() -> None:
     """Give the profiler names for what it cannot see inside of."""
     from torch.profiler import record_function
 
-    from biencoder.model import native_attention, native_layer
+    from biencoder.model import native_attention, native_layer, native_linear
 
     def named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -39,6 +39,9 @@ def wrap_kernels() -> None:
     native_attention._call = named(native_attention._call, "kernels: attention")
     for name in ("_residual_norm", "_norm_gradient", "_gelu", "_gelu_gradient", "_sum_over_tokens"):
         setattr(native_layer, name, named(getattr(native_layer, name), "kernels: layer"))
+    for name in ("output", "input_gradient", "weight_gradient"):
+        setattr(native_linear._TiledLinear, name, named(getattr(native_linear._TiledLinear, name), "kernels: product"))
+    native_layer.linear = named(native_layer.linear, "kernels: weights")
 
 
 def profile_steps(model: str, rows: Path, batch_size: int, max_length: int) -> tuple[Counter[str], int]:

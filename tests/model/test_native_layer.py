@@ -169,11 +169,11 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(precision: str, tmp_pa
     assert not all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_weights_are_copied_once_where_they_are_at_rest_and_anew_where_not(tmp_path: Path) -> None:
+def test_weights_are_laid_out_once_where_they_are_at_rest_and_anew_where_not(tmp_path: Path) -> None:
     encoder = load(tmp_path)
     with weights_at_rest():
         before = encoder.embed(BATCH)
-        held = native_layer._kept_copies.get()
+        held = native_layer._kept_products.get()
         assert held is not None
         assert len(held) == 2
         assert torch.equal(encoder.embed(BATCH), before)

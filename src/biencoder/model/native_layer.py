@@ -1,4 +1,4 @@
-"""A layer of BERT and its kin over a packed row on a CPU: its products by PyTorch, what stands between them by kernels.
+"""A layer of BERT and its kin over a packed row on a CPU: products, and what stands between them by kernels.
 
 What a layer computes is as its authors wrote it (Vaswani et al. 2017, section 3; Devlin et al. 2019), and so is where
 autocast rounds: products take bf16, the sums that run along the layers and the normalisations stay float32. Forward and
@@ -24,6 +24,7 @@ from transformers.activations import GELUActivation
 from biencoder.model import native_attention as attention
 from biencoder.model.attention import Packing
 from biencoder.model.bert_like import bert_layers
+from biencoder.model.native_linear import Linear, linear
 from biencoder.native import Dropout, address, is_narrow, kernels
 
 WIDTHS = 32  # hidden and intermediate sizes that the kernels take, and multiples of it
@@ -44,7 +45,7 @@ def run_layer(layer: Any, hidden: Tensor, attention_mask: Any = None, *args: Any
     trained = tuple(p for part in parts for p in (part.weight, part.bias))
     with torch.autocast("cpu", enabled=False):
         out: Tensor = _Layer.apply(  # type: ignore[no-untyped-call]
-            hidden[0].contiguous(), _plan(layer, attention_mask), _copies(layer, parts, dtype), *trained
+            hidden[0].contiguous(), _plan(layer, attention_mask), _products(layer, parts, dtype), dtype, *trained
         )
     return out.unsqueeze(0)
 
@@ -93,46 +94,37 @@ class Parts(NamedTuple):
         )
 
 
-class _Copies(NamedTuple):
-    """The weights as the products take them: those of query, key and value one below the other, ``[3D, D]``."""
+class _Products(NamedTuple):
+    """The linear layers as this step multiplies by them: query, key and value are one, with outputs ``[3D]``."""
 
-    attention: Tensor
-    attention_bias: Tensor
-    output: Tensor
-    output_bias: Tensor
-    up: Tensor
-    up_bias: Tensor
-    down: Tensor
-    down_bias: Tensor
+    attention: Linear
+    output: Linear
+    up: Linear
+    down: Linear
 
 
-_kept_copies: ContextVar[dict[Any, _Copies] | None] = ContextVar("copies", default=None)
+_kept_products: ContextVar[dict[Any, _Products] | None] = ContextVar("products", default=None)
 
 
 @contextlib.contextmanager
 def weights_at_rest() -> Iterator[None]:
-    """Inside of this block weights do not change, so that they are copied once and not for each chunk."""
-    token = _kept_copies.set({})
+    """Inside of this block weights do not change, so that they are laid out once and not for each chunk."""
+    token = _kept_products.set({})
     try:
         yield
     finally:
-        _kept_copies.reset(token)
+        _kept_products.reset(token)
 
 
-def _copies(layer: Any, parts: Parts, dtype: torch.dtype) -> _Copies:
-    kept = _kept_copies.get()
-    if kept is not None and (layer, dtype) in kept:
-        return kept[layer, dtype]
-    with torch.no_grad():
-        own = (parts.query, parts.key, parts.value)
-        copies = _Copies(
-            torch.cat([part.weight.to(dtype) for part in own]),
-            torch.cat([part.bias.to(dtype) for part in own]),
-            *(x.to(dtype) for part in (parts.output, parts.up, parts.down) for x in (part.weight, part.bias)),
-        )
+def _products(layer: Any, parts: Parts, dtype: torch.dtype) -> _Products:
+    kept, backward = _kept_products.get(), torch.is_grad_enabled()
+    if kept is not None and (made := kept.get((layer, dtype, backward)) or kept.get((layer, dtype, True))):
+        return made
+    joined = ((parts.query, parts.key, parts.value), (parts.output,), (parts.up,), (parts.down,))
+    made = _Products(*(linear(modules, dtype, backward=backward) for modules in joined))
     if kept is not None:
-        kept[layer, dtype] = copies
-    return copies
+        kept[layer, dtype, backward] = made
+    return made
 
 
 @dataclass(frozen=True)
@@ -163,23 +155,25 @@ class _Layer(torch.autograd.Function):
     """hidden -> x = norm(hidden + drop(attention(hidden))) -> norm(x + drop(down(gelu(up(x)))))."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_TD: Tensor, plan: _Plan, copies: _Copies, *weights: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, hidden_TD: Tensor, plan: _Plan, products: _Products, dtype: torch.dtype, *weights: Tensor
+    ) -> Tensor:
         gain, bias, last_gain, last_bias = weights[8], weights[9], weights[14], weights[15]
         keep = any(ctx.needs_input_grad)
-        narrow_TD = hidden_TD.to(copies.attention.dtype)
-        qkv_TD = torch.addmm(copies.attention_bias, narrow_TD, copies.attention.t())
+        narrow_TD = hidden_TD.to(dtype)
+        qkv_TD = products.attention.output(narrow_TD)
         attended_THE, softmax = attention.forward(_heads(qkv_TD, plan.heads), plan.attention, keep=keep)
-        projected_TD = torch.addmm(copies.output_bias, attended_THE.flatten(1), copies.output.t())
+        projected_TD = products.output.output(attended_THE.flatten(1))
         x = _residual_norm(projected_TD, hidden_TD, gain, bias, plan.epsilon[0], plan.after_attention, keep=keep)
-        up_TI = torch.addmm(copies.up_bias, x.narrow, copies.up.t())
-        down_TD = torch.addmm(copies.down_bias, _gelu(up_TI, reuse=not keep), copies.down.t())
+        up_TI = products.up.output(x.narrow)
+        down_TD = products.down.output(_gelu(up_TI, reuse=not keep))
         out = _residual_norm(down_TD, x.out, last_gain, last_bias, plan.epsilon[1], plan.after_feed_forward, keep=keep)
         if keep:
             ctx.save_for_backward(
                 *(narrow_TD, qkv_TD, attended_THE, softmax, x.normal, x.deviation, x.narrow, up_TI),
                 *(out.normal, out.deviation, gain, last_gain),
             )
-            ctx.plan, ctx.copies = plan, copies
+            ctx.plan, ctx.products = plan, products
         return out.out
 
     @staticmethod
@@ -187,34 +181,35 @@ class _Layer(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         narrow_TD, qkv_TD, attended_THE, softmax, normal, deviation, x_TD, up_TI, *rest = ctx.saved_tensors
         last_normal, last_deviation, gain, last_gain = rest
-        plan, copies = ctx.plan, ctx.copies
+        plan, products = ctx.plan, ctx.products
         gradient_TD = gradients[0].contiguous()
         last = _norm_gradient(gradient_TD, None, last_normal, last_deviation, last_gain, plan.after_feed_forward)
-        to_up_TI = last.to_input @ copies.down
+        to_up_TI = products.down.input_gradient(last.to_input)
         activated_TI, to_up_bias = _gelu_gradient(up_TI, to_up_TI)
-        first = _norm_gradient(last.to_residual, to_up_TI @ copies.up, normal, deviation, gain, plan.after_attention)
-        to_attended_THE = (first.to_input @ copies.output).view_as(attended_THE)
+        to_x_TD = products.up.input_gradient(to_up_TI)
+        first = _norm_gradient(last.to_residual, to_x_TD, normal, deviation, gain, plan.after_attention)
+        to_attended_THE = products.output.input_gradient(first.to_input).view_as(attended_THE)
         to_qkv_TD = torch.empty_like(qkv_TD)
         heads, into = _heads(qkv_TD, plan.heads), _heads(to_qkv_TD, plan.heads)
         attention.backward(heads, attended_THE, softmax, to_attended_THE, plan.attention, into)
         to_hidden: Tensor | None = (
-            first.to_residual.add_(to_qkv_TD @ copies.attention) if ctx.needs_input_grad[0] else None
+            first.to_residual.add_(products.attention.input_gradient(to_qkv_TD)) if ctx.needs_input_grad[0] else None
         )
-        if not any(ctx.needs_input_grad[3:]):
-            return to_hidden, None, None, *(None for _ in ctx.needs_input_grad[3:])
-        to_own = (to_qkv_TD.t() @ narrow_TD).float().chunk(3)
+        if not any(ctx.needs_input_grad[4:]):
+            return to_hidden, None, None, None, *(None for _ in ctx.needs_input_grad[4:])
+        to_own = products.attention.weight_gradient(to_qkv_TD, narrow_TD).chunk(3)
         to_own_bias = _sum_over_tokens(to_qkv_TD).chunk(3)
         to_weights = [
             *(x for pair in zip(to_own, to_own_bias, strict=True) for x in pair),
-            (first.to_input.t() @ attended_THE.flatten(1)).float(),
+            products.output.weight_gradient(first.to_input, attended_THE.flatten(1)),
             *(first.to_input_bias, first.to_gain, first.to_bias),
-            (to_up_TI.t() @ x_TD).float(),
+            products.up.weight_gradient(to_up_TI, x_TD),
             to_up_bias,
-            (last.to_input.t() @ activated_TI).float(),
+            products.down.weight_gradient(last.to_input, activated_TI),
             *(last.to_input_bias, last.to_gain, last.to_bias),
         ]
-        wanted = zip(to_weights, ctx.needs_input_grad[3:], strict=True)
-        return to_hidden, None, None, *(x if needed else None for x, needed in wanted)
+        wanted = zip(to_weights, ctx.needs_input_grad[4:], strict=True)
+        return to_hidden, None, None, None, *(x if needed else None for x, needed in wanted)
 
 
 def _heads(qkv_TD: Tensor, heads: int) -> attention.Heads:

@@ -22,7 +22,7 @@ NEEDS = {
     "avx2": ("avx2", "fma3"),
 }
 TYPES = (torch.float32, torch.bfloat16)
-INTERFACE = 1  # counts changes of how kernels are called: a library that was built before one is not used
+INTERFACE = 2  # counts changes of how kernels are called: a library that was built before one is not used
 _off: ContextVar[bool] = ContextVar("off", default=False)
 
 

@@ -7,8 +7,6 @@
 // Letters: L tokens of the text, S of it rounded up to whole blocks, E size of a head, P probabilities, O output, D a
 // gradient. What is beyond L is zero.
 
-#include <vector>
-
 #include "products.h"
 
 namespace {
@@ -30,28 +28,6 @@ struct Shape {
   Dropout dropout;
 };
 
-// What this thread computes with; it grows to the longest text and stays.
-class Space {
-  std::vector<char> held;
-  size_t used = 0;
-
- public:
-  void begin(size_t bytes) {
-    if (held.size() < bytes + 64) held.resize(bytes + 64);
-    used = (64 - reinterpret_cast<uintptr_t>(held.data()) % 64) % 64;
-  }
-  template <class T>
-  T *take(size_t count) {
-    T *here = reinterpret_cast<T *>(held.data() + used);
-    used += (count * sizeof(T) + 63) / 64 * 64;
-    return here;
-  }
-};
-
-thread_local Space space;
-
-INLINE int whole_blocks(int length) { return (length + BLOCK - 1) / BLOCK * BLOCK; }
-
 // Rows of a head, end to end, in the arithmetic of the products.
 template <class T, class A>
 void stage(Row<const T> row, int start, int head, int L, int S, int E, A *to) {
@@ -63,36 +39,6 @@ void stage(Row<const T> row, int start, int head, int L, int S, int E, A *to) {
       for (int e = 0; e < E; e += LANES) store(to + t * E + e, load(from + e));
   }
   std::memset(static_cast<void *>(to + L * E), 0, sizeof(A) * (S - L) * E);
-}
-
-template <class A>
-const uint32_t *units(const A *from) {
-  return reinterpret_cast<const uint32_t *>(from);
-}
-
-// B for products over E: its columns are `tokens` rows of X.
-template <class A>
-void panels_over_size(const A *X, int tokens, int E, uint32_t *to) {
-  const int across = E / PER_UNIT<A>;
-  for (int t = 0; t < tokens; t += LANES)
-    for (int u = 0; u < across; u += LANES)
-      transpose_units(units(X) + t * across + u, across, to + (t * across + u * LANES), LANES);
-}
-
-// B for products over tokens: its columns are those of X.
-void panels_over_tokens(const float *X, int S, int E, uint32_t *to) {
-  for (int e = 0; e < E; e += LANES)
-    for (int t = 0; t < S; ++t) write(to + e * S + t * LANES, load(X + t * E + e));
-}
-
-INLINE Words pair(Halves low, Halves high) {
-  return __builtin_convertvector(low, Words) | (__builtin_convertvector(high, Words) << 16);
-}
-
-[[maybe_unused]] void panels_over_tokens(const bf16 *X, int S, int E, uint32_t *to) {
-  for (int e = 0; e < E; e += LANES)
-    for (int t = 0; t < S; t += 2)
-      write(to + e * (S / 2) + t / 2 * LANES, pair(read<Halves>(X + t * E + e), read<Halves>(X + (t + 1) * E + e)));
 }
 
 // X^T, row by row.
@@ -209,7 +155,7 @@ void forward(const Shape &shape, Row<const T> query, Row<const T> key, Row<const
   for (int q = 0; q < L; q += BLOCK) {
     const int queries = L - q < BLOCK ? L - q : BLOCK;
     stage(query, start + q, head, queries, BLOCK, E, Q);
-    panels_over_size(Q, BLOCK, E, Qs);
+    panels_of_rows(Q, BLOCK, E, Qs);
     multiply(S, BLOCK, E, K, E, Qs, ST, BLOCK, false);
     auto run = masked ? (drops ? softmax_block<true, true, A> : softmax_block<true, false, A>)
                       : (drops ? softmax_block<false, true, A> : softmax_block<false, false, A>);
@@ -285,10 +231,10 @@ void backward(const Shape &shape, Row<const T> query, Row<const T> key, Row<cons
   stage(key, start, head, L, S, E, K);
   stage(value, start, head, L, S, E, V);
   stage(gradient, start, head, L, S, E, D);
-  panels_over_size(Q, S, E, Qe);
-  panels_over_size(D, S, E, De);
-  panels_over_tokens(Q, S, E, Qt);
-  panels_over_tokens(D, S, E, Dt);
+  panels_of_rows(Q, S, E, Qe);
+  panels_of_rows(D, S, E, De);
+  panels_of_columns(Q, S, E, Qt, S);
+  panels_of_columns(D, S, E, Dt, S);
   transpose(K, S, E, KT);
   std::memset(DQT, 0, sizeof(float) * E * S);
   std::memset(top, 0, sizeof(float) * S);
@@ -364,7 +310,7 @@ void attend_back(Tensors<T> rows, Softmax kept, const int32_t *starts, int texts
 extern "C" {
 
 // Whether this process may use what this library was compiled for, and calls it as it is to be called.
-int prepare(int interface) { return interface == 1 && allowed(); }
+int prepare(int interface) { return interface == 2 && allowed(); }
 
 // rows: query, key, value, output; strides: of token and head, of each. softmax: [2][heads][tokens], or null.
 void attention(int narrow, const void *const *rows, const int64_t *strides, float *softmax, const int32_t *starts,

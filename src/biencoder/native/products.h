@@ -6,6 +6,8 @@
 
 #pragma once
 
+#include <vector>
+
 #include "vectors.h"
 
 #ifdef __AMX_BF16__
@@ -129,7 +131,7 @@ INLINE void multiply_tiles(int units, const bf16 *A, int row, const uint32_t *B,
 }
 
 template <>
-void multiply(int M, int N, int K, const bf16 *A, int row, const uint32_t *B, float *C, int ldc, bool add) {
+inline void multiply(int M, int N, int K, const bf16 *A, int row, const uint32_t *B, float *C, int ldc, bool add) {
   const int units = K / 2;
   for (int n = 0; n < N; n += 32) {
     int m = 0;
@@ -196,3 +198,57 @@ INLINE void transpose_units(const uint32_t *from, int from_row, uint32_t *to, in
   }
 #endif
 }
+
+template <class A>
+const uint32_t *units(const A *from) {
+  return reinterpret_cast<const uint32_t *>(from);
+}
+
+INLINE Words pair(Halves low, Halves high) {
+  return __builtin_convertvector(low, Words) | (__builtin_convertvector(high, Words) << 16);
+}
+
+// B whose columns are the rows of X, so that a product runs over the columns of X.
+template <class A>
+void panels_of_rows(const A *X, int rows, int columns, uint32_t *to) {
+  const int across = columns / PER_UNIT<A>;
+  for (int r = 0; r < rows; r += LANES)
+    for (int u = 0; u < across; u += LANES)
+      transpose_units(units(X) + r * across + u, across, to + (r * across + u * LANES), LANES);
+}
+
+// B whose columns are those of X, so that a product runs over `depth` rows, of which X has some.
+inline void panels_of_columns(const float *X, int rows, int columns, uint32_t *to, int depth) {
+  for (int c = 0; c < columns; c += LANES)
+    for (int r = 0; r < rows; ++r) write(to + int64_t(c) * depth + r * LANES, load(X + r * columns + c));
+}
+
+inline void panels_of_columns(const bf16 *X, int rows, int columns, uint32_t *to, int depth) {
+  for (int c = 0; c < columns; c += BLOCK)
+    for (int r = 0; r < rows; r += 2)
+      for (int e = c; e < c + BLOCK; e += LANES)
+        write(to + int64_t(e) * (depth / 2) + r / 2 * LANES,
+              pair(read<Halves>(X + r * columns + e), read<Halves>(X + (r + 1) * columns + e)));
+}
+
+INLINE int whole_blocks(int length) { return (length + BLOCK - 1) / BLOCK * BLOCK; }
+
+// What this thread computes with; it grows to the longest text and stays.
+class Space {
+  std::vector<char> held;
+  size_t used = 0;
+
+ public:
+  void begin(size_t bytes) {
+    if (held.size() < bytes + 64) held.resize(bytes + 64);
+    used = (64 - reinterpret_cast<uintptr_t>(held.data()) % 64) % 64;
+  }
+  template <class T>
+  T *take(size_t count) {
+    T *here = reinterpret_cast<T *>(held.data() + used);
+    used += (count * sizeof(T) + 63) / 64 * 64;
+    return here;
+  }
+};
+
+inline thread_local Space space;
