@@ -1,11 +1,13 @@
 """The token budget: measured on the model, in proportion to the bytes."""
 
+import gc
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import bytes_kept, tiny_model
 
 from biencoder import Encoder
@@ -35,6 +37,17 @@ def test_the_measure_does_not_count_weights(encoder: Encoder) -> None:
     assert before * 16 < sum(p.numel() * 4 for p in encoder.backbone.parameters())
     encoder.precision = "bf16"
     assert memory.activation_bytes_per_token(encoder, 16) < 1.3 * before
+
+
+def test_the_measure_leaves_nothing_behind(encoder: Encoder) -> None:
+    def tensors() -> int:
+        gc.collect()
+        return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+    memory.activation_bytes_per_token(encoder, 64)
+    before = tensors()
+    memory.activation_bytes_per_token(encoder, 64)
+    assert tensors() == before
 
 
 def test_gradient_checkpointing_and_evaluation_cost_less(encoder: Encoder) -> None:

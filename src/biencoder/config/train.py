@@ -206,7 +206,7 @@ class TrainConfig(Config):
     memory_budget: int | None = under.running(
         "most memory that each process may take, such as 1.5GB; on a GPU, of its memory",
         default=None,
-        unset="activations of 8,192 tokens, at most half of the memory; on a GPU, most of what is free",
+        unset="activations of 6,144 tokens, at most half of the memory; on a GPU, most of what is free",
         metavar="SIZE",
         convert=parse_size,
     )

@@ -67,11 +67,16 @@ INLINE void write_units(Floats even, Floats odd, float *, uint32_t *to) {
   write(to + LANES, odd);
 }
 
-INLINE void write_units(Floats even, Floats odd, bf16 *, uint32_t *to) {
+[[maybe_unused]] INLINE void write_units(Floats even, Floats odd, bf16 *, uint32_t *to) {
+#ifdef __AVX512BF16__
+  const Words turns = LANE | ((LANE + LANES) << 16);  // one number of the first half, one of the second
+  write(to, _mm512_permutexvar_epi16((__m512i)turns, (__m512i)_mm512_cvtne2ps_pbh((__m512)odd, (__m512)even)));
+#else
   bf16 rows[2 * LANES];
   store(rows, even);
   store(rows + LANES, odd);
   write(to, pair(read<Halves>(rows), read<Halves>(rows + LANES)));
+#endif
 }
 
 // Columns of X^T as rows of the tensor.

@@ -13,11 +13,11 @@ from biencoder.model.encoder import Encoder
 from biencoder.terminal import say
 from biencoder.training.cgroup import cgroup_limits
 
-KEPT_TOKENS = 8192  # on a CPU: 32 pairs of 256 tokens; a larger batch replays the rest, for a sixth of the time at most
+KEPT_TOKENS = 6144  # on a CPU: three chunks; a larger batch replays the rest, for a sixth of the time
 HEADROOM = 2.0  # what a step takes, over the activations that autograd keeps: a chunk's passing ones, holes in the heap
 CHUNK_SHARE = 1 / 12  # of a budget for the whole process
 # Tokens beyond which a chunk runs no faster: a CPU falls out of its caches, a GPU is busy.
-LARGEST_CHUNK = {"cpu": 4096, "cuda": 65_536}
+LARGEST_CHUNK = {"cpu": 2048, "cuda": 65_536}
 
 
 def default_activations(encoder: Encoder, bytes_per_token: int) -> int:
@@ -107,9 +107,10 @@ def _saved_bytes(encoder: Encoder, batch: PackedBatch) -> int:
     def count(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         storages[storage.data_ptr()] = storage.nbytes()
-        kept.append(tensor)
-        return tensor
+        kept.append(tensor.detach())  # a graph that held its own outputs would hold itself
+        return kept[-1]
 
     with saved_tensors_hooks(count, lambda tensor: tensor):
         encoder.embed(batch)
+    kept.clear()  # PyTorch goes on holding `count`
     return sum(storages.values())
