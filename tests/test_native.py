@@ -26,6 +26,23 @@ def test_a_processor_without_the_instructions_gets_none(monkeypatch: pytest.Monk
     assert all(native._library.__wrapped__(name) is None for name in native.NEEDS)
 
 
+@needs_kernels
+@pytest.mark.parametrize(
+    ("limit", "left"),
+    [
+        ("AVX512_CORE_BF16", {"avx512_bf16", "avx2"}),
+        ("avx2", {"avx2"}),
+        ("SSE41", set()),
+        ("DEFAULT", set(native.NEEDS)),
+    ],
+)
+def test_what_onednn_is_to_do_without_the_kernels_do_without(
+    limit: str, left: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(native.LIMIT, limit)
+    assert {name for name in native.NEEDS if native._library.__wrapped__(name) is not None} == left & set(KINDS)
+
+
 def test_an_installation_without_a_compiler_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "find_spec", lambda _: None)
     assert all(native._library.__wrapped__(name) is None for name in native.NEEDS)

@@ -7,6 +7,7 @@ other thread waits. Their threads are those of PyTorch's OpenMP library, which i
 
 import contextlib
 import ctypes
+import os
 from collections.abc import Iterator
 from contextvars import ContextVar
 from functools import cache
@@ -20,6 +21,13 @@ NEEDS = {
     "amx": ("amx_tile", "amx_bf16", "avx512_bf16", "avx512_vl"),
     "avx512_bf16": ("avx512_bf16", "avx512_bw", "avx512_dq", "avx512_vl"),
     "avx2": ("avx2", "fma3"),
+}
+# oneDNN's own variable, by which PyTorch's products do without what a processor has: the kernels do without it too.
+LIMIT = "ONEDNN_MAX_CPU_ISA"
+WITHIN = {
+    **dict.fromkeys(("SSE41", "AVX"), ()),
+    **dict.fromkeys(("AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"), ("avx2",)),
+    **dict.fromkeys(("AVX512_CORE_BF16", "AVX512_CORE_FP16"), ("avx512_bf16", "avx2")),
 }
 TYPES = (torch.float32, torch.bfloat16)
 INTERFACE = 2  # counts changes of how kernels are called: a library that was built before one is not used
@@ -81,8 +89,9 @@ def _loaded() -> ctypes.CDLL | None:
 @cache
 def _library(name: str) -> ctypes.CDLL | None:
     """The library for one kind of processor; None where it was not built, or this is another processor."""
+    allowed = WITHIN.get(os.environ.get(LIMIT, "").upper(), tuple(NEEDS))
     features = torch.cpu.get_capabilities()
-    if not all(features.get(need, False) for need in NEEDS[name]):
+    if name not in allowed or not all(features.get(need, False) for need in NEEDS[name]):
         return None
     spec = find_spec(f"{__name__}._{name}")
     if spec is None or spec.origin is None:
