@@ -218,12 +218,13 @@ def bytes_kept(compute: Callable[[], object]) -> int:
     alive = []  # so that no address is used twice
 
     def count(tensor: Tensor) -> Tensor:
-        alive.append(tensor)
+        alive.append(tensor.detach())  # a graph that held its own outputs would hold itself
         storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
+        return alive[-1]
 
     with saved_tensors_hooks(count, lambda tensor: tensor):
         compute()
+    alive.clear()  # PyTorch goes on holding `count`
     return sum(storages.values())
 
 

@@ -1,7 +1,5 @@
 """Products of linear layers by compiled kernels are those of the exact numbers but for the rounding of the results."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from native_kernels import kernels_of, needs_kernels
@@ -98,18 +96,13 @@ def test_a_number_that_is_none_stays_where_it_is() -> None:
     assert made.weight_gradient(gradient, narrow(40, 64)).isnan().any(1).nonzero().tolist() == [[5]]
 
 
-def in_float32() -> None:
+def test_in_float32_they_are_pytorchs() -> None:
     assert isinstance(linear(layers(32, 32), torch.float32, backward=True), _PlainLinear)
 
 
-def without() -> None:
+def test_without_kernels_they_are_pytorchs() -> None:
     with without_kernels():
         assert isinstance(linear(layers(32, 32), torch.bfloat16, backward=True), _PlainLinear)
-
-
-@pytest.mark.parametrize("asked", [in_float32, without])
-def test_otherwise_they_are_pytorchs(asked: Callable[[], None]) -> None:
-    asked()
 
 
 def test_tiles_are_used_where_the_library_is_for_them(kernels_of: str) -> None:

@@ -233,7 +233,7 @@ inline void panels_of_columns(const bf16 *X, int rows, int columns, uint32_t *to
 
 INLINE int whole_blocks(int length) { return (length + BLOCK - 1) / BLOCK * BLOCK; }
 
-// What this thread computes with; it grows to the longest text and stays.
+// What this thread computes with; it grows to the most that was asked for, and stays.
 class Space {
   std::vector<char> held;
   size_t used = 0;

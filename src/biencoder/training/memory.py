@@ -13,7 +13,7 @@ from biencoder.model.encoder import Encoder
 from biencoder.terminal import say
 from biencoder.training.cgroup import cgroup_limits
 
-KEPT_TOKENS = 6144  # on a CPU: three chunks; a larger batch replays the rest, for a sixth of the time
+KEPT_TOKENS = 6144  # on a CPU: three chunks; a larger batch replays the rest
 HEADROOM = 2.0  # what a step takes, over the activations that autograd keeps: a chunk's passing ones, holes in the heap
 CHUNK_SHARE = 1 / 12  # of a budget for the whole process
 # Tokens beyond which a chunk runs no faster: a CPU falls out of its caches, a GPU is busy.
