@@ -14,7 +14,7 @@ AVX512 = "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mavx2 -mfma -
 FLAGS = {
     "avx2": "-mavx2 -mfma",
     "avx512_bf16": AVX512,
-    "amx": f"{AVX512} -mamx-tile -mamx-bf16",
+    "amx": f"{AVX512} -mamx-tile -mamx-bf16 -mprfchw",
 }
 COMMON = "-std=c++17 -O3 -g0 -fno-math-errno -fno-trapping-math -fopenmp -Wno-psabi -Wno-maybe-uninitialized"
 FOLDER = "src/biencoder/native"

@@ -39,8 +39,11 @@ INLINE void turn(const bf16 *from, int64_t from_row, bf16 *to, int to_row) {
     transpose_units(pairs[side], LANES, reinterpret_cast<uint32_t *>(to + side * LANES * to_row), to_row / 2);
 }
 
+// Lines of Y lie too far apart for the processor to foresee them: they are fetched while the tiles that they wait for are
+// multiplied, a few a step.
 void multiply_rows(const bf16 *X, int T, int I, const uint32_t *B, int O, const float *bias, bf16 *Y, int threads) {
   const int stay = std::max(BLOCK, CACHE / (2 * I) / BLOCK * BLOCK);
+  const int steps = I / BLOCK, lines = (BLOCK + steps - 1) / steps;
 #pragma omp parallel num_threads(threads)
   {
     Tiles tiles;
@@ -53,12 +56,16 @@ void multiply_rows(const bf16 *X, int T, int I, const uint32_t *B, int O, const 
         const int rows = std::min(BLOCK, T - t);
         const bf16 *A = padded(X + int64_t(t) * I, rows, I, copy);
         for (int o = first; o < std::min(O, first + stay); o += BLOCK) {
-          multiply_tiles<true>(I / 2, A, I, B + int64_t(o) * (I / 2), C, BLOCK, false);
+          bf16 *to = Y + int64_t(t) * O + o;
+          auto fetch = [&](int step) __attribute__((always_inline)) {  // or GCC takes it for something without effect
+            const int last = std::min(BLOCK, (step + 1) * lines);
+            for (int r = step * lines; r < last; ++r) __builtin_prefetch(to + int64_t(r) * O, 1);
+          };
+          multiply_tiles<true>(I / 2, A, I, B + int64_t(o) * (I / 2), C, BLOCK, false, fetch);
           Floats more[SIDES] = {};
           for (int side = 0; bias && side < SIDES; ++side) more[side] = load(bias + o + side * LANES);
           for (int r = 0; r < rows; ++r)
-            for (int side = 0; side < SIDES; ++side)
-              store(Y + int64_t(t + r) * O + o + side * LANES, load(C + r * BLOCK + side * LANES) + more[side]);
+            store(to + int64_t(r) * O, load(C + r * BLOCK) + more[0], load(C + r * BLOCK + LANES) + more[1]);
         }
       }
   }

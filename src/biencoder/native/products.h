@@ -98,8 +98,14 @@ struct Tiles {
 // Linux gives the tiles' registers to a process that asks for them.
 INLINE bool allowed() { return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) == 0; }
 
-template <bool TWO>
-INLINE void multiply_tiles(int units, const bf16 *A, int row, const uint32_t *B, float *C, int ldc, bool add) {
+// What else is done at each step of a sum, while the tiles multiply.
+struct Nothing {
+  INLINE void operator()(int) const {}
+};
+
+template <bool TWO, class Meanwhile = Nothing>
+INLINE void multiply_tiles(int units, const bf16 *A, int row, const uint32_t *B, float *C, int ldc, bool add,
+                           Meanwhile meanwhile = {}) {
   const int down = 16 * ldc, right = LANES;
   if (add) {
     _tile_loadd(0, C, 4 * ldc);
@@ -113,16 +119,17 @@ INLINE void multiply_tiles(int units, const bf16 *A, int row, const uint32_t *B,
     if (TWO) _tile_zero(3);
   }
   for (int k = 0; k < units; k += 16) {
-    _tile_loadd(6, B + k * LANES, 64);
-    _tile_loadd(7, B + (units + k) * LANES, 64);
+    _tile_loadd(6, B + k * LANES, 64);  // each load right before what waits for it alone
     _tile_loadd(4, A + 2 * k, 2 * row);
     _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, B + (units + k) * LANES, 64);
     _tile_dpbf16ps(1, 4, 7);
     if (TWO) {
       _tile_loadd(5, A + 16 * row + 2 * k, 2 * row);
       _tile_dpbf16ps(2, 5, 6);
       _tile_dpbf16ps(3, 5, 7);
     }
+    meanwhile(k / 16);
   }
   _tile_stored(0, C, 4 * ldc);
   _tile_stored(1, C + right, 4 * ldc);

@@ -78,6 +78,12 @@ INLINE void store(bf16 *to, Floats values) {
 #endif
 }
 
+#ifdef __AVX512BF16__
+INLINE void store(bf16 *to, Floats first, Floats second) {
+  write(to, (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first));
+}
+#endif
+
 INLINE Floats larger(Floats a, Floats b) {
 #ifdef __AVX512F__
   return (Floats)_mm512_max_ps((__m512)a, (__m512)b);
