@@ -43,9 +43,10 @@ def run_layer(layer: Any, hidden: Tensor, attention_mask: Any = None, *args: Any
     parts = Parts.of(layer)
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden.dtype
     trained = tuple(p for part in parts for p in (part.weight, part.bias))
+    row = hidden.squeeze(0).contiguous()
     with torch.autocast("cpu", enabled=False):
         out: Tensor = _Layer.apply(  # type: ignore[no-untyped-call]
-            hidden[0].contiguous(), _plan(layer, attention_mask), _products(layer, parts, dtype), dtype, *trained
+            row, _plan(layer, attention_mask), _products(layer, parts, dtype), dtype, *trained
         )
     return out.unsqueeze(0)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 from torch.nn.functional import normalize as unit_length
 
 
@@ -33,8 +34,9 @@ def last_of_each(starts: Tensor) -> Tensor:
 
 def mean_tokens(hidden_TD: Tensor, starts: Tensor) -> Tensor:
     """The mean over each text's tokens, summed in float32: ``[N, D]`` (Reimers and Gurevych 2019, section 3)."""
-    lengths = starts.diff().long()
-    return torch.segment_reduce(hidden_TD.float(), "mean", lengths=lengths, axis=0)
+    rows = torch.arange(len(hidden_TD), device=starts.device, dtype=starts.dtype)
+    # As bags of embeddings: several times as fast as `torch.segment_reduce`, and the same sums.
+    return embedding_bag(rows, hidden_TD.float(), starts, mode="mean", include_last_offset=True)
 
 
 def truncate(vectors_ND: Tensor, dim: int, normalize: bool) -> Tensor:
