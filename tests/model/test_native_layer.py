@@ -20,7 +20,7 @@ from biencoder.data.batching import pack
 from biencoder.model import native_layer
 from biencoder.model.bert_like import BERT_LIKE, bert_layers
 from biencoder.model.lora import add_lora
-from biencoder.model.native_layer import weights_at_rest
+from biencoder.model.native_layer import bytes_at_rest, weights_at_rest
 from biencoder.model.pretrained import checkpoint_activations
 from biencoder.native import Dropout, address, kernels, without_kernels
 from biencoder.training.optimizer import adamw
@@ -182,6 +182,24 @@ def test_weights_are_laid_out_once_where_they_are_at_rest_and_anew_where_not(tmp
         for layer in bert_layers(encoder.backbone):
             layer.output.dense.weight.data.mul_(1.5)  # which no version counter sees
     assert relative_error(encoder.embed(BATCH), before) > 1e-3
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_weights_at_rest_take_is_known(precision: str, tmp_path: Path) -> None:
+    encoder = load(tmp_path)
+    encoder.precision = precision
+    linear = [m for layer in bert_layers(encoder.backbone) for m in layer.modules() if isinstance(m, torch.nn.Linear)]
+    weights = sum(module.weight.numel() for module in linear)
+    library = kernels()
+    assert library is not None
+    both_ways = (
+        2 * 2 if library.has_linear() else 2
+    )  # bytes of a weight in bf16, for each direction where kernels multiply
+    with weights_at_rest():
+        assert bytes_at_rest() == 0
+        encoder.embed(BATCH)
+        assert bytes_at_rest() == weights * (both_ways if precision == "bf16" else 4)
+    assert bytes_at_rest() == 0
 
 
 def test_vectors_made_in_inference_mode_do_not_stand_in_the_way_of_training(tmp_path: Path) -> None:

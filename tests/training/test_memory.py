@@ -94,6 +94,14 @@ def test_the_size_of_chunks_does_not_depend_on_what_the_process_holds(
     assert first[1] != second[1]
 
 
+def test_a_budget_covers_the_weights_as_products_take_them(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 10**9)
+    monkeypatch.setattr(memory, "bytes_at_rest", lambda: 0)
+    alone = memory.activations_within(encoder, 3 * 10**9)
+    monkeypatch.setattr(memory, "bytes_at_rest", lambda: 4 * 10**8)
+    assert memory.activations_within(encoder, 3 * 10**9) == alone - 4 * 10**8 / memory.HEADROOM
+
+
 def test_a_budget_that_is_too_small_is_said(
     encoder: Encoder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

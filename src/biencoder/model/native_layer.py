@@ -117,6 +117,11 @@ def weights_at_rest() -> Iterator[None]:
         _kept_products.reset(token)
 
 
+def bytes_at_rest() -> int:
+    """Memory of what is laid out so far, inside of :func:`weights_at_rest`."""
+    return sum(product.nbytes for made in (_kept_products.get() or {}).values() for product in made)
+
+
 def _products(layer: Any, parts: Parts, dtype: torch.dtype) -> _Products:
     kept, backward = _kept_products.get(), torch.is_grad_enabled()
     if kept is not None and (made := kept.get((layer, dtype, backward)) or kept.get((layer, dtype, True))):

@@ -18,6 +18,10 @@ SIDE = 32  # rows of a tile's turn: space for a weight's gradient is a multiple 
 class Linear(Protocol):
     """``y = x W^T + bias`` and its gradients, with a weight that does not change meanwhile."""
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the weight as it is kept here."""
+
     def output(self, input_TI: Tensor) -> Tensor:
         """``[T, O]`` of the input's type."""
 
@@ -49,6 +53,10 @@ class _PlainLinear:
         self.weight_OI = torch.cat([module.weight.detach().to(dtype) for module in modules])
         self.bias_O = torch.cat([module.bias.detach().to(dtype) for module in modules])
 
+    @property
+    def nbytes(self) -> int:
+        return self.weight_OI.nbytes
+
     def output(self, input_TI: Tensor) -> Tensor:
         return torch.addmm(self.bias_O, input_TI, self.weight_OI.t())
 
@@ -76,6 +84,10 @@ class _TiledLinear:
                 *(address(self.forward), address(self.backward), torch.get_num_threads()),
             )
             first += rows
+
+    @property
+    def nbytes(self) -> int:
+        return self.forward.nbytes + (0 if self.backward is None else self.backward.nbytes)
 
     def output(self, input_TI: Tensor) -> Tensor:
         return self._product(input_TI, self.forward, self.outputs, self.bias_O)

@@ -10,6 +10,7 @@ from biencoder.allocator import give_back, held_bytes, resident_bytes
 from biencoder.data.batching import PackedBatch, pack
 from biencoder.model.embedding import FEWEST_ROWS, rows_of_products
 from biencoder.model.encoder import Encoder
+from biencoder.model.native_layer import bytes_at_rest, weights_at_rest
 from biencoder.terminal import say
 from biencoder.training.cgroup import cgroup_limits
 
@@ -35,7 +36,7 @@ def default_activations(encoder: Encoder, bytes_per_token: int) -> int:
 def activations_within(encoder: Encoder, budget: int) -> int:
     """Bytes that activations may take so that the whole process stays within ``budget``; below 0 if it cannot.
 
-    What it holds now, gradients and two moments come first.
+    What it holds now, gradients, two moments and the weights as products take them come first.
     """
     give_back(beyond=0)
     held = torch.cuda.memory_allocated(encoder.device) if encoder.device.type == "cuda" else resident_bytes()
@@ -43,13 +44,15 @@ def activations_within(encoder: Encoder, budget: int) -> int:
 
 
 def held_at_most(encoder: Encoder, activations: int) -> int:
-    """Bytes that this process may hold in training: what it holds now, gradients, two moments, and a step's needs."""
+    """Bytes that this process may hold in training: what it holds now, what :func:`activations_within` adds, a step."""
     return held_bytes() + _state_bytes(encoder) + int(HEADROOM * activations)
 
 
 def _state_bytes(encoder: Encoder) -> int:
     trained: int = sum(p.numel() * p.element_size() for p in encoder.backbone.parameters() if p.requires_grad)
-    return 3 * trained
+    with weights_at_rest():
+        encoder.embed(pack([[0]]))
+        return 3 * trained + bytes_at_rest()
 
 
 def machine_memory() -> int:
