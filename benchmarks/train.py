@@ -6,6 +6,7 @@ python -m benchmarks.train --train-data medquad/train.jsonl.gz --output-dir buil
 import shutil
 from dataclasses import replace
 from statistics import median
+from typing import Any
 
 from benchmarks.workload import (
     Measured,
@@ -41,11 +42,11 @@ def main() -> None:
     asked = parser.parse_args()
     runs: dict[str, list[Measured]] = {system: [] for system in asked.systems}
     shares: dict[str, list[float]] = {system: [] for system in asked.systems}
-    tokens: list[float] = []
+    limits_found: list[dict[str, Any]] = []
     for repeat in range(asked.repeats):
         with sample(asked.train_data, asked.steps * asked.batch_size, seed=repeat) as rows:
             limit = limits(replace(workload(asked, "", "base"), train_data=str(rows)))
-            tokens.append(limit["tokens_a_pair"])
+            limits_found.append(limit)
             for system in asked.systems:
                 work = replace(workload(asked, system, f"train-{system}"), train_data=str(rows), seed=repeat)
                 shutil.rmtree(work.output_dir, ignore_errors=True)
@@ -54,15 +55,21 @@ def main() -> None:
                 used = speed * limit["tokens_a_pair"] * limit["gflop_a_token"]
                 shares[system].append(used / limit["peaks"][precision(system)])
                 print(f"{repeat + 1}/{asked.repeats} {system}: {speed:.2f} pairs/s", flush=True)
-        save(asked, "train", [as_dict(run) for system in runs.values() for run in system])
+        found = [
+            {**as_dict(run), "limit": limit}
+            for done in runs.values()
+            for run, limit in zip(done, limits_found, strict=True)
+        ]
+        save(asked, "train", found)
     speeds = {system: [run.pairs_per_second(SKIPPED) for run in done] for system, done in runs.items()}
-    tokens_a_pair = median(tokens)
+    tokens_a_pair = median(limit["tokens_a_pair"] for limit in limits_found)
+    peaks = {name: median(limit["peaks"][name] for limit in limits_found) for name in ("bf16", "fp32")}
     rows_shown = [
         [
             system,
             *compared(values, speeds[asked.systems[0]]),
             f"{median(values) * tokens_a_pair:,.0f}",
-            f"{median(shares[system]):.0%} of {precision(system)}",
+            f"{median(shares[system]):.0%} of {peaks[precision(system)] / 1000:.2f} TFLOP/s",
             f"{median(run.peak_bytes for run in runs[system]) / 1e9:.2f}",
             f"{max(run.disturbance for run in runs[system]):.0%}",
         ]
