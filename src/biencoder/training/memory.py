@@ -16,7 +16,7 @@ from biencoder.training.cgroup import cgroup_limits
 
 KEPT_TOKENS = 6144  # on a CPU: three chunks; a larger batch replays the rest
 HEADROOM = 2.0  # what a step takes, over the activations that autograd keeps: a chunk's passing ones, holes in the heap
-CHUNK_SHARE = 1 / 12  # of a budget for the whole process
+CHUNK_SHARE = 1 / 9  # of what a budget for the whole process leaves beside weights, gradients and moments
 # Tokens beyond which a chunk runs no faster: a CPU falls out of its caches, a GPU is busy.
 LARGEST_CHUNK = {"cpu": 2048, "cuda": 65_536}
 
@@ -49,10 +49,16 @@ def held_at_most(encoder: Encoder, activations: int) -> int:
 
 
 def _state_bytes(encoder: Encoder) -> int:
-    trained: int = sum(p.numel() * p.element_size() for p in encoder.backbone.parameters() if p.requires_grad)
+    """Gradients, two moments, and the weights as products take them."""
     with weights_at_rest():
         encoder.embed(pack([[0]]))
-        return 3 * trained + bytes_at_rest()
+        return _learning_bytes(encoder) + bytes_at_rest()
+
+
+def _learning_bytes(encoder: Encoder) -> int:
+    """Gradients and two moments."""
+    trained: int = sum(p.numel() * p.element_size() for p in encoder.backbone.parameters() if p.requires_grad)
+    return 3 * trained
 
 
 def machine_memory() -> int:
@@ -82,7 +88,8 @@ def token_budget(encoder: Encoder, memory_budget: int | None, max_length: int) -
         chunk = activations // 2 // bytes_per_token
     else:
         activations = activations_within(encoder, memory_budget)
-        chunk = int(CHUNK_SHARE * memory_budget) // bytes_per_token
+        weights = sum(p.numel() * p.element_size() for p in encoder.backbone.parameters())
+        chunk = int(CHUNK_SHARE * (memory_budget - weights - _learning_bytes(encoder))) // bytes_per_token
     chunk = max(max_length, min(LARGEST_CHUNK[encoder.device.type], chunk))
     least = chunk * bytes_per_token
     if memory_budget is not None and activations < least:
