@@ -97,9 +97,12 @@ def test_the_size_of_chunks_does_not_depend_on_what_the_process_holds(
 def test_a_budget_covers_the_weights_as_products_take_them(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "resident_bytes", lambda: 10**9)
     monkeypatch.setattr(memory, "bytes_at_rest", lambda: 0)
-    alone = memory.activations_within(encoder, 3 * 10**9)
+    alone = memory.token_budget(encoder, 3 * 10**9, 64)
     monkeypatch.setattr(memory, "bytes_at_rest", lambda: 4 * 10**8)
-    assert memory.activations_within(encoder, 3 * 10**9) == alone - 4 * 10**8 / memory.HEADROOM
+    beside = memory.token_budget(encoder, 3 * 10**9, 64)
+    tokens = 4 * 10**8 / memory.HEADROOM / memory.activation_bytes_per_token(encoder, 64)
+    assert alone[1] - beside[1] == pytest.approx(tokens, abs=1)
+    assert alone[0] == beside[0]  # which kernels run decides no mask of dropout
 
 
 def test_a_budget_that_is_too_small_is_said(

@@ -1,9 +1,10 @@
 """How many tokens' activations fit into the memory that one step may take."""
 
 import os
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from biencoder.allocator import give_back, held_bytes, resident_bytes
@@ -33,32 +34,28 @@ def default_activations(encoder: Encoder, bytes_per_token: int) -> int:
     return min(machine_memory() // 2 // ranks_here, KEPT_TOKENS * bytes_per_token)
 
 
-def activations_within(encoder: Encoder, budget: int) -> int:
+def activations_within(encoder: Encoder, budget: int, state: int) -> int:
     """Bytes that activations may take so that the whole process stays within ``budget``; below 0 if it cannot.
 
-    What it holds now, gradients, two moments and the weights as products take them come first.
+    What it holds now comes first, and ``state``: gradients, two moments and the weights as products take them.
     """
     give_back(beyond=0)
     held = torch.cuda.memory_allocated(encoder.device) if encoder.device.type == "cuda" else resident_bytes()
-    return int((budget - held - _state_bytes(encoder)) / HEADROOM)
+    return int((budget - held - state) / HEADROOM)
 
 
-def held_at_most(encoder: Encoder, activations: int) -> int:
-    """Bytes that this process may hold in training: what it holds now, what :func:`activations_within` adds, a step."""
-    return held_bytes() + _state_bytes(encoder) + int(HEADROOM * activations)
+def held_at_most(state: int, activations: int) -> int:
+    """Bytes that this process may hold in training: what it holds now, ``state`` as above, and a step's needs."""
+    return held_bytes() + state + int(HEADROOM * activations)
 
 
 def _state_bytes(encoder: Encoder) -> int:
-    """Gradients, two moments, and the weights as products take them."""
-    with weights_at_rest():
-        encoder.embed(pack([[0]]))
-        return _learning_bytes(encoder) + bytes_at_rest()
+    """Of gradients and two moments."""
+    return 3 * _bytes_of(parameter for parameter in encoder.backbone.parameters() if parameter.requires_grad)
 
 
-def _learning_bytes(encoder: Encoder) -> int:
-    """Gradients and two moments."""
-    trained: int = sum(p.numel() * p.element_size() for p in encoder.backbone.parameters() if p.requires_grad)
-    return 3 * trained
+def _bytes_of(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
 
 
 def machine_memory() -> int:
@@ -82,21 +79,24 @@ def token_budget(encoder: Encoder, memory_budget: int | None, max_length: int) -
         :func:`~biencoder.training.gradcache.accumulate_gradients`. Several chunks fit, so that what is left over of a
         batch is small.
     """
-    bytes_per_token = activation_bytes_per_token(encoder, max_length)
+    learning = _state_bytes(encoder)
+    with weights_at_rest():
+        bytes_per_token = activation_bytes_per_token(encoder, max_length)
+        state = learning + bytes_at_rest()
     if memory_budget is None:
         activations = default_activations(encoder, bytes_per_token)
         chunk = activations // 2 // bytes_per_token
     else:
-        activations = activations_within(encoder, memory_budget)
-        weights = sum(p.numel() * p.element_size() for p in encoder.backbone.parameters())
-        chunk = int(CHUNK_SHARE * (memory_budget - weights - _learning_bytes(encoder))) // bytes_per_token
+        activations = activations_within(encoder, memory_budget, state)
+        beside = memory_budget - _bytes_of(encoder.backbone.parameters()) - learning
+        chunk = int(CHUNK_SHARE * beside) // bytes_per_token
     chunk = max(max_length, min(LARGEST_CHUNK[encoder.device.type], chunk))
     least = chunk * bytes_per_token
     if memory_budget is not None and activations < least:
         needed = memory_budget + HEADROOM * (least - activations)
         say(f"the memory budget cannot be kept: this model takes {needed / 1e9:.1f} GB, with {chunk:,} tokens at once")
     activations = max(activations, least)
-    return chunk, activations // bytes_per_token, held_at_most(encoder, activations)
+    return chunk, activations // bytes_per_token, held_at_most(state, activations)
 
 
 def activation_bytes_per_token(encoder: Encoder, max_length: int) -> int:
