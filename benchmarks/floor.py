@@ -1,22 +1,20 @@
-"""What the parts of a training step take at least, out of rates that the machine shows at the moment.
+"""What the parts of a training step would take at rates that the machine shows at the moment.
 
-Products at the rate of PyTorch's for the same shapes; attention at that rate and one exponential a score in each
-direction; what lies between two products read and written once; weights and moments read and written once. Nothing for
-anything else, so a step takes longer.
+Products, of all layers, at the rate of PyTorch's for the same shapes; attention at that rate and one exponential a
+score in each direction; what lies between two products read and written once; weights and moments likewise.
+Nothing for anything else. Only products can be faster: where kernels do better than PyTorch, and in a last layer that
+is run for the pooled tokens alone.
 """
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import torch
 from torch import nn
 
-from benchmarks.peak import TOKENS, gflops
+from benchmarks.peak import TOKENS, gflops, linear_shapes, seconds
 
-REPEATS = 15
 IN_MEMORY = 2**26  # numbers of a tensor that no cache holds
 IN_CACHE = 2**18  # of one that a core's own holds
 # The gradient is read for its norm; then it, the weight and two moments are read, and all but it are written.
@@ -25,7 +23,7 @@ BYTES_A_WEIGHT = 4 * (1 + 4 + 3)
 
 @dataclass(frozen=True)
 class Floor:
-    """Seconds that a step takes at least, by part."""
+    """Seconds that a step takes at these rates, by part, in the order of `benchmarks.profile.PARTS`."""
 
     products: float
     attention: float
@@ -37,8 +35,8 @@ def floor(backbone: nn.Module, lengths: Sequence[int], dtype: torch.dtype) -> Fl
     """Of a BERT-like model, for texts of these numbers of tokens, with products in ``dtype``."""
     config: Any = backbone.config
     tokens, layers, width, wide = sum(lengths), config.num_hidden_layers, config.hidden_size, config.intermediate_size
-    linear = [(m.out_features, m.in_features) for m in backbone.encoder.modules() if isinstance(m, nn.Linear)]  # type: ignore[union-attr]
-    rate = 1e9 * gflops(sorted(set(linear)), dtype)
+    linear = linear_shapes(backbone)
+    rate = 1e9 * gflops(linear, dtype)
     scores = layers * config.num_attention_heads * sum(length**2 for length in lengths)
     # Forward two products a score, backward five: Dao et al. 2022, algorithm 4.
     score_flop = 7 * 2 * width // config.num_attention_heads
@@ -63,18 +61,9 @@ def _bytes_between(width: int, wide: int, narrow: int) -> int:
 def _bandwidth(numbers: int) -> float:
     """Bytes a second, read and written alike, in a copy of so many numbers."""
     there, here = torch.randn(numbers), torch.empty(numbers)
-    return 2 * here.nbytes / _seconds(lambda: here.copy_(there))
+    return 2 * here.nbytes / seconds(lambda: here.copy_(there))
 
 
 def _exponentials_per_second() -> float:
     values, out = torch.randn(IN_CACHE), torch.empty(IN_CACHE)
-    return IN_CACHE / _seconds(lambda: torch.exp(values, out=out))
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    taken = []
-    for _ in range(REPEATS):
-        began = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - began)
-    return median(taken)
+    return IN_CACHE / seconds(lambda: torch.exp(values, out=out))

@@ -6,9 +6,12 @@ Run as ``python -m benchmarks.peak WORKLOAD_JSON`` by `benchmarks.train`, in a p
 import json
 import sys
 import time
+from collections.abc import Callable
 from statistics import median
+from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.functional import linear
 from transformers import AutoModel, AutoTokenizer
 
@@ -20,29 +23,44 @@ TOKENS = 2048  # rows of each product
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def gflops(shapes: list[tuple[int, int]], dtype: torch.dtype) -> float:
-    """GFLOP/s over one product of `TOKENS` rows with each of the weights, the median of many."""
-    pairs = [(torch.randn(TOKENS, columns).to(dtype), torch.randn(rows, columns).to(dtype)) for rows, columns in shapes]
-    seconds = []
+def seconds(work: Callable[[], Any]) -> float:
+    """The median of `REPEATS` times."""
+    taken = []
     for _ in range(REPEATS):
         began = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - began)
+    return median(taken)
+
+
+def linear_shapes(model: nn.Module) -> list[tuple[int, int]]:
+    """Outputs and inputs of each linear layer but the pooler's."""
+    layers = [m for name, m in model.named_modules() if "pooler" not in name and isinstance(m, nn.Linear)]
+    return [(layer.out_features, layer.in_features) for layer in layers]
+
+
+def gflops(shapes: list[tuple[int, int]], dtype: torch.dtype) -> float:
+    """GFLOP/s over one product of `TOKENS` rows with each kind of these weights."""
+    kinds = sorted(set(shapes))
+    pairs = [(torch.randn(TOKENS, columns).to(dtype), torch.randn(rows, columns).to(dtype)) for rows, columns in kinds]
+
+    def multiply() -> None:
         for values, weight in pairs:
             linear(values, weight)
-        seconds.append(time.perf_counter() - began)
-    return sum(2 * TOKENS * rows * columns for rows, columns in shapes) / median(seconds) / 1e9
+
+    return sum(2 * TOKENS * rows * columns for rows, columns in kinds) / seconds(multiply) / 1e9
 
 
 def main() -> None:
     """Print GFLOP/s in each precision, tokens a pair, and GFLOP a token of training in the linear layers."""
     work = Workload(**json.loads(sys.argv[1]))
     model = AutoModel.from_pretrained(work.model)
-    layers = [m for name, m in model.named_modules() if "pooler" not in name and isinstance(m, torch.nn.Linear)]
-    shapes = [(layer.out_features, layer.in_features) for layer in layers]
+    shapes = linear_shapes(model)
     queries, passages = read_pairs(work.train_data)
     tokenizer = AutoTokenizer.from_pretrained(work.model)
     ids = tokenizer(queries + passages, truncation=True, max_length=work.max_length)["input_ids"]
     limits = {
-        "peaks": {name: gflops(sorted(set(shapes)), dtype) for name, dtype in PRECISIONS.items()},
+        "peaks": {name: gflops(shapes, dtype) for name, dtype in PRECISIONS.items()},
         "tokens_a_pair": sum(map(len, ids)) / len(queries),
         # Forward, gradient of the input, gradient of the weights: a multiplication and an addition each.
         "gflop_a_token": 6 * sum(rows * columns for rows, columns in shapes) / 1e9,

@@ -47,7 +47,7 @@ def wrap_kernels() -> None:
 
 
 def profile_steps(model: str, rows: Path, batch_size: int, max_length: int) -> tuple[Counter[str], Floor, int]:
-    """Microseconds by part over `STEPS` steps, what one takes at least, and the tokens of one."""
+    """Microseconds by part over `STEPS` steps, what one takes at the machine's rates, and the tokens of one."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 
@@ -108,10 +108,10 @@ def main() -> None:
         for part, seconds in zip((*PARTS, REST), [*floors, 0, 0], strict=True)
     ]
     shown.append(["all", f"{total / STEPS / 1000:.0f}", "100%", f"{1000 * sum(floors):.0f}"])
-    columns = ["part", "ms", "share", "ms at least"]
+    columns = ["part", "ms", "share", "ms at these rates"]
     report(asked, f"A step of {tokens:,} tokens, mean of {STEPS}", columns, shown)
     share, most = STEPS * 1e6 * least.products / total, least.products / sum(floors)
-    print(f"\nShare of the products' limit: {share:.0%} here, and {most:.0%} if every part took no longer than it must")
+    print(f"\nShare of the products' limit: {share:.0%} here, and {most:.0%} if every part ran at these rates")
 
 
 if __name__ == "__main__":
