@@ -6,8 +6,8 @@ with atheris.instrument_imports(include=["biencoder", "yaml"]):
     import yaml
 
     from biencoder.config import TrainConfig
+    from biencoder.config.options import build, read_yaml
     from biencoder.errors import UserError
-    from biencoder.options import build, read_yaml
 
 from fuzz.driver import Place, fuzz, require
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from biencoder import __version__
-from biencoder.allocator import tune_allocator
 from biencoder.config import (
     CheckConfig,
     DemoConfig,
@@ -28,8 +27,7 @@ from biencoder.config import (
     SearchConfig,
     TrainConfig,
 )
-from biencoder.errors import Stopped, TrainingError, UserError
-from biencoder.options import (
+from biencoder.config.options import (
     Config,
     build,
     details,
@@ -41,6 +39,8 @@ from biencoder.options import (
     shape,
     typed_name,
 )
+from biencoder.device.allocator import tune_allocator
+from biencoder.errors import Stopped, TrainingError, UserError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Command:
 COMMANDS = {
     "demo": Command(
         DemoConfig,
-        "biencoder.demo.run",
+        "biencoder.commands.demo",
         "fine-tune a small model on the Python code installed here, and search with it",
         "biencoder demo",
     ),
@@ -80,43 +80,43 @@ COMMANDS = {
     ),
     "search": Command(
         SearchConfig,
-        "biencoder.retrieval.search_command",
+        "biencoder.commands.search",
         "find the passages most similar to a query, exactly",
         'biencoder search --model my-model --corpus passages.txt --query "how do I start?"',
     ),
     "mine": Command(
         MineConfig,
-        "biencoder.retrieval.mine_command",
+        "biencoder.commands.mine",
         "find hard negatives for training data",
         "biencoder mine --model my-model --train-data pairs.jsonl --output mined.jsonl",
     ),
     "score": Command(
         ScoreConfig,
-        "biencoder.retrieval.score",
+        "biencoder.retrieval.scoring.by_cross_encoder",
         "write a teacher's scores beside the passages of training data, to distil from",
         "biencoder score --reranker my-reranker --train-data mined.jsonl --output scored.jsonl",
     ),
     "check": Command(
         CheckConfig,
-        "biencoder.data.check",
+        "biencoder.commands.check",
         "say what is wrong with training data, before training",
         "biencoder check --train-data pairs.jsonl --eval-data beir/scifact",
     ),
     "merge": Command(
         MergeConfig,
-        "biencoder.model.merge",
+        "biencoder.model.adapting.merging",
         "average the weights of models, to keep what a base model knew",
         "biencoder merge BAAI/bge-small-en-v1.5 my-model --weights 0.5 0.5 --output-dir my-merged-model",
     ),
     "pairs": Command(
         PairsConfig,
-        "biencoder.pairs.run",
+        "biencoder.commands.pairs",
         "make training pairs out of documents",
         "biencoder pairs --documents docs/ --output pairs.jsonl",
     ),
     "export": Command(
         ExportConfig,
-        "biencoder.model.export",
+        "biencoder.commands.export",
         "write a model for other libraries",
         "biencoder export --model my-checkpoint --output-dir my-export",
     ),

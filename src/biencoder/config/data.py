@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from biencoder.config import headings as under
+from biencoder.config.options import Config, flag_name
 from biencoder.config.shared import (
     AS_THE_FOLDER,
     BAD_ROW_HELP,
@@ -18,7 +19,6 @@ from biencoder.config.shared import (
     refuse_split_alone,
 )
 from biencoder.errors import UserError
-from biencoder.options import Config, flag_name
 
 PAIR_METHODS = ("title", "first-sentence", "spans", "headings")
 NO_IN_BATCH = "no_in_batch_neg"  # FlagEmbedding's mark at the end of names of data without in-batch negatives

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from biencoder.options import option
+from biencoder.config.options import option
 
 needed = partial(option, group="needed")
 model = partial(option, group="model")

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from biencoder.config import headings as under
+from biencoder.config.options import Config
 from biencoder.config.shared import AS_THE_MODEL, MODEL_HELP, NORMALIZE_HELP, POOLING_HELP, POOLINGS, TRUST_HELP
 from biencoder.errors import UserError
-from biencoder.options import Config
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from biencoder.config import headings as under
+from biencoder.config.options import Config
 from biencoder.config.shared import (
     BAD_ROW_HELP,
     DATA_HELP,
@@ -17,12 +18,11 @@ from biencoder.config.shared import (
     EncoderConfig,
 )
 from biencoder.errors import UserError
-from biencoder.options import Config
 
 
 @dataclass(frozen=True, kw_only=True)
 class MiningOptions(Config):
-    """Which of the most similar passages become hard negatives: what `biencoder.retrieval.mine.mine` is told."""
+    """Which of the most similar passages become hard negatives: what `biencoder.retrieval.mining.mine.mine` is told."""
 
     negatives: int = under.negatives("hard negatives mined for each row", default=7, least=1)
     existing: str = under.negatives(

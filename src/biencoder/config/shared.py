@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from biencoder.config import headings as under
+from biencoder.config.options import Config
 from biencoder.errors import UserError
-from biencoder.options import Config
 
 POOLINGS = ("auto", "cls", "mean", "last")
 PRECISIONS = ("auto", "fp32", "bf16")

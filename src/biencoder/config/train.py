@@ -6,6 +6,7 @@ from pathlib import Path
 
 from biencoder.config import headings as under
 from biencoder.config.data import DataSet, data_sets_of
+from biencoder.config.options import Config, parse_dims, parse_size
 from biencoder.config.shared import (
     AS_THE_FOLDER,
     AS_THE_MODEL,
@@ -24,7 +25,6 @@ from biencoder.config.shared import (
     refuse_split_alone,
 )
 from biencoder.errors import UserError
-from biencoder.options import Config, parse_dims, parse_size
 
 ATTENTIONS = ("causal", "bidirectional")
 ON_NONFINITE = ("stop", "skip")

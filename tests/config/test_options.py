@@ -1,0 +1,40 @@
+from pathlib import Path
+
+import pytest
+
+from biencoder.config.options import nearest, parse_size
+from biencoder.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("1.5GB", 1_500_000_000),
+        ("800MB", 800_000_000),
+        ("800 mb", 800_000_000),
+        ("2G", 2_000_000_000),
+        ("2GiB", 2 * 1024**3),
+        ("4096000", 4_096_000),
+        (3_000_000, 3_000_000),
+    ],
+)
+def test_sizes_are_decimal_unless_they_say_binary(text: str | int, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "1.5 apples", "-2GB", "1e9", "1,5GB"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="no size; write it like 800MB"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize("text", ["2", "999KB", 0])
+def test_a_size_without_its_unit_is_not_taken_for_bytes(text: str | int) -> None:
+    with pytest.raises(UserError, match="less than 1 MB"):
+        parse_size(text)
+
+
+def test_nearest_names_only_what_is_like_it() -> None:
+    assert nearest("--bath-size", ["--batch-size", "--epochs"]) == "; did you mean --batch-size?"
+    assert nearest("--zzz", ["--batch-size", "--epochs"]) == ""
+    assert nearest("x", [str(Path("y"))]) == ""
