@@ -22,7 +22,7 @@ from biencoder import BiEncoderModel, Encoder
 from biencoder.data.plan.sampling import BatchPlan, KnownPositives, Sampler, share
 from biencoder.data.table import ExampleTable
 from biencoder.distributed import sum_gradients
-from biencoder.objective.objective import Objective
+from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.training import gradcache
 from biencoder.training.batch import Batcher, Prompts
 from biencoder.training.sources.guide import Guide
@@ -180,8 +180,8 @@ def plan_of(combination: Combination, folder: Path) -> tuple[ExampleTable, Batch
     return table, Sampler(table, batch_size=combination.queries, group_size=4, seed=5).plan(0)
 
 
-def objective_of(combination: Combination) -> Objective:
-    return Objective(
+def objective_of(combination: Combination) -> ContrastiveObjective:
+    return ContrastiveObjective(
         TEMPERATURE,
         combination.in_batch,
         WEIGHT,

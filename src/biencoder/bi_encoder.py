@@ -5,19 +5,19 @@ Shapes: B queries, G passages in a group, L tokens, D dimensions. Under ``negati
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
 from biencoder.distributed import gather_with_gradient, is_distributed
 from biencoder.errors import UserError
 from biencoder.model.architectures.table import enable_packing, longest_text
-from biencoder.model.embedding import embed
+from biencoder.model.encoder import Encoder, dense_head
 from biencoder.model.files.pretrained import (
     UNREADABLE,
     checkpoint_activations,
@@ -29,11 +29,14 @@ from biencoder.model.files.saving import save_model
 from biencoder.model.files.settings import ModelSettings
 from biencoder.model.packing import PackedBatch
 from biencoder.model.pooling import POOLINGS
-from biencoder.objective.objective import Labels, Objective, similarity
+from biencoder.model.representation import Dense
+from biencoder.objective.contrastive import ContrastiveObjective
+from biencoder.objective.labels import Labels
 
 logger = logging.getLogger(__name__)
 
 HIGHEST_TEMPERATURE = 0.5
+OWN_PREFIX, ORIGINAL_PREFIX = "encoder.backbone.", "model."  # of the backbone's weights
 
 
 @dataclass
@@ -65,8 +68,7 @@ class BiEncoderModel(nn.Module):
         use_inbatch_neg: the passages of other queries are negatives too; else those of the query's own group only.
 
     Attributes:
-        model: the transformers model.
-        config: its configuration.
+        encoder: backbone and head. In ``state_dict`` the backbone's names begin with ``model.``, as the original's do.
         temperature: the one in use.
 
     Raises:
@@ -89,16 +91,24 @@ class BiEncoderModel(nn.Module):
         if sentence_pooling_method not in POOLINGS:
             raise ValueError(f"sentence_pooling_method {sentence_pooling_method!r}: known are {', '.join(POOLINGS)}")
         self.model_name = model_name
-        self.model = load_backbone(locate(model_name))
-        self.config = self.model.config
-        self.normalize = normlized
-        self.pooling = sentence_pooling_method
+        self.encoder = _encoder(model_name, sentence_pooling_method, normlized)
         self.temperature = _checked_temperature(temperature, normlized)
         self.use_inbatch_neg = use_inbatch_neg
         self.negatives_cross_device = negatives_cross_device and is_distributed()
         if negatives_cross_device and not is_distributed():
             logger.warning("negatives_cross_device: no process group is initialised, so there is only one device")
-        self._first_position = enable_packing(self.model)
+        self.register_state_dict_post_hook(_with_original_names)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_from_original_names)  # type: ignore[no-untyped-call]
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The transformers model."""
+        return self.encoder.backbone
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The transformers model's configuration."""
+        return self.model.config
 
     def forward(
         self,
@@ -122,7 +132,7 @@ class BiEncoderModel(nn.Module):
             return EncoderOutput(q_reps=q_reps, p_reps=p_reps)
         if not self.training:
             with torch.autocast(q_reps.device.type, enabled=False):
-                return EncoderOutput(scores=similarity(q_reps, p_reps), q_reps=q_reps, p_reps=p_reps)
+                return EncoderOutput(scores=Dense(q_reps).scores(Dense(p_reps)), q_reps=q_reps, p_reps=p_reps)
         if not len(q_reps) or len(p_reps) % len(q_reps):
             raise ValueError(f"{len(p_reps)} passages are no whole number of groups for {len(q_reps)} queries")
         group_size = len(p_reps) // len(q_reps)
@@ -131,8 +141,8 @@ class BiEncoderModel(nn.Module):
             q_reps, p_reps = gather_with_gradient(q_reps), gather_with_gradient(p_reps)
             teacher = None if teacher is None else gather_with_gradient(teacher.contiguous())
         labels = Labels.of_groups(len(q_reps), group_size, q_reps.device)
-        objective = Objective(self.temperature, self.use_inbatch_neg)
-        losses = objective(q_reps, p_reps, Labels(labels.groups, teacher=teacher))
+        objective = ContrastiveObjective(self.temperature, self.use_inbatch_neg)
+        losses = objective(Dense(q_reps), Dense(p_reps), Labels(labels.groups, teacher=teacher))
         return EncoderOutput(loss=losses.total.mean(), scores=losses.scores, q_reps=q_reps, p_reps=p_reps)
 
     def encode(self, features: Mapping[str, Tensor] | None) -> Tensor | None:
@@ -147,10 +157,7 @@ class BiEncoderModel(nn.Module):
         if features is None:
             return None
         batch, original = _pack_padded(features)
-        vectors = embed(
-            self.model, batch, pooling=self.pooling, normalize=self.normalize, first_position=self._first_position
-        )
-        return vectors[original]
+        return self.encoder.embed(batch)[original]
 
     def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
         """Recompute activations in the backward pass; keywords as transformers takes them.
@@ -166,14 +173,8 @@ class BiEncoderModel(nn.Module):
     def save(self, output_dir: str) -> None:
         """Write a folder that transformers, sentence-transformers and biencoder load as the same model."""
         tokenizer = self._tokenizer()
-        longest = longest_text(self.config)
-        known = [n for n in (longest, tokenizer and tokenizer.model_max_length) if n]
-        settings = ModelSettings(
-            pooling=self.pooling,
-            normalize=self.normalize,
-            max_length=min(known) if known else None,
-            prompts={"query": "", "document": ""},
-        )
+        known = [n for n in (longest_text(self.config), tokenizer and tokenizer.model_max_length) if n]
+        settings = replace(self.encoder.settings, max_length=min(known) if known else None)
         save_model(Path(output_dir), self.model, tokenizer, settings)
 
     def _tokenizer(self) -> PreTrainedTokenizerBase | None:
@@ -182,6 +183,26 @@ class BiEncoderModel(nn.Module):
         except (*UNREADABLE, UserError):
             logger.warning("%s has no tokenizer that loads: the model is saved without one", self.model_name)
             return None
+
+
+def _encoder(model_name: str, pooling: str, normalize: bool) -> Encoder:
+    """The encoder of a model; under autocast where the caller says so, and without a tokenizer."""
+    backbone = load_backbone(locate(model_name))
+    settings = ModelSettings(pooling=pooling, normalize=normalize, prompts={"query": "", "document": ""})
+    head = dense_head(settings, int(backbone.config.hidden_size))
+    return Encoder(backbone, head, None, settings, precision=None, first_position=enable_packing(backbone))
+
+
+def _with_original_names(_: nn.Module, state: dict[str, Any], prefix: str, *__: Any) -> None:
+    """``encoder.backbone.…`` -> ``model.…``, in place: code for the original looks for its names."""
+    for name in [name for name in state if name.startswith(prefix + OWN_PREFIX)]:
+        state[prefix + ORIGINAL_PREFIX + name[len(prefix + OWN_PREFIX) :]] = state.pop(name)
+
+
+def _from_original_names(_: nn.Module, state: dict[str, Any], prefix: str, *__: Any) -> None:
+    """``model.…`` -> ``encoder.backbone.…``, in place."""
+    for name in [name for name in state if name.startswith(prefix + ORIGINAL_PREFIX)]:
+        state[prefix + OWN_PREFIX + name[len(prefix + ORIGINAL_PREFIX) :]] = state.pop(name)
 
 
 def _checked_temperature(temperature: float, normalize: bool) -> float:

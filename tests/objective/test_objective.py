@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from biencoder.objective.objective import Labels, Objective
+from biencoder.model.representation import Dense
+from biencoder.objective.contrastive import ContrastiveObjective
+from biencoder.objective.labels import Labels
 
 NAN = float("nan")
 GROUPS = torch.tensor([[0, 1, 2], [3, 4, -1], [5, -1, -1], [6, 7, 8]])
@@ -26,15 +28,15 @@ def vectors(temperature_like: float = 1.0) -> tuple[Tensor, Tensor]:
 
 
 def by_definition(
-    queries: Tensor, passages: Tensor, objective: Objective, labels: Labels
+    queries: Tensor, passages: Tensor, objective: ContrastiveObjective, labels: Labels
 ) -> list[tuple[Tensor, Tensor]]:
     """(contrastive, distillation) of each query."""
     losses = []
     for i, query in enumerate(queries):
         group = [j for j in labels.groups[i].tolist() if j >= 0]
         candidates = list(range(len(passages))) if objective.in_batch_negatives else group
-        if labels.known_positive is not None:
-            candidates = [j for j in candidates if j == group[0] or not labels.known_positive[i, j]]
+        if labels.known_positives is not None:
+            candidates = [j for j in candidates if j == group[0] or not labels.known_positives[i, j]]
         score = {j: query @ passages[j] / objective.temperature for j in {*candidates, *group}}
         contrast = torch.stack([score[j] for j in candidates]).logsumexp(0) - score[group[0]]
         distilled = torch.zeros(())
@@ -52,13 +54,13 @@ def by_definition(
     list(itertools.product([True, False], [True, False], [True, False], [0.01, 1.0])),
 )
 def test_objective_is_its_definition(in_batch: bool, masked: bool, taught: bool, temperature: float) -> None:
-    objective = Objective(temperature, in_batch, distillation_weight=0.3)
+    objective = ContrastiveObjective(temperature, in_batch, distillation_weight=0.3)
     labels = Labels(GROUPS, KNOWN if masked else None, TEACHER if taught else None)
     exact = [x.requires_grad_() for x in vectors(temperature)]
     wanted = by_definition(exact[0], exact[1], objective, labels)
     torch.stack([contrast + 0.3 * distilled for contrast, distilled in wanted]).mean().backward()
     queries, passages = (x.detach().float().requires_grad_() for x in exact)
-    losses = objective(queries, passages, labels)
+    losses = objective(Dense(queries), Dense(passages), labels)
     losses.total.mean().backward()
     torch.testing.assert_close(losses.contrastive.double(), torch.stack([c for c, _ in wanted]), rtol=1e-5, atol=2e-5)
     if losses.distillation is not None:
@@ -74,10 +76,12 @@ def test_objective_is_its_definition(in_batch: bool, masked: bool, taught: bool,
 
 
 def test_blocks_of_queries_give_the_same_losses() -> None:
-    queries, passages = (x.float() for x in vectors())
+    queries, passages = (Dense(x.float()) for x in vectors())
     labels = Labels(GROUPS, KNOWN, TEACHER)
-    whole = Objective(1.0)(queries, passages, labels).total
-    parts = [Objective(1.0)(queries[i : i + 1], passages, labels.rows(slice(i, i + 1))).total for i in range(4)]
+    whole = ContrastiveObjective(1.0)(queries, passages, labels).total
+    parts = [
+        ContrastiveObjective(1.0)(queries[i : i + 1], passages, labels.rows(slice(i, i + 1))).total for i in range(4)
+    ]
     torch.testing.assert_close(torch.cat(parts), whole)
 
 
@@ -86,7 +90,7 @@ def test_groups_of_one_passage(in_batch: bool) -> None:
     queries, passages = (x.float().requires_grad_() for x in vectors())
     labels = Labels.of_groups(4, 1, torch.device("cpu"))
     labels = Labels(labels.groups, teacher=torch.ones(4, 1))
-    losses = Objective(1.0, in_batch)(queries, passages[:4], labels)
+    losses = ContrastiveObjective(1.0, in_batch)(Dense(queries), Dense(passages[:4]), labels)
     losses.total.sum().backward()
     assert losses.distillation is not None
     assert losses.distillation.tolist() == [0.0] * 4
@@ -97,20 +101,22 @@ def test_groups_of_one_passage(in_batch: bool) -> None:
 
 
 def test_a_query_whose_every_negative_is_masked_has_no_loss() -> None:
-    queries, passages = (x.float() for x in vectors())
+    queries, passages = (Dense(x.float()) for x in vectors())
     for in_batch in (True, False):
-        losses = Objective(0.02, in_batch)(queries, passages, Labels(GROUPS, torch.ones(4, 9, dtype=torch.bool)))
+        losses = ContrastiveObjective(0.02, in_batch)(
+            queries, passages, Labels(GROUPS, torch.ones(4, 9, dtype=torch.bool))
+        )
         assert losses.total.tolist() == [0.0] * 4
 
 
 def test_similarity_is_float32_whatever_autocast_says() -> None:
-    queries, passages = (x.float() for x in vectors(0.01))
+    queries, passages = (Dense(x.float()) for x in vectors(0.01))
     for in_batch in (True, False):
-        objective = Objective(0.01, in_batch)
+        objective = ContrastiveObjective(0.01, in_batch)
         plain = objective(queries, passages, Labels(GROUPS, KNOWN, TEACHER))
         with torch.autocast("cpu", torch.bfloat16):
             cast = objective(queries, passages, Labels(GROUPS, KNOWN, TEACHER))
-            rounded = objective(queries.bfloat16(), passages.bfloat16(), Labels(GROUPS))
+            rounded = objective(queries.map(Tensor.bfloat16), passages.map(Tensor.bfloat16), Labels(GROUPS))
         assert torch.equal(plain.total, cast.total)
         assert torch.equal(plain.scores, cast.scores)
         assert rounded.total.dtype == torch.float32
@@ -122,48 +128,51 @@ def test_labels_of_equal_groups() -> None:
 
 def test_two_ways_are_the_mean_of_each_alone() -> None:
     """Radford et al. 2021, figure 3: the loss over rows and the loss over columns, halved."""
-    queries, passages = (x.float() for x in vectors())
+    queries, passages = (Dense(x.float()) for x in vectors())
     labels = Labels.of_groups(4, 2, torch.device("cpu"))
-    forth = Objective(0.3)(queries, passages[:8], labels).contrastive
-    alone = Objective(0.3)(passages[:8:2], queries, Labels(torch.arange(4)[:, None])).contrastive
-    both = Objective(0.3, two_way=True)(queries, passages[:8], labels).contrastive
+    forth = ContrastiveObjective(0.3)(queries, passages[:8], labels).contrastive
+    alone = ContrastiveObjective(0.3)(passages[:8:2], queries, Labels(torch.arange(4)[:, None])).contrastive
+    both = ContrastiveObjective(0.3, two_way=True)(queries, passages[:8], labels).contrastive
     torch.testing.assert_close(both, (forth + alone) / 2)
 
 
 def test_a_query_that_the_positive_answers_is_none_to_tell_it_from() -> None:
-    queries, passages = (x.float() for x in vectors())
+    queries, passages = (Dense(x.float()) for x in vectors())
     answered = torch.zeros(4, 4, dtype=torch.bool)
     answered[1, [0, 1]] = True
     masked, plain = (
-        Objective(1.0, two_way=True)(queries, passages, Labels(GROUPS, answered=known)).contrastive
+        ContrastiveObjective(1.0, two_way=True)(queries, passages, Labels(GROUPS, known_queries=known)).contrastive
         for known in (answered, None)
     )
     assert masked[1] < plain[1]
     assert masked[[0, 2, 3]].equal(plain[[0, 2, 3]])
     everyone = torch.ones(4, 4, dtype=torch.bool)  # its own query is always there
-    forth = Objective(1.0)(queries, passages, Labels(GROUPS)).contrastive
-    all_known = Objective(1.0, two_way=True)(queries, passages, Labels(GROUPS, answered=everyone)).contrastive
+    forth = ContrastiveObjective(1.0)(queries, passages, Labels(GROUPS)).contrastive
+    all_known = ContrastiveObjective(1.0, two_way=True)(
+        queries, passages, Labels(GROUPS, known_queries=everyone)
+    ).contrastive
     torch.testing.assert_close(all_known, forth / 2)
 
 
 def test_two_ways_in_blocks_of_queries_are_the_whole() -> None:
-    queries, passages = (x.float() for x in vectors())
+    queries, passages = (Dense(x.float()) for x in vectors())
     answered = torch.rand(4, 4, generator=torch.Generator().manual_seed(1)) < 0.3
     labels = Labels(GROUPS, KNOWN, TEACHER, torch.arange(4), answered)
-    objective = Objective(1.0, two_way=True)
+    objective = ContrastiveObjective(1.0, two_way=True)
     parts = [objective(queries[i : i + 1], passages, labels.rows(slice(i, i + 1)), queries).total for i in range(4)]
     torch.testing.assert_close(torch.cat(parts), objective(queries, passages, labels).total)
 
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_nested_dimensions_are_the_mean_over_vectors_cut_and_scaled_again(normalize: bool) -> None:
-    queries, passages = (x.float() for x in vectors(0.01))
+    queries, passages = (Dense(x.float()) for x in vectors(0.01))
     labels = Labels(GROUPS, KNOWN, TEACHER)
-    nested = Objective(0.1, dims=(6, 4, 1), normalize=normalize)(queries, passages, labels)
+    nested = ContrastiveObjective(0.1, dims=(6, 4, 1), normalize=normalize)(queries, passages, labels)
     each = []
     for dim in (6, 4, 1):
-        cut = [x[:, :dim] / (x[:, :dim].norm(dim=1, keepdim=True) if normalize else 1) for x in (queries, passages)]
-        each.append(Objective(0.1)(cut[0], cut[1], labels))
+        short = [x.vectors[:, :dim] for x in (queries, passages)]
+        cut = [Dense(x / x.norm(dim=1, keepdim=True) if normalize else x) for x in short]
+        each.append(ContrastiveObjective(0.1)(cut[0], cut[1], labels))
     torch.testing.assert_close(nested.total, torch.stack([losses.total for losses in each]).mean(0))
     assert nested.distillation is not None
     torch.testing.assert_close(nested.scores, each[0].scores)

@@ -1,8 +1,10 @@
 import pytest
 import torch
+from torch import Tensor
 from torch.nn.functional import mse_loss, normalize
 
-from biencoder.objective.objective import Labels
+from biencoder.model.representation import Dense
+from biencoder.objective.labels import Labels
 from biencoder.objective.similarity import SimilarityObjective
 
 
@@ -19,7 +21,7 @@ def labels(columns: list[int], scores: list[float]) -> Labels:
 def test_loss_and_gradient_are_those_of_the_cosines_squared_error(vectors: tuple[torch.Tensor, torch.Tensor]) -> None:
     queries, passages = vectors
     columns, scores = [2, 0, 5, 8, 1, 3], [0.0, 0.25, 1.0, -1.0, 0.5, 0.75]
-    losses = SimilarityObjective()(queries, passages, labels(columns, scores))
+    losses = SimilarityObjective()(Dense(queries), Dense(passages), labels(columns, scores))
     got = torch.autograd.grad(losses.total.mean(), vectors)
     cosines = (normalize(queries, dim=-1) * normalize(passages[columns], dim=-1)).sum(-1)
     wanted = mse_loss(cosines, torch.tensor(scores))
@@ -31,15 +33,17 @@ def test_loss_and_gradient_are_those_of_the_cosines_squared_error(vectors: tuple
 
 def test_a_pair_is_for_itself(vectors: tuple[torch.Tensor, torch.Tensor]) -> None:
     queries, passages = vectors
-    whole = SimilarityObjective()(queries, passages, labels([2, 0, 5, 8, 1, 3], [0.5] * 6)).total
-    part = SimilarityObjective()(queries[2:4], passages[5:], labels([0, 3], [0.5] * 2)).total
+    whole = SimilarityObjective()(Dense(queries), Dense(passages), labels([2, 0, 5, 8, 1, 3], [0.5] * 6)).total
+    part = SimilarityObjective()(Dense(queries[2:4]), Dense(passages[5:]), labels([0, 3], [0.5] * 2)).total
     torch.testing.assert_close(part, whole[2:4])
 
 
 def test_float32_under_autocast(vectors: tuple[torch.Tensor, torch.Tensor]) -> None:
-    queries, passages = (tensor.bfloat16() for tensor in vectors)
+    queries, passages = (Dense(tensor.bfloat16()) for tensor in vectors)
     asked = labels([0] * 6, [0.5] * 6)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = SimilarityObjective()(queries, passages, asked).total
     assert got.dtype == torch.float32
-    torch.testing.assert_close(got, SimilarityObjective()(queries.float(), passages.float(), asked).total)
+    torch.testing.assert_close(
+        got, SimilarityObjective()(queries.map(Tensor.float), passages.map(Tensor.float), asked).total
+    )

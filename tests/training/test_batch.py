@@ -84,7 +84,7 @@ def test_groups_point_at_their_own_passages_the_positive_first(batcher: Batcher,
 
 
 def test_what_answers_a_query_is_masked(batcher: Batcher, plan: BatchPlan) -> None:
-    known = batcher(plan).labels.known_positive
+    known = batcher(plan).labels.known_positives
     assert known is not None
     answers: dict[str, set[str]] = {}
     for row in ROWS:
@@ -92,7 +92,7 @@ def test_what_answers_a_query_is_masked(batcher: Batcher, plan: BatchPlan) -> No
     for i, row in enumerate(plan.rows):
         for number in range(len(plan.passage_row)):
             assert bool(known[i, number]) == (passage(plan, number) in answers[ROWS[row]["query"]])
-    assert replace(batcher, known_positives=None)(plan).labels.known_positive is None
+    assert replace(batcher, known_positives=None)(plan).labels.known_positives is None
 
 
 def test_teacher_scores_stand_where_their_passages_do(batcher: Batcher, plan: BatchPlan, table: ExampleTable) -> None:
@@ -115,15 +115,15 @@ def test_the_ranks_together_are_the_one(batcher: Batcher, plan: BatchPlan, world
     passages = [text for part in parts for text in texts(part)[part.queries :]]
     assert queries + passages == texts(whole)
     assert [part.queries for part in parts] == [len(range(5)[share(5, rank, world)]) for rank in range(world)]
-    assert whole.labels.known_positive is not None
+    assert whole.labels.known_positives is not None
     for rank, part in enumerate(parts):
         assert part.total_queries == 5
         assert part.passage_sizes == [other.texts - other.queries for other in parts]
         mine = share(5, rank, world)
         width = part.labels.groups.shape[1]
         assert part.labels.groups.tolist() == whole.labels.groups[mine, :width].tolist()
-        if part.labels.known_positive is not None:
-            assert part.labels.known_positive.tolist() == whole.labels.known_positive[mine].tolist()
+        if part.labels.known_positives is not None:
+            assert part.labels.known_positives.tolist() == whole.labels.known_positives[mine].tolist()
 
 
 def test_without_sharing_a_rank_counts_its_own_passages_only(batcher: Batcher, plan: BatchPlan) -> None:
@@ -132,8 +132,8 @@ def test_without_sharing_a_rank_counts_its_own_passages_only(batcher: Batcher, p
         own = texts(part)[part.queries :]
         assert part.passage_sizes == [len(own)]
         assert part.total_queries == 5
-        assert part.labels.known_positive is not None
-        assert part.labels.known_positive.shape == (part.queries, len(own))
+        assert part.labels.known_positives is not None
+        assert part.labels.known_positives.shape == (part.queries, len(own))
         for row, group in zip(plan.rows[share(5, rank, 2)], part.labels.groups.tolist(), strict=True):
             assert own[group[0]].removeprefix("word8 ") in ROWS[row]["pos"]
             assert max(group) < len(own)

@@ -17,10 +17,11 @@ from tiny import WORDS, tiny_model
 from biencoder.cli import main
 from biencoder.config import DataSet, TrainConfig
 from biencoder.errors import UserError
-from biencoder.objective.objective import Objective
+from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.objective.similarity import SimilarityObjective
-from biencoder.training.job import Job
+from biencoder.training.progress import TrainingProgress
 from biencoder.training.run import train
+from biencoder.training.setup import Setup
 
 
 class Texts(NamedTuple):
@@ -149,24 +150,28 @@ def test_two_processes_train_three_unlike_data_sets_from_yaml_as_one_does(config
 def test_each_data_set_has_its_objective_prompts_and_groups(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    jobs: list[Job] = []
+    runs: list[tuple[Setup, TrainingProgress]] = []
 
-    def look(job: Job, _: object) -> None:
-        jobs.append(job)
+    def look(setup: Setup, progress: TrainingProgress, _: object) -> None:
+        runs.append((setup, progress))
         raise UserError("seen")
 
     monkeypatch.setattr("biencoder.training.run.train_steps", look)
     with pytest.raises(UserError, match="seen"):
         train(config)
-    (job,) = jobs
-    plain, labels, pairs = job.objectives
-    assert plain == Objective(0.05, True, 1.0, two_way=True)
-    assert labels == Objective(0.1, False, 1.0)
+    ((setup, progress),) = runs
+    plain, labels, pairs = setup.objectives
+    assert plain == ContrastiveObjective(0.05, True, 1.0, two_way=True)
+    assert labels == ContrastiveObjective(0.1, False, 1.0)
     assert isinstance(pairs, SimilarityObjective)
-    assert [tuple(prompts) for prompts in job.batcher.prompts] == [("", ""), ("word8 word8 ", "word9 word9 "), ("", "")]
-    decode = job.encoder.tokenizer.decode
-    for plan in map(job.sampler.plan, range(job.total_steps)):
-        batch = job.batcher(plan)
+    assert [tuple(prompts) for prompts in progress.batcher.prompts] == [
+        ("", ""),
+        ("word8 word8 ", "word9 word9 "),
+        ("", ""),
+    ]
+    decode = setup.encoder.tokenizer.decode
+    for plan in map(progress.sampler.plan, range(setup.total_steps)):
+        batch = progress.batcher(plan)
         assert batch.data_set == plan.data_set
         assert np.diff(plan.group_starts).max() == (3, 2, 1)[plan.data_set]
         texts = [decode(ids) for chunk in batch.chunks for ids in chunk.batch.input_ids.split(chunk.batch.lengths)]
@@ -174,7 +179,7 @@ def test_each_data_set_has_its_objective_prompts_and_groups(
         assert len(prompted) == (len(texts) if plan.data_set == 1 else 0)
         if plan.data_set == 2:
             assert batch.labels.teacher is not None
-            np.testing.assert_allclose(batch.labels.teacher[:, 0], job.batcher.table.similarities[plan.rows])
+            np.testing.assert_allclose(batch.labels.teacher[:, 0], progress.batcher.table.similarities[plan.rows])
 
 
 def test_other_settings_of_a_data_set_are_another_run(config: TrainConfig) -> None:

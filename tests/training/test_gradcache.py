@@ -14,12 +14,14 @@ from biencoder.model.adapting.freezing import freeze
 from biencoder.model.adapting.lora import add_lora
 from biencoder.model.files.pretrained import checkpoint_activations
 from biencoder.model.packing import chunks
-from biencoder.objective.objective import Labels, Objective
+from biencoder.model.representation import Dense
+from biencoder.objective.contrastive import ContrastiveObjective
+from biencoder.objective.labels import Labels
 from biencoder.training import gradcache
 from biencoder.training.batch import TrainingBatch
 
 QUERIES, GROUP = 12, 3
-OBJECTIVE = Objective(0.05, in_batch_negatives=True)
+OBJECTIVE = ContrastiveObjective(0.05, in_batch_negatives=True)
 
 
 @pytest.fixture(params=[{}, NATIVE_SIZES], ids=["PyTorch", "kernels"])
@@ -103,8 +105,8 @@ def test_chunks_share_no_masks(encoder: Encoder) -> None:
     batch = TrainingBatch(
         list(chunks([sequence] * 4, len(sequence))), 1, [1], [3], 1, Labels(torch.tensor([[0, 1, 2]]))
     )
-    encoded = gradcache._encode(encoder, batch, 0, (0, 0, 0))
-    vectors = torch.cat([part.vectors for part in encoded])
+    encoded = gradcache.encode_chunks(encoder, batch, 0, (0, 0, 0))
+    vectors = torch.cat([part.texts.vectors for part in encoded])
     assert len(vectors.unique(dim=0)) == 4
 
 
@@ -137,8 +139,8 @@ def test_the_cut_into_chunks_does_not_matter_without_dropout(tmp_path: Path) -> 
 def test_activations_of_no_more_than_keep_tokens_are_alive(encoder: Encoder) -> None:
     batch = make_batch(encoder)
     for keep in (0, 250, 10**9):
-        encoded = gradcache._encode(encoder, batch, keep, (0, 0, 0))
-        kept = sum(part.chunk.tokens for part in encoded if part.vectors.requires_grad)
+        encoded = gradcache.encode_chunks(encoder, batch, keep, (0, 0, 0))
+        kept = sum(part.chunk.tokens for part in encoded if part.texts.requires_grad)
         assert kept <= keep
         assert kept > keep - 200 or kept == batch.tokens
 
@@ -153,7 +155,7 @@ def test_embedding_tables_get_the_rows_of_a_chunk_and_the_plain_gradient(tmp_pat
         part.batch.input_ids[part.batch.lengths[0] - 1] = 0  # its row gets no gradient
     vectors = torch.cat([plain.embed(part.batch) for part in batch.chunks])
     vectors = vectors[torch.cat([part.index for part in batch.chunks]).argsort()]
-    losses = OBJECTIVE(vectors[:QUERIES], vectors[QUERIES:], batch.labels)
+    losses = OBJECTIVE(Dense(vectors[:QUERIES]), Dense(vectors[QUERIES:]), batch.labels)
     losses.total.mean().backward()
     want = gradients(plain.backbone)
     table = "embeddings.word_embeddings.weight"

@@ -17,10 +17,13 @@ from biencoder.config import TrainConfig
 from biencoder.data.files.beir import load_collection
 from biencoder.errors import UserError
 from biencoder.retrieval.evaluate import Evaluation, compare, comparison_json
-from biencoder.training import loop, run
-from biencoder.training.job import Job
+from biencoder.training import evaluation, run
+from biencoder.training.batch import TrainingBatch
+from biencoder.training.progress import TrainingProgress
 from biencoder.training.run import train
+from biencoder.training.setup import Setup
 from biencoder.training.state.checkpoint import newest_checkpoint
+from biencoder.training.step import StepResult, train_step
 
 
 def write_collection(folder: Path, first: int) -> Path:
@@ -89,15 +92,15 @@ class KilledError(Exception):
 
 
 def killed_at(step: int, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    set_rate = loop._set_learning_rate
+    take = train_step
 
-    def stopping(job: Job) -> float:
-        if job.step == step:
+    def stopping(setup: Setup, progress: TrainingProgress, batch: TrainingBatch) -> StepResult:
+        if progress.step == step:
             raise KilledError
-        return set_rate(job)
+        return take(setup, progress, batch)
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "_set_learning_rate", stopping)
+        patched.setattr("biencoder.training.loop.train_step", stopping)
         with pytest.raises(KilledError):
             train(config)
 
@@ -187,11 +190,12 @@ def test_a_killed_run_keeps_what_the_base_is_worth_on_guard_data(
     train(whole)
     killed_at(step, config, monkeypatch)
     steps: list[int] = []
-    evaluate_guards: Callable[[Job], dict[str, Evaluation]] = loop.evaluate_guards
+    evaluate_guards: Callable[[Setup], dict[str, Evaluation]] = evaluation.evaluate_guards
 
-    def noted(job: Job) -> dict[str, Evaluation]:
-        steps.append(job.step)
-        return evaluate_guards(job)
+    def noted(setup: Setup) -> dict[str, Evaluation]:
+        lines = (config.output_dir / "metrics.jsonl").read_text().splitlines()
+        steps.append(max(json.loads(line)["step"] for line in lines))
+        return evaluate_guards(setup)
 
     monkeypatch.setattr(run, "evaluate_guards", noted)
     train(config)

@@ -35,6 +35,8 @@ def choose_precision(name: str, device: torch.device) -> str:
     return "bf16" if has_bf16(device) else "fp32"
 
 
-def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """bf16 matrix products over float32 weights, or nothing."""
+def autocast(precision: str | None, device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Matrix products in bf16 over float32 weights, or in float32; None leaves autocast as the caller has set it."""
+    if precision is None:
+        return contextlib.nullcontext()
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

@@ -88,7 +88,7 @@ class CrossEncoder:
     @property
     def fingerprint(self) -> str:
         """A digest of weights and settings: equal fingerprints give equal scores."""
-        settings = (self.max_length, self.precision, weights_fingerprint(self.model))
+        settings = (self.max_length, self.precision, weights_fingerprint(self.model.state_dict()))
         return hashlib.sha256(repr(settings).encode()).hexdigest()
 
     def score(self, pairs: Sequence[Pair], progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:

@@ -1,61 +1,51 @@
-"""From a packed batch to vectors: the forward pass, packed where the architecture allows it and padded where not.
+"""From a packed batch to hidden states: the forward pass, packed where the architecture allows it, else padded.
 
-Shapes: T tokens in a packed row, N texts, L tokens of the longest, D dimensions of a vector.
+Shapes: T tokens in a packed row, N texts, L tokens of the longest, D hidden size.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize as to_unit_length
 from torch.nn.functional import pad
 
-from biencoder.model.architectures.last_layer import only_pooled
+from biencoder.model.architectures.last_layer import skips_unused_tokens
 from biencoder.model.attention.interface import Packing, packed
 from biencoder.model.packing import PackedBatch
-from biencoder.model.pooling import POOLED_TOKEN, POOLINGS
 
 PADDING = 0.2  # largest share of padding where an architecture needs it
 FEWEST_ROWS = 32  # of a product on a CPU
 
 
-def embed(
-    backbone: nn.Module, batch: PackedBatch, *, pooling: str, normalize: bool, first_position: int | None
-) -> Tensor:
-    """Vectors of a packed batch; gradients flow.
+def hidden_states(
+    backbone: nn.Module,
+    batch: PackedBatch,
+    first_position: int | None,
+    used_tokens: Callable[[Tensor], Tensor | None],
+) -> tuple[Tensor, Tensor]:
+    """Hidden states of a packed batch, and where each text begins among them; gradients flow.
 
     Args:
         backbone: a transformers model, prepared by :func:`~biencoder.model.architectures.table.enable_packing`.
         batch: N texts in one row of T tokens, on the backbone's device.
-        pooling: a name in :data:`~biencoder.model.pooling.POOLINGS`.
-        normalize: scale each vector to length 1.
         first_position: what ``enable_packing`` returned; None runs the texts as a padded matrix instead.
+        used_tokens: from the starts of the texts to the one token of each that a head looks at, or to None.
 
     Returns:
-        ``[N, D]`` float32, contiguous, in the order of the batch.
+        ``[T, D]`` and ``starts`` ``[N + 1]``. Where the last layer ran for the used tokens alone, each text is one
+        token long: ``[N, D]`` and ``0, 1, … N``.
     """
     packing = Packing(batch.lengths, batch.input_ids.device)
-    pool = POOLINGS[pooling]
     if first_position is None:
-        hidden = _padded(backbone, batch)
-    elif only_pooled(backbone, pooling):
-        used = POOLED_TOKEN[pooling](packing.starts)
-        spare = rows_of_products(len(used), used.device) - len(used)
-        hidden = _packed(backbone, batch, replace(packing, used=pad(used, (0, spare))), first_position)
-        hidden, pool = hidden[: len(used)], _pooled_already
-    else:
-        hidden = _packed(backbone, batch, packing, first_position)[: packing.tokens]
-    with torch.autocast(hidden.device.type, enabled=False):
-        vectors_ND = pool(hidden, packing.starts).float()
-        if normalize:
-            vectors_ND = to_unit_length(vectors_ND, dim=-1)
-    return vectors_ND.contiguous()
-
-
-def _pooled_already(hidden_ND: Tensor, _: Tensor) -> Tensor:
-    return hidden_ND
+        return _padded(backbone, batch), packing.starts
+    used = used_tokens(packing.starts) if skips_unused_tokens(backbone) else None
+    if used is None:
+        return _packed(backbone, batch, packing, first_position)[: packing.tokens], packing.starts
+    spare = rows_of_products(len(used), used.device) - len(used)
+    hidden_ND = _packed(backbone, batch, replace(packing, used=pad(used, (0, spare))), first_position)[: len(used)]
+    return hidden_ND, torch.arange(len(used) + 1, dtype=packing.starts.dtype, device=used.device)
 
 
 def rows_of_products(count: int, device: torch.device) -> int:

@@ -1,4 +1,4 @@
-"""The encoder: backbone, pooling, normalisation. It turns texts into vectors and knows no loss.
+"""The encoder: a backbone and a head. It turns texts into representations of them and knows no loss.
 
 Shapes: N texts, D dimensions of a vector.
 """
@@ -6,12 +6,12 @@ Shapes: N texts, D dimensions of a vector.
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biencoder.device.precision import autocast, choose_device, choose_precision
@@ -19,36 +19,48 @@ from biencoder.errors import UserError
 from biencoder.model.adapting.causality import is_decoder
 from biencoder.model.architectures.native_layer import weights_at_rest
 from biencoder.model.architectures.table import enable_packing, longest_text
-from biencoder.model.embedding import embed
+from biencoder.model.embedding import hidden_states
 from biencoder.model.files.pretrained import load_checked, load_tokenizer, locate, weights_fingerprint
 from biencoder.model.files.saving import save_model
 from biencoder.model.files.settings import ModelSettings, read_settings
+from biencoder.model.head import DenseHead, Head
 from biencoder.model.packing import PackedBatch, Tokens, chunks, tokenize
-from biencoder.model.pooling import truncate
+from biencoder.model.representation import Dense, Representation
 
 ENCODE_TOKENS = 8192  # a forward pass without gradient; more does not run faster, and takes more memory
 ENCODE_TEXTS = 4096  # texts tokenised at a time, among which lengths are sorted
 
 
-@dataclass
-class Encoder:
-    """A model that turns queries and passages into vectors.
+class Encoder(nn.Module):
+    """A model that turns queries and passages into representations: a transformers model with a head on top.
 
-    Attributes:
-        backbone: the transformers model.
-        tokenizer: its tokenizer.
-        settings: pooling, normalisation, prompts and length; nothing in it is None but ``similarity``.
-        precision: ``fp32`` or ``bf16`` (autocast); vectors are float32 in both.
-        first_position: see :func:`~biencoder.model.embedding.embed`.
-        dim: dimensions of a vector: the model's, or the first ones of them.
+    Args:
+        backbone: the transformers model, prepared by :func:`~biencoder.model.architectures.table.enable_packing`.
+        head: turns hidden states into a representation of each text.
+        tokenizer: the model's tokenizer; None for an encoder that only gets tokens.
+        settings: pooling, normalisation, prompts and length; only ``similarity`` may be None.
+        precision: ``fp32`` or ``bf16`` (autocast); None leaves autocast as the caller has set it. Representations are
+            float32 in all three.
+        first_position: what ``enable_packing`` returned.
     """
 
-    backbone: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    settings: ModelSettings
-    precision: str
-    first_position: int | None
-    dim: int
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        head: Head,
+        tokenizer: PreTrainedTokenizerBase | None,
+        settings: ModelSettings,
+        *,
+        precision: str | None = "fp32",
+        first_position: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self._tokenizer = tokenizer
+        self.settings = settings
+        self.precision = precision
+        self.first_position = first_position
 
     @classmethod
     def load(
@@ -96,20 +108,65 @@ class Encoder:
             normalize=settings.normalize if normalize is None else normalize,
             max_length=max_length or settings.max_length,
         )
-        return cls(
-            backbone=backbone.to(target).eval(),
-            tokenizer=tokenizer,
-            settings=resolve(asked, tokenizer, backbone),
+        asked = resolve(asked, tokenizer, backbone)
+        encoder = cls(
+            backbone,
+            dense_head(asked, width, dim),
+            tokenizer,
+            asked,
             precision=choose_precision(precision, target),
             first_position=first_position,
-            dim=dim or width,
         )
+        return encoder.to(target).eval()
+
+    def forward(self, batch: PackedBatch) -> Representation:
+        """The representation of each text of a packed batch on any device, in order; gradients flow."""
+        with autocast(self.precision, self.device):
+            hidden_TD, starts = hidden_states(
+                self.backbone, batch.to(self.device), self.first_position, self.head.used_tokens
+            )
+            represented: Representation = self.head(hidden_TD, starts)
+        return represented
+
+    def embed(self, batch: PackedBatch) -> Tensor:
+        """One vector for each text of a packed batch on any device: ``[N, D]`` float32; gradients flow."""
+        represented: Representation = self(batch)
+        return represented.vectors
+
+    def nothing(self) -> Representation:
+        """The representation of no text at all."""
+        hidden_TD = torch.zeros(1, int(self.backbone.config.hidden_size), device=self.device)
+        with torch.no_grad():
+            represented: Representation = self.head(hidden_TD, torch.arange(2, dtype=torch.int32, device=self.device))
+        return represented[:0]
+
+    def adopt(self, settings: ModelSettings) -> None:
+        """Take other settings; a dense head pools and normalises as they say."""
+        self.settings = settings
+        if isinstance(self.head, DenseHead):
+            self.head = dense_head(settings, self.head.width, self.head.dim)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         device: torch.device = self.backbone.device
         return device
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer.
+
+        Raises:
+            ValueError: the encoder was made without one.
+        """
+        if self._tokenizer is None:
+            raise ValueError("this encoder has no tokenizer: give it tokens")
+        return self._tokenizer
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of a vector."""
+        return self.head.dim
 
     @property
     def max_length(self) -> int:
@@ -126,21 +183,7 @@ class Encoder:
     @property
     def weights_fingerprint(self) -> str:
         """A digest of the weights alone."""
-        return weights_fingerprint(self.backbone)
-
-    def embed(self, batch: PackedBatch) -> Tensor:
-        """Vectors of a packed batch on any device: ``[N, D]`` float32. Gradients flow, in this encoder's precision."""
-        assert self.settings.pooling is not None
-        assert self.settings.normalize is not None
-        with autocast(self.precision, self.device):
-            vectors = embed(
-                self.backbone,
-                batch.to(self.device),
-                pooling=self.settings.pooling,
-                normalize=self.settings.normalize,
-                first_position=self.first_position,
-            )
-        return vectors if self.dim == vectors.shape[1] else truncate(vectors, self.dim, self.settings.normalize)
+        return weights_fingerprint(self.backbone.state_dict(), self.head.state_dict())
 
     def tokenize(self, texts: Sequence[str], prompt: str = "", max_length: int | None = None) -> list[Tokens]:
         """Token ids of ``prompt + text``, cut to ``max_length`` tokens or to the model's."""
@@ -186,21 +229,27 @@ class Encoder:
         """The first dimensions of this encoder's vectors, as one loaded with ``dim`` makes them: ``[N, dim]``."""
         if dim == vectors.shape[1]:
             return vectors
-        return truncate(torch.from_numpy(vectors), dim, bool(self.settings.normalize)).numpy()
+        return Dense(torch.from_numpy(vectors)).cut(dim, normalize=bool(self.settings.normalize)).vectors.numpy()
 
     def save(self, folder: Path) -> None:
         """Write a folder that transformers and sentence-transformers load; each file appears whole or not at all."""
-        save_model(folder, self.backbone, self.tokenizer, self.settings)
+        save_model(folder, self.backbone, self._tokenizer, self.settings)
 
     @contextlib.contextmanager
     def _inference(self) -> Iterator[None]:
-        training = self.backbone.training
-        self.backbone.eval()
+        training = self.training
+        self.eval()
         try:
             with torch.inference_mode(), weights_at_rest():
                 yield
         finally:
-            self.backbone.train(training)
+            self.train(training)
+
+
+def dense_head(settings: ModelSettings, width: int, dim: int | None = None) -> DenseHead:
+    """The head that settings describe, for a backbone of that hidden size; ``dim`` keeps the first dimensions only."""
+    assert settings.pooling is not None
+    return DenseHead(width, pooling=settings.pooling, normalize=bool(settings.normalize), dim=dim)
 
 
 def resolve(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase, backbone: PreTrainedModel) -> ModelSettings:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
-from torch.nn.functional import normalize as unit_length
 
 
 def cls_token(hidden_TD: Tensor, starts: Tensor) -> Tensor:
@@ -37,12 +36,6 @@ def mean_tokens(hidden_TD: Tensor, starts: Tensor) -> Tensor:
     rows = torch.arange(len(hidden_TD), device=starts.device, dtype=starts.dtype)
     # As bags of embeddings: several times as fast as `torch.segment_reduce`, and the same sums.
     return embedding_bag(rows, hidden_TD.float(), starts, mode="mean", include_last_offset=True)
-
-
-def truncate(vectors_ND: Tensor, dim: int, normalize: bool) -> Tensor:
-    """The first ``dim`` dimensions, of length 1 again if asked: ``[N, dim]`` (Kusupati et al. 2022, section 3)."""
-    short = vectors_ND[:, :dim]
-    return unit_length(short, dim=-1) if normalize else short
 
 
 POOLINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -1,6 +1,6 @@
-"""Pairs of texts with a score of how similar they are: an objective of its own kind, for data sets of such pairs.
+"""An objective for pairs of texts with a score that says how similar they are.
 
-Shapes: B queries, P passages (of this rank, or of all of them), G passages in the largest group, D dimensions.
+Shapes: B queries, P passages (of this rank, or of all of them).
 """
 
 from dataclasses import dataclass
@@ -8,9 +8,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
-from biencoder.objective.objective import Labels, Losses, Objective
+from biencoder.model.representation import Kind
+from biencoder.objective.labels import Labels
+from biencoder.objective.objective import Losses
 
 
 def similarity_error(cosines_B: Tensor, wanted_B: Tensor) -> Tensor:
@@ -28,13 +29,13 @@ def similarity_error(cosines_B: Tensor, wanted_B: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SimilarityObjective:
-    """Takes the place of :class:`~biencoder.objective.objective.Objective` where rows say how similar two texts are.
+    """The squared error of each pair's cosine; rows of such data have no negatives.
 
-    Every pair is for itself: there are no negatives, so that neither batch size nor ranks change what a pair adds.
+    What a pair adds to the loss depends neither on the batch size nor on the number of ranks.
 
     Attributes:
         dims: the mean of the errors of vectors cut to each of these dimensions; empty for all dimensions alone.
-        two_way: it has no second way.
+        two_way: this objective has no second way.
     """
 
     dims: tuple[int, ...] = ()
@@ -42,23 +43,17 @@ class SimilarityObjective:
 
     def __call__(
         self,
-        queries_BD: Tensor,
-        passages_PD: Tensor,
+        queries: Kind,
+        passages: Kind,
         labels: Labels,
-        everyone_QD: Tensor | None = None,  # noqa: ARG002
+        all_queries: Kind | None = None,  # noqa: ARG002 - one signature for all objectives
     ) -> Losses:
-        """Losses of pairs, in float32 also under autocast; ``labels.teacher[:, 0]`` is what each cosine should be.
-
-        ``everyone_QD``, the queries of the whole batch, has no part in it.
-        """
+        """Losses of pairs, in float32 also under autocast; ``labels.teacher[:, 0]`` is what each cosine should be."""
         assert labels.teacher is not None
-        with torch.autocast(queries_BD.device.type, enabled=False):
-            queries, passages = queries_BD.float(), passages_PD.float()[labels.groups[:, 0]]
-            dims = self.dims or (queries.shape[1],)
-            cosines = [cosine_similarity(queries[:, :dim], passages[:, :dim]) for dim in dims]
+        with torch.autocast(queries.device.type, enabled=False):
+            sides = [queries.map(Tensor.float), passages.map(Tensor.float)[labels.groups[:, 0]]]
+            pairs = [[side.cut(dim, normalize=False) for side in sides] for dim in self.dims] or [sides]
+            cosines = [query.cosines(passage) for query, passage in pairs]
             errors = [similarity_error(each, labels.teacher[:, 0]) for each in cosines]
             error = torch.stack(errors).mean(dim=0)
             return Losses(error, None, error, cosines[0][:, None])
-
-
-AnyObjective = Objective | SimilarityObjective

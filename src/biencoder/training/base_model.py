@@ -37,11 +37,11 @@ def refuse_without_dropout(encoder: Encoder) -> None:
     Unsupervised SimCSE (Gao et al. 2021) learns from the difference that dropout makes between the two.
     """
     text = pack(encoder.tokenize(["a text"]))
-    training = encoder.backbone.training
-    encoder.backbone.train()
+    training = encoder.training
+    encoder.train()
     with torch.no_grad():
         first, second = encoder.embed(text), encoder.embed(text)
-    encoder.backbone.train(training)
+    encoder.train(training)
     if torch.equal(first, second):
         raise UserError(
             "--train-data holds texts without a query, which teach by the difference that dropout makes, and this "
@@ -81,7 +81,7 @@ def choose_trained(encoder: Encoder, config: TrainConfig) -> None:
         UserError: more layers than there are, nothing left to train, or peft is missing.
     """
     backbone = encoder.backbone
-    everything = sum(parameter.numel() for parameter in backbone.parameters() if parameter.requires_grad)
+    everything = sum(parameter.numel() for parameter in encoder.parameters() if parameter.requires_grad)
     freeze(backbone, embeddings=config.freeze_embeddings, layers=config.freeze_layers)
     if config.lora_rank is not None:
         assert config.lora_alpha is not None
@@ -95,6 +95,6 @@ def choose_trained(encoder: Encoder, config: TrainConfig) -> None:
             base=str(folder.resolve()) if folder.is_dir() else config.model,
             seed=config.seed,
         )
-    trained = sum(parameter.numel() for parameter in backbone.parameters() if parameter.requires_grad)
+    trained = sum(parameter.numel() for parameter in encoder.parameters() if parameter.requires_grad)
     if trained != everything:
         say(f"{trained:,} weights are trained, {trained / everything:.1%} of the model's {everything:,}")

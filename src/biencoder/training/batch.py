@@ -1,4 +1,4 @@
-"""One rank's share of a global batch: texts tokenised and packed, and what is what among the passages.
+"""One rank's share of a global batch: its texts, tokenised and packed, and its labels.
 
 Every rank knows the whole plan of a step (sampling is a pure function of data, seed and step), so labels and masks over
 all ranks' passages need no communication; only the embeddings do.
@@ -10,12 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from biencoder.data.files.records import Example
 from biencoder.data.plan.sampling import BatchPlan, KnownPositives, share
 from biencoder.data.table import ExampleTable
 from biencoder.model.packing import Chunk, Tokens, chunks, cut_smaller
-from biencoder.objective.objective import Labels
+from biencoder.objective.labels import Labels
 
 Tokenize = Callable[[Sequence[str]], list[Tokens]]
 
@@ -145,17 +147,22 @@ class Batcher:
         teacher = _teacher(plan, examples, groups)
         sharing = slice(0, len(plan.rows)) if self._shared else mine
         first, last = (int(plan.group_starts[i]) for i in (sharing.start, sharing.stop))
-        known = answered = None
+        known_passages = known_queries = None
         if self.known_positives is not None:
-            known = self.known_positives.mask(plan, mine, np.arange(first, last))
-            answered = self.known_positives.mask(plan, sharing, starts).T if self.two_way else None
+            known_passages = self.known_positives.mask(plan, mine, np.arange(first, last))
+            known_queries = self.known_positives.mask(plan, sharing, starts).T if self.two_way else None
         return Labels(
             groups=torch.from_numpy(np.where(groups >= 0, groups - first, -1)),
-            known_positive=None if known is None or not known.any() else torch.from_numpy(known),
+            known_positives=_marks(known_passages),
             teacher=None if teacher is None else torch.from_numpy(teacher),
-            own=torch.arange(mine.start, mine.stop) - sharing.start,
-            answered=None if answered is None or not answered.any() else torch.from_numpy(answered.copy()),
+            query_numbers=torch.arange(mine.start, mine.stop) - sharing.start,
+            known_queries=_marks(known_queries),
         )
+
+
+def _marks(mask: NDArray[np.bool_] | None) -> Tensor | None:
+    """The mask as a tensor; None where it marks nothing."""
+    return None if mask is None or not mask.any() else torch.from_numpy(np.ascontiguousarray(mask))
 
 
 def _passage(plan: BatchPlan, example: Example, passage: int) -> str:

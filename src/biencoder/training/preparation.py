@@ -15,14 +15,16 @@ from biencoder.errors import UserError
 from biencoder.model.encoder import Encoder
 from biencoder.model.files.pretrained import checkpoint_activations
 from biencoder.model.packing import Tokens
+from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.objective.objective import Objective
-from biencoder.objective.similarity import AnyObjective, SimilarityObjective
+from biencoder.objective.similarity import SimilarityObjective
 from biencoder.terminal import say
 from biencoder.training.base_model import prepare_backbone
 from biencoder.training.batch import Batcher, Prompts
-from biencoder.training.job import Job
 from biencoder.training.memory.budget import token_budget
 from biencoder.training.optimizer import adamw, usual_learning_rate
+from biencoder.training.progress import TrainingProgress
+from biencoder.training.setup import Setup
 from biencoder.training.sources.guide import Guide
 
 HELD_OUT_COST = 0.1  # share of the run's own cost that all evaluations on the default held-out set may take together
@@ -50,7 +52,7 @@ def prepare_encoder(config: TrainConfig) -> tuple[Encoder, TrainConfig]:
     settings = encoder.settings.with_prompts(config.query_prompt, config.passage_prompt)
     if config.normalize is None and settings.similarity != "dot":
         settings = replace(settings, normalize=True)  # compared by cosine, so it is trained by cosine
-    encoder.settings = settings
+    encoder.adopt(settings)
     assert settings.pooling is not None
     if config.dims is not None and config.dims[0] > encoder.dim:
         raise UserError(f"--dims {config.dims[0]}: {config.model} makes {encoder.dim} dimensions")
@@ -70,7 +72,7 @@ def prepare_encoder(config: TrainConfig) -> tuple[Encoder, TrainConfig]:
         learning_rate=config.learning_rate or usual_learning_rate(encoder.dim, lora=config.lora_rank is not None),
         lora_alpha=config.lora_alpha or (config.lora_rank and 2.0 * config.lora_rank),
         temperature=config.temperature if settings.normalize else 1.0,
-        precision=encoder.precision,
+        precision=encoder.precision or config.precision,
         dims=None if config.dims is None else tuple(sorted({encoder.dim, *config.dims}, reverse=True)),
         query_prompt=settings.query_prompt,
         passage_prompt=settings.passage_prompt,
@@ -99,8 +101,10 @@ def _held_out_size(config: TrainConfig, rows: int) -> tuple[int, int]:
     return queries, max(HELD_OUT_PASSAGES, queries, affordable - queries)
 
 
-def make_job(config: TrainConfig, encoder: Encoder, examples: ExampleTable, collection: Collection) -> Job:
-    """The job of a resolved configuration, at its first step.
+def set_up(
+    config: TrainConfig, encoder: Encoder, examples: ExampleTable, collection: Collection
+) -> tuple[Setup, TrainingProgress]:
+    """The run of a resolved configuration, at its first step.
 
     Raises:
         UserError: no such guide.
@@ -116,14 +120,32 @@ def make_job(config: TrainConfig, encoder: Encoder, examples: ExampleTable, coll
         weights=[each.weight for each in data_sets],
         mix=config.mix,
     )
-    encoder.backbone.train()
+    encoder.train()
     longest = max(config.query_max_len, config.passage_max_len)
     chunk_tokens, keep_tokens, held_at_most = token_budget(encoder, config.memory_budget, longest)
-    batcher = Batcher(
+    setup = Setup(
+        config=config,
+        examples=examples,
+        encoder=encoder,
+        optimizer=adamw(encoder, config.learning_rate, config.weight_decay),
+        objectives=[_objective(config, each, is_scored(examples, i)) for i, each in enumerate(data_sets)],
+        guide=guide,
+        collection=collection,
+        guards={str(folder): load_collection(folder) for folder in config.guard_data or ()},
+        total_steps=config.max_steps or config.epochs * sampler.steps_per_epoch,
+    )
+    batcher = _batcher(config, encoder, examples, guide, chunk_tokens)
+    return setup, TrainingProgress(sampler, batcher, keep_tokens, held_at_most)
+
+
+def _batcher(
+    config: TrainConfig, encoder: Encoder, examples: ExampleTable, guide: Guide | None, chunk_tokens: int
+) -> Batcher:
+    return Batcher(
         table=examples,
         tokenize_queries=lambda texts: encoder.tokenize(texts, max_length=config.query_max_len),
         tokenize_passages=lambda texts: encoder.tokenize(texts, max_length=config.passage_max_len),
-        prompts=[Prompts(each.query_prompt or "", each.passage_prompt or "") for each in data_sets],
+        prompts=[Prompts(each.query_prompt or "", each.passage_prompt or "") for each in config.data_sets],
         chunk_tokens=chunk_tokens,
         known_positives=KnownPositives(examples) if config.mask_false_negatives else None,
         tokenize_for_guide=None if guide is None else partial(_tokenize_for_guide, config, guide.encoder),
@@ -132,29 +154,14 @@ def make_job(config: TrainConfig, encoder: Encoder, examples: ExampleTable, coll
         world=world_size(),
         cross_device=config.negatives_cross_device,
     )
-    return Job(
-        config=config,
-        examples=examples,
-        encoder=encoder,
-        optimizer=adamw(encoder.backbone, config.learning_rate, config.weight_decay),
-        objectives=[_objective(config, each, is_scored(examples, i)) for i, each in enumerate(data_sets)],
-        guide=guide,
-        sampler=sampler,
-        batcher=batcher,
-        collection=collection,
-        guards={str(folder): load_collection(folder) for folder in config.guard_data or ()},
-        total_steps=config.max_steps or config.epochs * sampler.steps_per_epoch,
-        keep_tokens=keep_tokens,
-        held_at_most=held_at_most,
-    )
 
 
-def _objective(config: TrainConfig, data_set: DataSet, scored: bool) -> AnyObjective:
+def _objective(config: TrainConfig, data_set: DataSet, scored: bool) -> Objective:
     if scored:
         return SimilarityObjective(config.dims or ())
     assert data_set.temperature is not None
     assert data_set.in_batch_negatives is not None
-    return Objective(
+    return ContrastiveObjective(
         temperature=data_set.temperature,
         in_batch_negatives=data_set.in_batch_negatives,
         distillation_weight=config.distillation_weight,

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def compare(model: BiEncoderModel, reference: Any, side: str, pooling: str) -> t
     want = pool(reference(**features).last_hidden_state, features["attention_mask"], pooling)
     (want * weights).sum().backward()
     features.pop("position_ids", None)
-    model.pooling = pooling
+    model.encoder.adopt(replace(model.encoder.settings, pooling=pooling))
     got = encode(model, features)
     (got * weights).sum().backward()
     errors = relative_error(got, want), *gradient_errors(gradients(model.model), gradients_as(model, reference))

@@ -10,7 +10,7 @@ from transformers import AutoModel
 
 from biencoder import Encoder
 from biencoder.model.architectures.bert import BERT_LIKE
-from biencoder.model.architectures.last_layer import only_pooled
+from biencoder.model.architectures.last_layer import skips_unused_tokens
 from biencoder.model.attention.interface import Packing, attend, attend_from
 from biencoder.model.packing import pack
 
@@ -43,7 +43,7 @@ def test_vectors_and_gradients_are_those_of_the_whole_layer(
     got = vectors_and_gradients(encoder, BATCH)
     assert first == [ROWS]
     assert last == [LAST_ROWS]
-    monkeypatch.setattr("biencoder.model.embedding.only_pooled", lambda *_: False)
+    monkeypatch.setattr("biencoder.model.embedding.skips_unused_tokens", lambda *_: False)
     want = vectors_and_gradients(encoder, BATCH)
     assert last == [LAST_ROWS, ROWS]
     assert relative_error(got[0], want[0]) <= tolerance
@@ -61,12 +61,12 @@ def test_every_token_is_computed_where_every_token_is_used(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("kind", sorted(set(CONFIGS) - BERT_LIKE))
 def test_layers_of_other_make_are_left_alone(kind: str, tmp_path: Path) -> None:
-    assert not only_pooled(AutoModel.from_pretrained(tiny_model(tmp_path, kind)), "cls")
+    assert not skips_unused_tokens(AutoModel.from_pretrained(tiny_model(tmp_path, kind)))
 
 
 def test_a_causal_bert_keeps_its_causal_mask(tmp_path: Path) -> None:
     encoder = Encoder.load(tiny_model(tmp_path, is_decoder=True), pooling="last")
-    assert not only_pooled(encoder.backbone, "last")
+    assert not skips_unused_tokens(encoder.backbone)
     later = pack([[9, 8, 7, 6], [5, 5, 5]])
     first = encoder.backbone(input_ids=later.input_ids[:4].unsqueeze(0)).last_hidden_state[0, -1]
     assert relative_error(encoder.embed(later)[0], nn.functional.normalize(first, dim=0)) <= TOLERANCE

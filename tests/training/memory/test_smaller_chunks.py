@@ -18,7 +18,9 @@ from biencoder.model.encoder import Encoder
 from biencoder.model.packing import PackedBatch
 from biencoder.training import loop, preparation
 from biencoder.training.memory.out_of_memory import OutOfMemoryError, memory_for_all, ran_out_of_memory
+from biencoder.training.progress import TrainingProgress
 from biencoder.training.run import train
+from biencoder.training.setup import Setup
 
 CPU_SAYS = "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
 CPU_SAYS += "allocate 8589934592 bytes. Error code 12 (Cannot allocate memory)"
@@ -130,13 +132,13 @@ def test_with_dropout_the_masks_are_those_of_the_smaller_chunks(
     assert final_state(again.output_dir)["tokens"] == tokens
 
 
-def stop_at(step: int) -> Callable[[Any], bool]:
+def stop_at(step: int) -> Callable[[Setup, TrainingProgress], bool]:
     due = loop._evaluation_due
 
-    def stopping(job: Any) -> bool:
-        if job.step == step:
+    def stopping(setup: Setup, progress: TrainingProgress) -> bool:
+        if progress.step == step:
             raise KeyboardInterrupt
-        return due(job)
+        return due(setup, progress)
 
     return stopping
 
@@ -148,7 +150,7 @@ def test_chunks_do_not_depend_on_which_batch_was_prepared_ahead(tmp_path: Path) 
     from biencoder.data.table import ExampleTable
 
     examples = ExampleTable.from_files([tmp_path / "pairs.jsonl"])
-    made = preparation.make_job(config, encoder, examples, None)  # type: ignore[arg-type]
+    _, made = preparation.set_up(config, encoder, examples, None)  # type: ignore[arg-type]
     plan = made.sampler.plan(0)
     for large, small in ((10**9, 100), (100, 50), (70, 60), (100, 1), (50, 50)):
         recut = replace(made.batcher, chunk_tokens=large)(plan).in_chunks_of(small)

@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from biencoder.model.encoder import Encoder
-from biencoder.objective.objective import Labels, Objective
+from biencoder.model.representation import Dense
+from biencoder.objective.contrastive import ContrastiveObjective
+from biencoder.objective.labels import Labels
 from biencoder.training.run import train
 from biencoder.training.watch import learning as watch
 from biencoder.training.watch.learning import (
@@ -117,9 +119,11 @@ def test_a_warning_is_given_once_also_by_a_run_that_was_resumed() -> None:
 def test_the_loss_of_guessing_is_that_of_equal_vectors(in_batch: bool, two_way: bool) -> None:
     known = torch.zeros(3, 7, dtype=torch.bool)
     known[0, 3] = known[1, 2] = True  # another's positive; its own stays a candidate
-    labels = Labels(torch.tensor([[0, 1], [2, -1], [3, 4]]), known, answered=torch.eye(3, dtype=torch.bool).roll(1, 0))
-    objective = Objective(0.02, in_batch_negatives=in_batch, two_way=two_way)
-    losses = objective(torch.ones(3, 4), torch.ones(7, 4), labels)
+    labels = Labels(
+        torch.tensor([[0, 1], [2, -1], [3, 4]]), known, known_queries=torch.eye(3, dtype=torch.bool).roll(1, 0)
+    )
+    objective = ContrastiveObjective(0.02, in_batch_negatives=in_batch, two_way=two_way)
+    losses = objective(Dense(torch.ones(3, 4)), Dense(torch.ones(7, 4)), labels)
     assert objective.loss_of_guessing(labels, 7, 3) == pytest.approx(float(losses.contrastive.mean()), rel=1e-6)
 
 

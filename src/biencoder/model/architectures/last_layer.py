@@ -14,14 +14,12 @@ from torch import Tensor, nn
 from biencoder.model.architectures.bert import BERT_LIKE, bert_layers
 from biencoder.model.architectures.native_layer import run_layer
 from biencoder.model.attention.interface import Packing, attend_from
-from biencoder.model.pooling import POOLED_TOKEN
 
 
-def only_pooled(backbone: nn.Module, pooling: str) -> bool:
-    """Whether the backbone's last layer gives the pooled tokens alone, once :func:`spare_last_layer` has seen it."""
+def skips_unused_tokens(backbone: nn.Module) -> bool:
+    """Whether the last layer gives only the tokens that a packing names, once :func:`spare_last_layer` has seen it."""
     config: Any = backbone.config
-    bidirectional_bert = config.model_type in BERT_LIKE and not config.is_decoder and not config.add_cross_attention
-    return pooling in POOLED_TOKEN and bidirectional_bert
+    return config.model_type in BERT_LIKE and not config.is_decoder and not config.add_cross_attention
 
 
 def spare_last_layer(backbone: nn.Module) -> None:

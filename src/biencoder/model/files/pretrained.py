@@ -3,13 +3,13 @@
 import contextlib
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -270,12 +270,13 @@ def empty_backbone(folder: Path, path: str | Path, *, trust_remote_code: bool = 
     return backbone
 
 
-def weights_fingerprint(model: nn.Module) -> str:
-    """A digest of a model's weights."""
+def weights_fingerprint(*states: Mapping[str, Tensor]) -> str:
+    """A digest of the weights in some state dictionaries, with their names."""
     digest = hashlib.sha256()
-    for name, weight in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    for state in states:
+        for name, weight in state.items():
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

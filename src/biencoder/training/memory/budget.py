@@ -51,7 +51,7 @@ def held_at_most(state: int, activations: int) -> int:
 
 def _state_bytes(encoder: Encoder) -> int:
     """Of gradients and two moments."""
-    return 3 * _bytes_of(parameter for parameter in encoder.backbone.parameters() if parameter.requires_grad)
+    return 3 * _bytes_of(parameter for parameter in encoder.parameters() if parameter.requires_grad)
 
 
 def _bytes_of(parameters: Iterable[nn.Parameter]) -> int:
@@ -88,7 +88,7 @@ def token_budget(encoder: Encoder, memory_budget: int | None, max_length: int) -
         chunk = activations // 2 // bytes_per_token
     else:
         activations = activations_within(encoder, memory_budget, state)
-        beside = memory_budget - _bytes_of(encoder.backbone.parameters()) - learning
+        beside = memory_budget - _bytes_of(encoder.parameters()) - learning
         chunk = int(CHUNK_SHARE * beside) // bytes_per_token
     chunk = max(max_length, min(LARGEST_CHUNK[encoder.device.type], chunk))
     least = chunk * bytes_per_token

@@ -17,28 +17,30 @@ from biencoder.distributed import broadcast_object, rank
 from biencoder.retrieval.encode import TextEncoder, progress_line
 from biencoder.retrieval.mapped_vectors import map_vectors
 from biencoder.retrieval.mining.queries import Queries, encode_queries
-from biencoder.training.job import Job
-from biencoder.training.state.saved_array import Places, kept
+from biencoder.training.progress import TrainingProgress
+from biencoder.training.setup import Setup
+from biencoder.training.state.saved_array import Places, saved_array
 
 NOT_CLUSTERED = -1
 ENCODED_AT_ONCE = 512  # queries
 
 
-def use_clusters(job: Job) -> None:
-    """Let the job's batches be made of rows with similar queries, found now if it is at its first step.
+def use_clusters(setup: Setup, progress: TrainingProgress) -> None:
+    """Make batches of rows with similar queries, which are found now if the run is at its first step.
 
     Raises:
         UserError: they were found at an earlier step, and are gone or damaged.
     """
-    config = job.config
+    config = setup.config
     if config.cluster_size == 1:
         return
     places = None
     if rank() == 0:
         give_back(beyond=0)  # other sizes are needed than in training, which would lie beside the free ones
-        path, make = job.folder / "batches" / "places.npy", partial(similar_rows, job.encoder, job.examples, config)
-        places = kept(path, (len(job.examples),), make, may_make=job.step == 0)
-    job.sampler = job.sampler.clustered(broadcast_object(places), config.cluster_size)
+        path = setup.folder / "batches" / "places.npy"
+        make = partial(similar_rows, setup.encoder, setup.examples, config)
+        places = saved_array(path, (len(setup.examples),), make, may_make=progress.step == 0)
+    progress.sampler = progress.sampler.clustered(broadcast_object(places), config.cluster_size)
 
 
 def similar_rows(encoder: TextEncoder, table: ExampleTable, config: TrainConfig) -> Places:

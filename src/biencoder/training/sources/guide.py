@@ -1,16 +1,17 @@
 """A second model that tells which passages of a batch answer a query besides its own (Solatorio 2024, GISTEmbed).
 
-Shapes: B queries of this rank, P passages and Q queries that it shares with the others, D dimensions of the guide.
+Shapes: b queries and p passages of this rank, B queries of a block, P passages and Q queries that ranks share.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
-from torch import Tensor
 
 from biencoder.distributed import gather
 from biencoder.model.encoder import Encoder
-from biencoder.objective.objective import Labels, similarity
+from biencoder.model.representation import Representation, concatenate
+from biencoder.objective.labels import Labels
 from biencoder.training.batch import TrainingBatch
 
 ROUNDING = 1e-6  # of a score: equal texts in different chunks must count as equal
@@ -21,58 +22,59 @@ class Guide:
     """The model that is asked; it is not trained.
 
     Attributes:
-        encoder: turns texts into the guide's vectors.
-        margin: a passage counts as an answer from this much below the score of the query's own positive.
+        encoder: represents texts as the guide sees them.
+        margin: a passage counts as an answer when it scores at most this much below the query's own positive.
     """
 
     encoder: Encoder
     margin: float = 0.0
 
-    def vectors_of(self, batch: TrainingBatch) -> Tensor:
-        """``[b + p, D]`` of this rank's texts, of a batch that brings the guide's tokens."""
-        vectors = torch.empty(batch.texts, self.encoder.dim, device=self.encoder.device)
+    def encode(self, batch: TrainingBatch) -> Representation:
+        """This rank's b + p texts, of a batch that brings the guide's tokens."""
+        if not batch.guide_chunks:
+            return self.encoder.nothing()
         with torch.no_grad():
-            for chunk in batch.guide_chunks:
-                vectors[chunk.index.to(vectors.device)] = self.encoder.embed(chunk.batch)
-        return vectors
+            parts: list[Representation] = [self.encoder(chunk.batch) for chunk in batch.guide_chunks]
+        places = torch.cat([chunk.index for chunk in batch.guide_chunks])
+        return concatenate(parts)[places.argsort()]
 
-    def opinion_of(self, batch: TrainingBatch, vectors: Tensor) -> "Opinion":
-        """What the guide holds of a batch, by its vectors of all ranks that share their texts."""
-        own, passages = vectors[: batch.queries], vectors[batch.queries :]
+    def judge(self, batch: TrainingBatch, texts: Representation) -> "Guidance":
+        """What the guide says about a batch, given its representation of this rank's texts. A collective."""
+        own, passages = texts[: batch.queries], texts[batch.queries :]
         if len(batch.passage_sizes) == 1:
-            return Opinion(own, passages, own, self.margin)
-        everyone = gather(own, batch.query_sizes)
-        return Opinion(own, gather(passages, batch.passage_sizes), everyone, self.margin)
+            return Guidance(own, passages, own, self.margin)
+        all_queries = own.map(partial(gather, sizes=batch.query_sizes))
+        return Guidance(own, passages.map(partial(gather, sizes=batch.passage_sizes)), all_queries, self.margin)
 
 
 @dataclass(frozen=True)
-class Opinion:
-    """The guide's vectors of one batch.
+class Guidance:
+    """A batch as the guide sees it.
 
     Attributes:
-        queries: ``[B, D]``.
-        passages: ``[P, D]``.
-        everyone: ``[Q, D]``.
+        queries: the B queries that are labelled.
+        passages: the P passages.
+        all_queries: the Q queries.
         margin: see :class:`Guide`.
     """
 
-    queries: Tensor
-    passages: Tensor
-    everyone: Tensor
+    queries: Representation
+    passages: Representation
+    all_queries: Representation
     margin: float
 
-    def rows(self, part: slice) -> "Opinion":
-        """That of some of the queries."""
+    def rows(self, part: slice) -> "Guidance":
+        """The same for some of the queries."""
         return replace(self, queries=self.queries[part])
 
     def added_to(self, labels: Labels) -> Labels:
         """Labels of these queries that also know what the guide takes for an answer."""
         positives = self.passages[labels.groups[:, 0]]
-        least = ((self.queries * positives).sum(dim=1) - self.margin - ROUNDING)[:, None]
-        answers = similarity(self.queries, self.passages) >= least
-        answered = similarity(positives, self.everyone) >= least
+        least = (self.queries.pair_scores(positives) - self.margin - ROUNDING)[:, None]
+        passages = self.queries.scores(self.passages) >= least
+        queries = positives.scores(self.all_queries) >= least
         return replace(
             labels,
-            known_positive=answers if labels.known_positive is None else labels.known_positive | answers,
-            answered=answered if labels.answered is None else labels.answered | answered,
+            known_positives=passages if labels.known_positives is None else labels.known_positives | passages,
+            known_queries=queries if labels.known_queries is None else labels.known_queries | queries,
         )

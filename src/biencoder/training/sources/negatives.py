@@ -18,34 +18,36 @@ from biencoder.distributed import broadcast_object, rank
 from biencoder.retrieval.encode import TextEncoder, progress_line
 from biencoder.retrieval.mining.mine import Mined, mine
 from biencoder.terminal import say
-from biencoder.training.job import Job
-from biencoder.training.state.saved_array import Places, kept
+from biencoder.training.progress import TrainingProgress
+from biencoder.training.setup import Setup
+from biencoder.training.state.saved_array import Places, saved_array
 
 DEPTH = 100  # passages looked at for each query, at least
 DEPTH_TIMES = 10  # as many as are mined
 
 
-def use_hard_negatives(job: Job) -> int:
-    """Give the job the negatives that it trains on from here, mined now if they are due; return until which step.
+def use_hard_negatives(setup: Setup, progress: TrainingProgress) -> int:
+    """Bring in the negatives to train on from here, mined now if they are due; return until which step they hold.
 
     Raises:
         UserError: they were mined at an earlier step, and are gone or damaged.
     """
-    config = job.config
+    config = setup.config
     if not config.mine_negatives:
-        return job.total_steps
+        return setup.total_steps
     refresh = config.refresh_negatives
-    every = job.total_steps if refresh is None else refresh * job.sampler.steps_per_epoch
-    mined_at = job.step - job.step % every
+    every = setup.total_steps if refresh is None else refresh * progress.sampler.steps_per_epoch
+    mined_at = progress.step - progress.step % every
     places = None
     if rank() == 0:
         give_back(beyond=0)  # other sizes are needed than in training, which would lie beside the free ones
-        path = job.folder / "negatives" / f"step-{mined_at:08d}.npy"
-        make = partial(mine_places, job.encoder, job.examples, config)
-        places = kept(path, (len(job.examples), config.mine_negatives), make, may_make=job.step == mined_at)
-    table = MinedTable.of(job.examples, broadcast_object(places))
-    job.sampler, job.batcher = job.sampler.over(table), replace(job.batcher, table=table)
-    return min(job.total_steps, mined_at + every)
+        path = setup.folder / "negatives" / f"step-{mined_at:08d}.npy"
+        make = partial(mine_places, setup.encoder, setup.examples, config)
+        shape = (len(setup.examples), config.mine_negatives)
+        places = saved_array(path, shape, make, may_make=progress.step == mined_at)
+    table = MinedTable.of(setup.examples, broadcast_object(places))
+    progress.sampler, progress.batcher = progress.sampler.over(table), replace(progress.batcher, table=table)
+    return min(setup.total_steps, mined_at + every)
 
 
 def mine_places(encoder: TextEncoder, table: ExampleTable, config: TrainConfig) -> Places:

@@ -7,63 +7,63 @@ from typing import Any
 
 from biencoder.distributed import rank
 from biencoder.files import atomic_write
-from biencoder.objective.objective import Objective
+from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.terminal import Progress
 from biencoder.training.batch import TrainingBatch
-from biencoder.training.gradcache import StepLosses
-from biencoder.training.job import Job
+from biencoder.training.progress import TrainingProgress
+from biencoder.training.setup import Setup
+from biencoder.training.step import StepResult
 from biencoder.training.watch.nonfinite import as_json, shown_mean
 
 logger = logging.getLogger(__name__)
 
 
 def log_step(
-    job: Job,
+    setup: Setup,
+    progress: TrainingProgress,
     batch: TrainingBatch,
-    losses: StepLosses,
-    norm: float,
-    rate: float,
+    taken: StepResult,
     seconds: float,
-    progress: Progress,
+    line: Progress,
     more: dict[str, Any],
 ) -> None:
     """Write the line of a step, and show the means of the last ones.
 
     Args:
-        job: that has just taken it.
-        batch: it was taken on.
-        losses: of it.
-        norm: of the gradient, before clipping.
-        rate: the learning rate.
+        setup: of the run.
+        progress: after the step.
+        batch: the step was taken on.
+        taken: what the step came to.
         seconds: the step took, waiting for its batch included.
-        progress: where the means are shown.
-        more: fields of the line.
+        line: where the means are shown.
+        more: further fields of the line.
     """
+    losses = taken.losses
     record: dict[str, Any] = {
-        "step": job.step,
-        "epoch": round(job.step / job.sampler.steps_per_epoch, 4),
+        "step": progress.step,
+        "epoch": round(progress.step / progress.sampler.steps_per_epoch, 4),
         "loss": losses.total,
-        "learning_rate": rate,
-        "gradient_norm": norm,
+        "learning_rate": taken.learning_rate,
+        "gradient_norm": taken.gradient_norm,
         "queries": batch.total_queries,
         "seconds": round(seconds, 4),
         "queries_per_second": round(batch.total_queries / seconds, 3),
-        "tokens_per_second": round(batch.tokens * job.batcher.world / seconds, 1),
+        "tokens_per_second": round(batch.tokens * progress.batcher.world / seconds, 1),
     }
-    if len(job.objectives) > 1:
-        record["data_set"] = job.config.data_sets[batch.data_set].name
-    if batch.labels.teacher is not None and isinstance(job.objectives[batch.data_set], Objective):
+    if len(setup.objectives) > 1:
+        record["data_set"] = setup.config.data_sets[batch.data_set].name
+    if batch.labels.teacher is not None and isinstance(setup.objectives[batch.data_set], ContrastiveObjective):
         record |= {"contrastive": losses.contrastive, "distillation": losses.distillation}
-    write_metrics(job, record | more)
-    job.recent.append((losses.total, batch.total_queries, seconds))
-    recent, queries, spent = zip(*job.recent, strict=True)
-    progress.update(job.step, **{"loss": shown_mean(recent), "queries/s": f"{sum(queries) / sum(spent):.1f}"})
+    write_metrics(setup, record | more)
+    progress.recent.append((losses.total, batch.total_queries, seconds))
+    recent, queries, spent = zip(*progress.recent, strict=True)
+    line.update(progress.step, **{"loss": shown_mean(recent), "queries/s": f"{sum(queries) / sum(spent):.1f}"})
 
 
-def write_metrics(job: Job, record: dict[str, Any]) -> None:
+def write_metrics(setup: Setup, record: dict[str, Any]) -> None:
     """Append a line to ``metrics.jsonl`` (rank 0)."""
     if rank() == 0:
-        with (job.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        with (setup.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(as_json(record), allow_nan=False) + "\n")
 
 

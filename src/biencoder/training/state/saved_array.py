@@ -18,7 +18,7 @@ Places = NDArray[np.int64]
 DIGEST_BYTES = hashlib.sha256().digest_size
 
 
-def kept(path: Path, shape: tuple[int, ...], make: Callable[[], Places], *, may_make: bool) -> Places:
+def saved_array(path: Path, shape: tuple[int, ...], make: Callable[[], Places], *, may_make: bool) -> Places:
     """The array at ``path``, made and written there if it is not.
 
     Args:

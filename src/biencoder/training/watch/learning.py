@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.objective.objective import Objective
-from biencoder.objective.similarity import AnyObjective
 from biencoder.training.batch import TrainingBatch
 from biencoder.training.gradcache import StepLosses
 
@@ -132,7 +132,7 @@ class Watch:
     warned: list[str] = field(default_factory=list)
 
     def after(
-        self, step: int, batch: TrainingBatch, objective: AnyObjective, losses: StepLosses, *, is_warm: bool
+        self, step: int, batch: TrainingBatch, objective: Objective, losses: StepLosses, *, is_warm: bool
     ) -> tuple[dict[str, float], list[str]]:
         """Figures of a step, where it is one that is looked at, and warnings, each once a run.
 
@@ -145,11 +145,11 @@ class Watch:
         """
         figures, warnings, now = {}, [], None
         if step % EVERY == 0 or str(batch.data_set) not in self.start:
-            now = spread_of(losses.vectors[batch.queries :])
+            now = spread_of(losses.texts[batch.queries :].vectors)
         if now is not None:
             figures = {"mean_cosine": round(now.mean_cosine, 6), "effective_rank": round(now.effective_rank, 3)}
             warnings.append(self.look(batch.data_set, now))
-        if is_warm and isinstance(objective, Objective) and batch.queries:
+        if is_warm and isinstance(objective, ContrastiveObjective) and batch.queries:
             labels = batch.labels.rows(slice(QUERIES))
             guessing = objective.loss_of_guessing(labels, sum(batch.passage_sizes), sum(batch.query_sizes))
             warnings.append(self.follow(batch.data_set, losses.contrastive, guessing))

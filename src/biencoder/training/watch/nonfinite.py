@@ -19,7 +19,8 @@ from biencoder.data.table import ExampleTable
 from biencoder.distributed import gather_objects, rank, world_size
 from biencoder.errors import TrainingError
 from biencoder.training.gradcache import StepLosses
-from biencoder.training.job import Job
+from biencoder.training.progress import TrainingProgress
+from biencoder.training.setup import Setup
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ Lines = dict[str, list[int]]  # file to lines; to rows of a Parquet file
 
 
 @dataclass(frozen=True)
-class Trouble:
+class NonFinite:
     """A step whose numbers are not finite.
 
     Attributes:
@@ -69,22 +70,22 @@ class Trouble:
         return said + f"It comes from {_shown(self.suspects)}"
 
 
-def find_trouble(job: Job, losses: StepLosses, norm: float) -> Trouble | None:
-    """What is wrong with the step that the job is about to take; None for a sound one. On all ranks alike."""
+def find_nonfinite(setup: Setup, progress: TrainingProgress, losses: StepLosses, norm: float) -> NonFinite | None:
+    """What is not finite in the step that is about to be taken; None for a sound one. The same on all ranks."""
     if math.isfinite(losses.total) and math.isfinite(norm):
         return None
-    plan = job.sampler.plan(job.step)
+    plan = progress.sampler.plan(progress.step)
     mine = share(len(plan.rows), rank(), world_size())
     found = gather_objects((_bad_by_vectors(plan, mine, losses), _bad_by_loss(mine, losses)))
     by_vectors, by_losses = (np.concatenate(places) for places in zip(*found, strict=True))
-    return Trouble(
-        step=job.step + 1,
+    return NonFinite(
+        step=progress.step + 1,
         loss=losses.total,
         norm=norm,
-        data_set=job.config.data_sets[plan.data_set].name if len(job.objectives) > 1 else None,
-        rows=lines_of(job.examples, plan.rows),
-        suspects=lines_of(job.examples, plan.rows[by_vectors if len(by_vectors) else by_losses]),
-        weights=not weights_are_finite(job),
+        data_set=setup.config.data_sets[plan.data_set].name if len(setup.objectives) > 1 else None,
+        rows=lines_of(setup.examples, plan.rows),
+        suspects=lines_of(setup.examples, plan.rows[by_vectors if len(by_vectors) else by_losses]),
+        weights=not weights_are_finite(setup),
     )
 
 
@@ -93,7 +94,7 @@ def _bad_by_vectors(plan: BatchPlan, mine: slice, losses: StepLosses) -> NDArray
 
     A passage's would spoil the loss of every query that it is a negative of, so vectors tell more than losses do.
     """
-    bad = ~losses.vectors.isfinite().all(dim=1).cpu().numpy()
+    bad = ~losses.texts.finite().cpu().numpy()
     queries, passages = bad[: len(losses.of_queries)], bad[len(losses.of_queries) :]
     first = int(plan.group_starts[mine.start])
     return np.union1d(mine.start + np.nonzero(queries)[0], plan.passage_row[first + np.nonzero(passages)[0]])
@@ -121,49 +122,53 @@ def _shown(lines: Lines) -> str:
     return "; ".join(parts)
 
 
-def weights_are_finite(job: Job) -> bool:
-    """Whether all that training has changed is."""
-    trained = (p.detach() for p in job.encoder.backbone.parameters() if p.requires_grad and p.numel())
+def weights_are_finite(setup: Setup) -> bool:
+    """Whether all weights that learn, those of the head included, are finite."""
+    trained = (p.detach() for p in setup.trained if p.numel())
     return all(bool(torch.stack(p.aminmax()).isfinite().all()) for p in trained)
 
 
-def count_or_stop(job: Job, trouble: Trouble | None) -> None:
+def count_or_stop(setup: Setup, progress: TrainingProgress, nonfinite: NonFinite | None) -> None:
     """Count a step that was not taken, or end the run; neither weights nor optimizer have changed.
 
     Raises:
         TrainingError: the run is not to go on.
     """
-    config, skipped = job.config, job.skipped
-    if trouble is None:
+    config, skipped = setup.config, progress.skipped
+    if nonfinite is None:
         skipped.in_a_row = 0
         return
-    if config.on_nonfinite == "skip" and not trouble.weights and skipped.in_a_row < config.max_nonfinite:
+    if config.on_nonfinite == "skip" and not nonfinite.weights and skipped.in_a_row < config.max_nonfinite:
         skipped.total, skipped.in_a_row = skipped.total + 1, skipped.in_a_row + 1
         if rank() == 0:
             count = f"{skipped.in_a_row} in a row, at most {config.max_nonfinite}; {skipped.total} in all"
-            logger.warning("%s. Skipped: %s", trouble, count)
+            logger.warning("%s. Skipped: %s", nonfinite, count)
         return
-    if config.on_nonfinite == "skip" and not trouble.weights:
+    if config.on_nonfinite == "skip" and not nonfinite.weights:
         mend = f"{skipped.in_a_row} steps before it were skipped, and --max-nonfinite is {config.max_nonfinite}. "
         mend += "So many in a row are no accident: try a lower --learning-rate, or --precision fp32"
     else:
         mend = "Try a lower --learning-rate, or --precision fp32 (in another --output-dir)"
-        mend += "" if trouble.weights else "; or look at these rows; or go on without such batches: --on-nonfinite skip"
+        mend += (
+            "" if nonfinite.weights else "; or look at these rows; or go on without such batches: --on-nonfinite skip"
+        )
     raise TrainingError(
-        f"{trouble}. Stopped before the weights changed; metrics.jsonl names all rows. {job.what_is_kept}. {mend}"
+        f"{nonfinite}. Stopped before the weights changed; metrics.jsonl names all rows. "
+        f"{setup.newest_checkpoint_said}. {mend}"
     )
 
 
-def refuse_ruined_weights(job: Job) -> None:
+def refuse_ruined_weights(setup: Setup, progress: TrainingProgress) -> None:
     """Stop before weights that are not finite are evaluated, or saved over good ones.
 
     Raises:
         TrainingError: they are not finite.
     """
-    if job.step > 0 and not weights_are_finite(job):
+    if progress.step > 0 and not weights_are_finite(setup):
         raise TrainingError(
-            f"step {job.step:,}: the weights are no longer finite numbers, though its loss and gradient were; they are "
-            f"not saved. {job.what_is_kept}. Try a lower --learning-rate, or --precision fp32, in another --output-dir"
+            f"step {progress.step:,}: the weights are no longer finite numbers, though its loss and gradient were. "
+            f"They are not saved. {setup.newest_checkpoint_said}. Try a lower --learning-rate, or --precision fp32, in "
+            "another --output-dir"
         )
 
 

@@ -1,0 +1,139 @@
+"""Encoded texts as training sees them: data, and the few functions by which texts are compared.
+
+A head turns the hidden states of N texts into a :class:`Representation`. Training gathers representations over ranks,
+cuts them loose from the graph, scores queries against passages, and sends gradients back. It does all that through the
+functions below and never looks inside, so a new kind of representation is one class and no second trainer.
+
+Shapes: N texts, B queries, P passages, G passages in the largest group, D dimensions.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+from torch.nn.functional import normalize as unit_length
+
+Kind = TypeVar("Kind", bound="Representation")
+
+
+@dataclass(frozen=True, eq=False)
+class Representation(ABC):
+    """N encoded texts. Every field of a subclass is a tensor whose first dimension counts the texts."""
+
+    @abstractmethod
+    def scores(self: Kind, passages: Kind) -> Tensor:
+        """The similarity of each of these queries to each passage: ``[B, P]``."""
+
+    @abstractmethod
+    def pair_scores(self: Kind, passages: Kind) -> Tensor:
+        """The similarity of each query to the passage of the same number: ``[N]``."""
+
+    @abstractmethod
+    def group_scores(self: Kind, passages: Kind, groups_BG: Tensor) -> Tensor:
+        """The similarity of each query to the passages that its row of ``groups_BG`` names: ``[B, G]``."""
+
+    @abstractmethod
+    def cosines(self: Kind, passages: Kind) -> Tensor:
+        """The similarity of each query to the passage of the same number, from -1 to 1: ``[N]``."""
+
+    @abstractmethod
+    def cut(self: Kind, dim: int, *, normalize: bool) -> Kind:
+        """The first ``dim`` dimensions, scaled to length 1 again if asked (Kusupati et al. 2022, section 3)."""
+
+    @property
+    @abstractmethod
+    def vectors(self) -> Tensor:
+        """One vector for each text: ``[N, D]``."""
+
+    def __len__(self) -> int:
+        return len(self._tensors[0])
+
+    def __getitem__(self: Kind, texts: slice | Tensor) -> Kind:
+        """The given texts, by number."""
+        return self.map(lambda tensor: tensor[texts.to(tensor.device) if isinstance(texts, Tensor) else texts])
+
+    def map(self: Kind, change: Callable[[Tensor], Tensor]) -> Kind:
+        """The same texts with every tensor changed by a function that keeps or moves whole texts."""
+        return replace(self, **{field.name: change(getattr(self, field.name)) for field in fields(self)})
+
+    def as_leaves(self: Kind) -> Kind:
+        """A copy that is cut loose from the graph and collects gradients."""
+        return self.map(lambda tensor: tensor.detach().clone().requires_grad_())
+
+    def gradient(self: Kind) -> Kind:
+        """The gradients that :meth:`as_leaves` has collected; zero where no loss depends on a tensor."""
+        return self.map(lambda tensor: torch.zeros_like(tensor) if tensor.grad is None else tensor.grad)
+
+    def plus(self: Kind, other: Kind) -> Kind:
+        """The sum of two gradients."""
+        added = {field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)}
+        return replace(self, **added)
+
+    def backward(self: Kind, gradient: Kind) -> None:
+        """Send the gradient of a loss with respect to these texts back into the weights that made them."""
+        torch.autograd.backward(self._tensors, gradient._tensors)
+
+    def finite(self) -> Tensor:
+        """Which texts are finite numbers throughout: bool ``[N]``."""
+        return torch.stack([tensor.flatten(1).isfinite().all(dim=1) for tensor in self._tensors]).all(dim=0)
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether gradients can be sent back."""
+        return self._tensors[0].requires_grad
+
+    @property
+    def device(self) -> torch.device:
+        """Where the numbers are."""
+        return self._tensors[0].device
+
+    @property
+    def _tensors(self) -> list[Tensor]:
+        return [getattr(self, field.name) for field in fields(self)]
+
+
+def concatenate(parts: Sequence[Kind]) -> Kind:
+    """All texts of some representations, in order."""
+    names = [field.name for field in fields(parts[0])]
+    return replace(parts[0], **{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(Representation):
+    """One vector a text; the inner product is the similarity.
+
+    Attributes:
+        vectors_ND: ``[N, D]`` float32.
+    """
+
+    vectors_ND: Tensor
+
+    def scores(self, passages: "Dense") -> Tensor:
+        """Inner products of all queries with all passages: ``[B, P]``."""
+        return self.vectors_ND @ passages.vectors_ND.T
+
+    def pair_scores(self, passages: "Dense") -> Tensor:
+        """Inner products of the queries with the passages of the same number: ``[N]``."""
+        return (self.vectors_ND * passages.vectors_ND).sum(dim=1)
+
+    def group_scores(self, passages: "Dense", groups_BG: Tensor) -> Tensor:
+        """Inner products of each query with its own group: ``[B, G]``."""
+        return torch.einsum("bd,bgd->bg", self.vectors_ND, passages.vectors_ND[groups_BG])
+
+    def cosines(self, passages: "Dense") -> Tensor:
+        """Cosines of the queries with the passages of the same number: ``[N]``."""
+        return cosine_similarity(self.vectors_ND, passages.vectors_ND)
+
+    def cut(self, dim: int, *, normalize: bool) -> "Dense":
+        """The first ``dim`` dimensions, scaled to length 1 again if asked (Kusupati et al. 2022, section 3)."""
+        short = self.vectors_ND[:, :dim]
+        return Dense(unit_length(short, dim=-1) if normalize else short)
+
+    @property
+    def vectors(self) -> Tensor:
+        """The vectors themselves: ``[N, D]``."""
+        return self.vectors_ND

@@ -1,0 +1,50 @@
+"""What a training run says before its first step."""
+
+from biencoder.commands.check import token_counter
+from biencoder.data.audit import audit
+from biencoder.distributed import world_size
+from biencoder.model.encoder import Encoder
+from biencoder.model.kernels import kind
+from biencoder.objective.contrastive import ContrastiveObjective
+from biencoder.terminal import say, table
+from biencoder.training.progress import TrainingProgress
+from biencoder.training.setup import Setup
+
+
+def announce(setup: Setup, progress: TrainingProgress) -> None:
+    """Say what the audit of the data found, and how the model is about to be trained."""
+    config, encoder = setup.config, setup.encoder
+    count = token_counter(encoder.tokenizer)
+    names = [data_set.name or "" for data_set in config.data_sets]
+    found = audit(progress.batcher.table, setup.collection, count, config.query_max_len, config.passage_max_len, names)
+    say(f"evaluation: {setup.collection.description}")
+    table(found.rows(config.group_size), ["data", "found", ""])
+    _announce_data_sets(setup, progress)
+    settings = encoder.settings
+    shape = f"{settings.pooling} pooling, {'' if settings.normalize else 'not '}normalised, {encoder.precision}"
+    batch = f"batches of {config.batch_size:,} queries over {world_size()} process{'es' * (world_size() > 1)}"
+    say(f"{config.model}: {shape} on {encoder.device}{_by_what(encoder)}")
+    say(f"{setup.total_steps:,} steps in {batch}; up to {progress.batcher.chunk_tokens:,} tokens at once")
+
+
+def _by_what(encoder: Encoder) -> str:
+    """Which compiled kernels a CPU uses; without any it trains at half the speed or less."""
+    if encoder.device.type != "cpu":
+        return ""
+    found = kind()
+    return f", kernels for {found}" if found else " without compiled kernels, so slower (see docs/speed.md)"
+
+
+def _announce_data_sets(setup: Setup, progress: TrainingProgress) -> None:
+    """Say how each data set is trained on, where there are several or where that is not the usual way."""
+    rows = []
+    for number, (data_set, objective) in enumerate(zip(setup.config.data_sets, setup.objectives, strict=True)):
+        how = "cosine towards the score"
+        if isinstance(objective, ContrastiveObjective):
+            negatives = "in-batch negatives" if objective.in_batch_negatives else "no in-batch negatives"
+            how = f"{negatives}, groups of {data_set.group_size}, temperature {objective.temperature:g}"
+        rows.append([data_set.name or "", how, f"{progress.sampler.turns[number]:,}"])
+    first = setup.objectives[0]
+    is_usual = isinstance(first, ContrastiveObjective) and first.in_batch_negatives
+    if setup.config.train_data != setup.config.data_sets[0].path or not is_usual:
+        table(rows, ["data set", "trained on with", "steps an epoch"])

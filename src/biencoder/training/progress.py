@@ -1,0 +1,57 @@
+"""How far a training run has come: all that changes from step to step, but for weights and moments."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from biencoder.data.plan.sampling import Sampler
+from biencoder.retrieval.evaluate import Evaluation
+from biencoder.training.batch import Batcher
+from biencoder.training.watch.learning import Watch
+
+SHOWN_STEPS = 20
+
+
+@dataclass
+class Skipped:
+    """Steps that were not taken because their numbers were not finite.
+
+    Attributes:
+        total: in the whole run.
+        in_a_row: since the last step that was taken.
+    """
+
+    total: int = 0
+    in_a_row: int = 0
+
+
+@dataclass
+class TrainingProgress:
+    """Where a training run stands.
+
+    Attributes:
+        sampler: from a step to the rows of its global batch; clusters and mined negatives change it.
+        batcher: from those rows to this rank's tokens; mined negatives and smaller chunks change it.
+        keep_tokens: see :func:`~biencoder.training.gradcache.accumulate_gradients`.
+        held_at_most: see :func:`~biencoder.training.gradcache.accumulate_gradients`.
+        step: optimizer steps done.
+        before: the evaluation of the model as it came.
+        guards_before: the evaluation of the model as it came on each of the guards.
+        best: the best evaluation since training began.
+        best_step: the step of the best evaluation.
+        recent: loss, queries and seconds of the last steps; their means are shown.
+        skipped: how many steps were skipped.
+        watch: looks for signs that the model does not learn.
+    """
+
+    sampler: Sampler
+    batcher: Batcher
+    keep_tokens: int
+    held_at_most: int
+    step: int = 0
+    before: Evaluation | None = None
+    guards_before: dict[str, Evaluation] = field(default_factory=dict)
+    best: Evaluation | None = None
+    best_step: int = 0
+    recent: deque[tuple[float, int, float]] = field(default_factory=lambda: deque(maxlen=SHOWN_STEPS))
+    skipped: Skipped = field(default_factory=Skipped)
+    watch: Watch = field(default_factory=Watch)

@@ -1,0 +1,74 @@
+"""What a training run is given: nothing of it changes while the run is under way."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from biencoder.config import TrainConfig
+from biencoder.data.files.beir import Collection
+from biencoder.data.table import ExampleTable
+from biencoder.model.encoder import Encoder
+from biencoder.objective.objective import Objective
+from biencoder.training.sources.guide import Guide
+from biencoder.training.state.checkpoint import checkpoints_in, newest_checkpoint
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """The set-up of a training run.
+
+    Attributes:
+        config: resolved; what it says is what happens.
+        examples: the rows to train on, without mined negatives.
+        encoder: the model that learns; its weights are all that changes here.
+        optimizer: its AdamW, with the moments.
+        objectives: representations and labels to losses, one for each data set.
+        guide: a second model that masks false negatives, or None.
+        collection: what the model is evaluated on.
+        guards: data that are not trained on, by folder; the model is evaluated on them before and after.
+        total_steps: optimizer steps of the whole run.
+    """
+
+    config: TrainConfig
+    examples: ExampleTable
+    encoder: Encoder
+    optimizer: torch.optim.AdamW
+    objectives: list[Objective]
+    guide: Guide | None
+    collection: Collection
+    total_steps: int
+    guards: dict[str, Collection] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Where the model and its reports go."""
+        return self.config.output_dir
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the run's checkpoints are."""
+        return checkpoints_in(self.folder)
+
+    @property
+    def highest_rate(self) -> float:
+        """The learning rate after warm-up."""
+        assert self.config.learning_rate is not None
+        return self.config.learning_rate
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps in which the learning rate rises."""
+        return math.ceil(self.config.warmup_ratio * self.total_steps)
+
+    @property
+    def trained(self) -> list[torch.nn.Parameter]:
+        """The weights that learn, those of the head included."""
+        return [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
+
+    @property
+    def newest_checkpoint_said(self) -> str:
+        """Where a run that ends here can go on, in a sentence without its full stop."""
+        newest = newest_checkpoint(self.checkpoints) if self.checkpoints.is_dir() else None
+        return "There is no checkpoint yet" if newest is None else f"The last checkpoint, {newest}, is good"
