@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from biencoder.config.choices import SIZE
 from biencoder.data.clashes import Clashes
 from biencoder.data.draws import draws_of, shuffle_draws
 from biencoder.data.mixing import Mix, turns_per_epoch
@@ -70,7 +71,7 @@ class Sampler:
         group_size: int | Sequence[int],
         seed: int,
         weights: Sequence[float] = (1.0,),
-        mix: str = "size",
+        mix: str = SIZE,
     ) -> None:
         self._table = table
         self._seed = seed

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
+from biencoder.config.choices import HIGHEST_TEMPERATURE
 from biencoder.data.batching import PackedBatch
 from biencoder.errors import UserError
 from biencoder.model.architectures import enable_packing, longest_text
@@ -32,8 +33,6 @@ from biencoder.training.distributed import gather_with_gradient, is_distributed
 from biencoder.training.objective import Labels, Objective, similarity
 
 logger = logging.getLogger(__name__)
-
-HIGHEST_TEMPERATURE = 0.5
 
 
 @dataclass

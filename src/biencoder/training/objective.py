@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from biencoder.config.choices import KL
 from biencoder.model.pooling import truncate
 from biencoder.training.losses import DISTILLATIONS, contrastive
 
@@ -90,7 +91,7 @@ class Objective:
     temperature: float = 0.05
     in_batch_negatives: bool = True
     distillation_weight: float = 1.0
-    distillation: str = "kl"
+    distillation: str = KL
     two_way: bool = False
     dims: tuple[int, ...] = ()
     normalize: bool = True

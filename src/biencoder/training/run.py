@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from biencoder.config import TrainConfig, data_sets_of
+from biencoder.config.choices import MERGED
 from biencoder.data.audit import audit
 from biencoder.data.check import token_counter
 from biencoder.data.data_sets import is_of_single_texts, read_data_sets, settings_of
@@ -233,7 +234,7 @@ def _finish(job: Job, folder: OutputFolder, began: float) -> TrainResult:
     assert job.best is not None
     if job.best_step != job.step:
         restore_state(job.encoder.backbone, load_best(folder.checkpoints, job.best_step))
-    if job.config.lora_rank is not None and job.config.lora_save == "merged":
+    if job.config.lora_rank is not None and job.config.lora_save == MERGED:
         merge_lora(job.encoder.backbone)
     after = job.best
     if job.config.keep_base:
