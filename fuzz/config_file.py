@@ -7,7 +7,8 @@ with atheris.instrument_imports(include=["biencoder", "yaml"]):
 
     from biencoder.config import TrainConfig
     from biencoder.errors import UserError
-    from biencoder.options import build, read_yaml
+    from biencoder.options import build
+    from biencoder.yaml_file import read_yaml
 
 from fuzz.driver import Place, fuzz, require
 

@@ -23,8 +23,9 @@ from biencoder.data.lines import LONGEST_LINE, read_lines
 from biencoder.data.records import BadRows, iter_examples
 from biencoder.data.table import ExampleTable
 from biencoder.errors import UserError
-from biencoder.options import build, read_yaml
+from biencoder.options import build
 from biencoder.retrieval.texts import Text, read_texts
+from biencoder.yaml_file import read_yaml
 
 PROPERTY = settings(
     max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
