@@ -6,7 +6,7 @@ import pytest
 
 from biencoder.config import choices
 from biencoder.data import mixing
-from biencoder.model import bi_encoder, causality, folder, pooling
+from biencoder.model import folder, pooling
 from biencoder.pairs import methods
 from biencoder.training import losses, optimizer
 
@@ -28,8 +28,3 @@ def test_a_table_has_the_names_that_can_be_chosen_in_their_order(table: Iterable
 
 def test_every_pooling_has_a_name_in_the_files_of_sentence_transformers() -> None:
     assert set(choices.POOLINGS) <= set(folder.POOLING_KEYS.values())
-
-
-def test_the_names_in_use_elsewhere_are_those_of_the_choices() -> None:
-    assert (causality.CAUSAL, causality.BIDIRECTIONAL) == choices.ATTENTIONS
-    assert bi_encoder.HIGHEST_TEMPERATURE == choices.HIGHEST_TEMPERATURE
