@@ -1,4 +1,4 @@
-"""Builds the kernels of ``biencoder.native`` where there is a compiler; everything else stands in pyproject.toml.
+"""Builds the kernels of ``biencoder.model.kernels`` where there is a compiler; pyproject.toml holds everything else.
 
 One library for each kind of processor, out of the same source: which one runs is decided when it is loaded. They are
 plain C for ctypes, with the ending of extension modules. None is needed: without one, PyTorch's own operations compute
@@ -17,11 +17,11 @@ FLAGS = {
     "amx": f"{AVX512} -mamx-tile -mamx-bf16 -mprfchw",
 }
 COMMON = "-std=c++17 -O3 -g0 -fno-math-errno -fno-trapping-math -fopenmp -Wno-psabi -Wno-maybe-uninitialized"
-FOLDER = "src/biencoder/native"
+FOLDER = "src/biencoder/model/kernels"
 
 kernels = [
     Extension(
-        f"biencoder.native._{name}",
+        f"biencoder.model.kernels._{name}",
         sources=[f"{FOLDER}/attention.cpp", f"{FOLDER}/layers.cpp", f"{FOLDER}/linear.cpp"],
         depends=[f"{FOLDER}/vectors.h", f"{FOLDER}/products.h"],
         extra_compile_args=[*COMMON.split(), *flags.split()],

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from biencoder.demo.mini_lm import find_model
-from biencoder.model.folder import ModelSettings
-from biencoder.model.saving import save_model
+from biencoder.model.files.saving import save_model
+from biencoder.model.files.settings import ModelSettings
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ from benchmarks.workload import print_table, sample
 from biencoder.config import TrainConfig
 from biencoder.demo.mini_lm import find_model
 from biencoder.training import loop
-from biencoder.training.checkpoint import newest_checkpoint
 from biencoder.training.run import train
+from biencoder.training.state.checkpoint import newest_checkpoint
 
 COLUMNS = ["what", "seconds"]
 

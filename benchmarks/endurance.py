@@ -14,9 +14,9 @@ from pathlib import Path
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from benchmarks.workload import print_table, save
-from biencoder.allocator import tune_allocator
 from biencoder.config import TrainConfig
 from biencoder.demo.mini_lm import find_model
+from biencoder.device.allocator import tune_allocator
 from biencoder.training.run import train
 
 MARKS = (200, 1000, 2000)  # steps after which it is looked

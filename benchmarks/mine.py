@@ -67,7 +67,7 @@ def random_once(passages: int, queries: int, dim: int) -> dict[str, float]:
     """Mine among random vectors; the clock runs from the queries on, so that it sees neither texts nor drawing."""
     from biencoder.config import MiningOptions
     from biencoder.data.table import ExampleTable
-    from biencoder.retrieval.mine import mine
+    from biencoder.retrieval.mining.mine import mine
 
     encoder = RandomEncoder(dim)
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
@@ -115,7 +115,7 @@ def mine_once(model: str, train_data: str, max_length: int) -> dict[str, float]:
     from biencoder import Encoder
     from biencoder.config import MiningOptions
     from biencoder.data.table import ExampleTable
-    from biencoder.retrieval.mine import mine
+    from biencoder.retrieval.mining.mine import mine
 
     encoder = Encoder.load(model, precision="auto", max_length=max_length)
     table = ExampleTable.from_files([Path(train_data)])

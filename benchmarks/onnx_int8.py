@@ -9,7 +9,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer
 
-from biencoder.model.folder import read_settings
+from biencoder.model.files.settings import read_settings
 
 BATCH = 32  # texts a run, of neighbouring lengths
 

@@ -29,7 +29,9 @@ def wrap_kernels() -> None:
     """Give the profiler names for what it cannot see inside of."""
     from torch.profiler import record_function
 
-    from biencoder.model import native_attention, native_layer, native_linear
+    from biencoder.model.architectures import native_layer
+    from biencoder.model.attention import native as native_attention
+    from biencoder.model.kernels import linear as native_linear
 
     def named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -52,11 +54,11 @@ def profile_steps(model: str, rows: Path, batch_size: int, max_length: int) -> t
     from torch.profiler import ProfilerActivity, profile
 
     from biencoder import Encoder
-    from biencoder.data.batching import chunks
+    from biencoder.model.packing import chunks
+    from biencoder.objective.objective import Labels, Objective
     from biencoder.training.batch import TrainingBatch
     from biencoder.training.gradcache import accumulate_gradients
-    from biencoder.training.memory import token_budget
-    from biencoder.training.objective import Labels, Objective
+    from biencoder.training.memory.budget import token_budget
     from biencoder.training.optimizer import adamw
 
     encoder = Encoder.load(model, precision="auto", max_length=max_length, device="cpu")

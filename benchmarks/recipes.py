@@ -129,7 +129,7 @@ def queries_of(asked: Namespace, model: str, kept: Path) -> dict[str, np.ndarray
     """The queries of the evaluation folder, by :data:`MEASURE` and the same of vectors cut to :data:`DIMS`."""
     if not kept.exists():
         from biencoder import Encoder
-        from biencoder.data.beir import load_collection
+        from biencoder.data.files.beir import load_collection
         from biencoder.retrieval.evaluate import evaluate
 
         encoder = Encoder.load(model, precision="auto", max_length=asked.max_length)

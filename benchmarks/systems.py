@@ -69,7 +69,7 @@ def biencoder(work: Workload, precision: str, memory_budget: int | None = None, 
 
 def without_kernels(work: Workload) -> None:
     """`biencoder train` as it is where no kernels were compiled."""
-    from biencoder import native
+    from biencoder.model import kernels as native
 
     with native.without_kernels():
         biencoder(work, precision="auto")
@@ -130,7 +130,7 @@ def sentence_transformers(work: Workload, bf16: bool) -> None:
 
 def flag_embedding(work: Workload, bf16: bool) -> None:
     """FlagEmbedding's own command for encoders, with cross-device negatives off: there is one device."""
-    from biencoder.model.folder import read_settings
+    from biencoder.model.files.settings import read_settings
 
     queries, passages = read_pairs(work.train_data)
     with tempfile.TemporaryDirectory() as folder:

@@ -6,9 +6,9 @@ with atheris.instrument_imports(include=["biencoder", "yaml"]):
     import yaml
 
     from biencoder.config import TrainConfig
+    from biencoder.config.options import build
+    from biencoder.config.yaml_file import read_yaml
     from biencoder.errors import UserError
-    from biencoder.options import build
-    from biencoder.yaml_file import read_yaml
 
 from fuzz.driver import Place, fuzz, require
 

@@ -3,7 +3,7 @@
 import atheris
 
 with atheris.instrument_imports(include=["biencoder"]):
-    from biencoder.data.beir import load_collection
+    from biencoder.data.files.beir import load_collection
     from biencoder.errors import UserError
     from biencoder.retrieval.metrics import evaluate_run
 

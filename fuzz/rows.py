@@ -7,7 +7,7 @@ import atheris
 
 with atheris.instrument_imports(include=["biencoder"]):
     from biencoder.data.blank import is_blank
-    from biencoder.data.records import BadRows, Example, iter_examples
+    from biencoder.data.files.records import BadRows, Example, iter_examples
     from biencoder.errors import UserError
 
 import pyarrow as pa

@@ -7,7 +7,7 @@ from unicodedata import category
 import atheris
 
 with atheris.instrument_imports(include=["biencoder"]):
-    from biencoder.data.beir import read_texts as read_corpus
+    from biencoder.data.files.beir import read_texts as read_corpus
     from biencoder.errors import UserError
     from biencoder.pairs.documents import read_documents
     from biencoder.pairs.sentences import plain, sections, sentences

@@ -43,8 +43,8 @@ def one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What every command of ``commands.GOOD`` works on."""
-    from commands import fill
+    """What every command of ``command_lines.GOOD`` works on."""
+    from command_lines import fill
 
     return fill(tmp_path_factory.mktemp("template"))
 
@@ -63,7 +63,7 @@ def place(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 @pytest.fixture
 def refused(place: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., None]:
     """Runs a command that must refuse: code 2, one line with ``parts`` in it, and nothing written anywhere."""
-    from commands import check_refused
+    from command_lines import check_refused
 
     def run(words: list[str], *parts: str, lines: int = 1) -> None:
         check_refused(place.parent, words, parts, capsys, lines=lines)

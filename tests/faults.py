@@ -30,7 +30,8 @@ from transformers import conversion_mapping
 
 from biencoder.cli import main
 from biencoder.config import MiningOptions
-from biencoder.training import negatives, run
+from biencoder.training import run
+from biencoder.training.sources import negatives
 
 assert run  # imported before processes are forked
 conversion_mapping.get_checkpoint_conversion_mapping("bert")  # made once a process, which takes as long as a short run

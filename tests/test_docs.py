@@ -10,7 +10,7 @@ import pytest
 
 import biencoder
 from biencoder import cli
-from biencoder.options import Config, details, help_text, shape, typed_name
+from biencoder.config.options import Config, details, help_text, shape, typed_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

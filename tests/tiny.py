@@ -19,7 +19,7 @@ VOCABULARY = len(SPECIAL) + len(WORDS)
 
 if TYPE_CHECKING:
     from biencoder import Encoder
-    from biencoder.data.batching import PackedBatch
+    from biencoder.model.packing import PackedBatch
 
 _SIZES = {
     "vocab_size": VOCABULARY,

@@ -19,13 +19,13 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModel, AutoTokenizer
 
 from biencoder import BiEncoderModel, Encoder
-from biencoder.data.sampling import BatchPlan, KnownPositives, Sampler, share
+from biencoder.data.plan.sampling import BatchPlan, KnownPositives, Sampler, share
 from biencoder.data.table import ExampleTable
+from biencoder.distributed import sum_gradients
+from biencoder.objective.objective import Objective
 from biencoder.training import gradcache
 from biencoder.training.batch import Batcher, Prompts
-from biencoder.training.distributed import sum_gradients
-from biencoder.training.guide import Guide
-from biencoder.training.objective import Objective
+from biencoder.training.sources.guide import Guide
 
 TEMPERATURE = 0.3
 WEIGHT = 0.7  # of the distillation, in the trainer
@@ -38,7 +38,7 @@ Outcome = tuple[float, dict[str, Tensor]]  # a loss, and the parameters' gradien
 def run(world: int, folder: Path, work: Callable[[int, int, Path], Any]) -> list[Any]:
     """``work(rank, world, folder)`` in ``world`` processes that form a gloo group: what each of them returned."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["biencoder.model.bi_encoder", "biencoder.training.batch"])
+    context.set_forkserver_preload(["biencoder.bi_encoder", "biencoder.training.batch"])
     processes = [context.Process(target=_rank, args=(rank, world, folder, work)) for rank in range(world)]
     for process in processes:
         process.start()

@@ -1,21 +1,21 @@
 """biencoder: fine-tune text-embedding models on your own data, and know whether they got better.
 
 ``import biencoder`` is instant: PyTorch and transformers are imported when one of the names below is first used. That
-also sets the process's memory allocator, see :mod:`biencoder.allocator`.
+also sets the process's memory allocator, see :mod:`biencoder.device.allocator`.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from biencoder.allocator import tune_allocator
 from biencoder.config import DataSet, MineConfig, TrainConfig
+from biencoder.device.allocator import tune_allocator
 from biencoder.errors import UserError
 
 if TYPE_CHECKING:
-    from biencoder.model.bi_encoder import BiEncoderModel
+    from biencoder.bi_encoder import BiEncoderModel
+    from biencoder.commands.mine import mine_hard_negatives
     from biencoder.model.encoder import Encoder
     from biencoder.retrieval.evaluate import evaluate
-    from biencoder.retrieval.mine_command import mine_hard_negatives
     from biencoder.training.run import train
 
 __version__ = "0.1.0"
@@ -32,10 +32,10 @@ __all__ = [
 ]
 
 _LAZY = {
-    "BiEncoderModel": "biencoder.model.bi_encoder",
+    "BiEncoderModel": "biencoder.bi_encoder",
     "Encoder": "biencoder.model.encoder",
     "evaluate": "biencoder.retrieval.evaluate",
-    "mine_hard_negatives": "biencoder.retrieval.mine_command",
+    "mine_hard_negatives": "biencoder.commands.mine",
     "train": "biencoder.training.run",
 }
 

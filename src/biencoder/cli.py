@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from biencoder import __version__
-from biencoder.allocator import tune_allocator
 from biencoder.config import (
     CheckConfig,
     DemoConfig,
@@ -28,9 +27,7 @@ from biencoder.config import (
     SearchConfig,
     TrainConfig,
 )
-from biencoder.config.values import nearest
-from biencoder.errors import Stopped, TrainingError, UserError
-from biencoder.options import (
+from biencoder.config.options import (
     Config,
     build,
     details,
@@ -40,7 +37,10 @@ from biencoder.options import (
     shape,
     typed_name,
 )
-from biencoder.yaml_file import read_yaml
+from biencoder.config.values import nearest
+from biencoder.config.yaml_file import read_yaml
+from biencoder.device.allocator import tune_allocator
+from biencoder.errors import Stopped, TrainingError, UserError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Command:
 COMMANDS = {
     "demo": Command(
         DemoConfig,
-        "biencoder.demo.run",
+        "biencoder.commands.demo",
         "fine-tune a small model on the Python code installed here, then search with it",
         "biencoder demo",
     ),
@@ -80,43 +80,43 @@ COMMANDS = {
     ),
     "search": Command(
         SearchConfig,
-        "biencoder.retrieval.search_command",
+        "biencoder.commands.search",
         "find the passages that are most similar to a query, by exact search",
         'biencoder search --model my-model --corpus passages.txt --query "how do I start?"',
     ),
     "mine": Command(
         MineConfig,
-        "biencoder.retrieval.mine_command",
+        "biencoder.commands.mine",
         "find hard negatives for training data",
         "biencoder mine --model my-model --train-data pairs.jsonl --output mined.jsonl",
     ),
     "score": Command(
         ScoreConfig,
-        "biencoder.retrieval.score",
+        "biencoder.retrieval.scoring.by_cross_encoder",
         "add a teacher model's scores to training data, for distillation",
         "biencoder score --reranker my-reranker --train-data mined.jsonl --output scored.jsonl",
     ),
     "check": Command(
         CheckConfig,
-        "biencoder.data.check",
+        "biencoder.commands.check",
         "find what is wrong with training data before you train on it",
         "biencoder check --train-data pairs.jsonl --eval-data beir/scifact",
     ),
     "merge": Command(
         MergeConfig,
-        "biencoder.model.merge",
+        "biencoder.model.adapting.merging",
         "average the weights of several models, to keep what the base model knew",
         "biencoder merge BAAI/bge-small-en-v1.5 my-model --weights 0.5 0.5 --output-dir my-merged-model",
     ),
     "pairs": Command(
         PairsConfig,
-        "biencoder.pairs.run",
+        "biencoder.commands.pairs",
         "make training pairs from documents",
         "biencoder pairs --documents docs/ --output pairs.jsonl",
     ),
     "export": Command(
         ExportConfig,
-        "biencoder.model.export",
+        "biencoder.commands.export",
         "write a model in a format for other libraries",
         "biencoder export --model my-checkpoint --output-dir my-export",
     ),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import GOOD, ROWS, Refused, contents, value_of, with_flag, write_rows
+from command_lines import GOOD, ROWS, Refused, contents, value_of, with_flag, write_rows
 from safetensors.torch import load_file, save_file
 from tiny import WORDS, tiny_cross_encoder, tiny_model
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from cases import CORPUS, QRELS, ROWS, TEXTS, YAML, Cases
-from commands import check_refused, with_flag
+from command_lines import check_refused, with_flag
 
 
 @dataclass(frozen=True)

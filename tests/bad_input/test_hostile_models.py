@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from commands import GOOD, Refused, with_flag
+from command_lines import GOOD, Refused, with_flag
 from tiny import tiny_cross_encoder
 
 from biencoder.cli import main
@@ -269,7 +269,7 @@ def interrupt(*_: Any, **__: Any) -> None:
 def stop_after(patch: pytest.MonkeyPatch, *, steps: int) -> None:
     """Interrupt a run in the middle of the step after these."""
     from biencoder.training import loop
-    from biencoder.training.smaller_chunks import accumulate_within_memory
+    from biencoder.training.memory.smaller_chunks import accumulate_within_memory
 
     done: list[int] = []
 

@@ -6,7 +6,7 @@ from data_files import row, table_of, write_jsonl
 from numpy.typing import NDArray
 
 from biencoder.data.audit import Audit, audit
-from biencoder.data.beir import Collection, load_collection
+from biencoder.data.files.beir import Collection, load_collection
 from biencoder.data.table import ExampleTable
 
 

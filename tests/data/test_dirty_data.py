@@ -17,15 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from biencoder.config import TrainConfig
-from biencoder.data.beir import load_collection
+from biencoder.config.options import build
+from biencoder.config.yaml_file import read_yaml
 from biencoder.data.blank import is_blank
-from biencoder.data.lines import LONGEST_LINE, read_lines
-from biencoder.data.records import BadRows, iter_examples
+from biencoder.data.files.beir import load_collection
+from biencoder.data.files.lines import LONGEST_LINE, read_lines
+from biencoder.data.files.records import BadRows, iter_examples
 from biencoder.data.table import ExampleTable
 from biencoder.errors import UserError
-from biencoder.options import build
 from biencoder.retrieval.texts import Text, read_texts
-from biencoder.yaml_file import read_yaml
 
 PROPERTY = settings(
     max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -174,7 +174,7 @@ def test_a_text_of_ten_megabytes_is_a_text(tmp_path: Path, name: str) -> None:
 
 def test_a_line_that_swells_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert LONGEST_LINE > 100_000_000
-    monkeypatch.setattr("biencoder.data.lines.LONGEST_LINE", 1 << 20)
+    monkeypatch.setattr("biencoder.data.files.lines.LONGEST_LINE", 1 << 20)
     path = write(tmp_path / "bomb.jsonl.gz", b'{"query": "q", "pos": "p"}\n' + b" " * (1 << 24))
     assert path.stat().st_size < 1 << 16
     with pytest.raises(UserError, match=r"bomb\.jsonl\.gz:2: the line is longer than 1 MiB; one row a line is wanted"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from biencoder.data.mined_table import MinedTable
-from biencoder.data.sampling import Sampler
+from biencoder.data.plan.sampling import Sampler
 from biencoder.data.table import ExampleTable
 
 ROWS: list[dict[str, Any]] = [

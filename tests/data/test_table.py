@@ -8,7 +8,7 @@ import pytest
 import xxhash
 from data_files import row, table_of, write, write_jsonl
 
-from biencoder.data.records import iter_examples
+from biencoder.data.files.records import iter_examples
 from biencoder.data.table import ExampleTable, Ragged
 from biencoder.errors import UserError
 

@@ -243,7 +243,7 @@ class TestWrite:
         assert judged == ["query-id\tcorpus-id\tscore", *(f"{f.name}\t{f.name}\t1" for f in data.queries)]
 
     def test_the_package_reads_them(self, tmp_path: Path) -> None:
-        from biencoder.data.beir import load_collection
+        from biencoder.data.files.beir import load_collection
         from biencoder.data.table import ExampleTable
 
         data = split([f for i in range(6) for f in many(f"pkg{i}", 30)], train=50, corpus=40, queries=10, seed=0)

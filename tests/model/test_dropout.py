@@ -9,7 +9,7 @@ from tiny import tiny_model
 from torch import nn
 
 from biencoder.model.dropout import Dropout, keep_mask
-from biencoder.model.pretrained import load_backbone
+from biencoder.model.files.pretrained import load_backbone
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.03])

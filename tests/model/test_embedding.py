@@ -9,8 +9,8 @@ from native_kernels import NATIVE_SIZES
 from tiny import relative_error, tiny_model
 
 from biencoder import Encoder
-from biencoder.data.batching import pack
 from biencoder.model.embedding import rows_of_products
+from biencoder.model.packing import pack
 
 
 def test_numbers_of_rows_are_few_and_at_most_a_quarter_too_many() -> None:

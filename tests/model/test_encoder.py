@@ -13,8 +13,8 @@ from tiny import WORDS, pool, random_texts, tiny_model
 from transformers import AutoModel, AutoTokenizer
 
 from biencoder import Encoder
-from biencoder.data.batching import pack
 from biencoder.errors import UserError
+from biencoder.model.packing import pack
 
 TEXTS = [*random_texts(60, longest=40), "", "   ", "unheard of", " word1  word2\n", " ".join(WORDS)]
 

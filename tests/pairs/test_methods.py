@@ -3,7 +3,7 @@ import random
 import pytest
 
 from biencoder.config.choices import PAIR_METHODS
-from biencoder.data.same_text import fold
+from biencoder.data.text import fold
 from biencoder.pairs.documents import Document
 from biencoder.pairs.methods import METHODS, PASSAGE_LEAST, QUERY_MOST, Pair, pairs_of
 from biencoder.pairs.sentences import count_words, plain

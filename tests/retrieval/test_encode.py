@@ -242,7 +242,7 @@ def test_killed_anywhere_and_started_again_gives_the_same_bytes(tmp_path: Path) 
     kills, done = 0, []
     while not (tmp_path / "out.npy.json").exists() or record.exists():
         command = [sys.executable, "-c", KILLED, str(texts), str(output)]
-        with subprocess.Popen(command, cwd=Path(__file__).parent) as process:
+        with subprocess.Popen(command, cwd=Path(__file__).parents[1]) as process:
             before = record.stat().st_mtime_ns if record.exists() else 0
             while process.poll() is None and (not record.exists() or record.stat().st_mtime_ns == before):
                 time.sleep(0.002)

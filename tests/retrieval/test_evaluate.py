@@ -7,7 +7,7 @@ import pytest
 import pytrec_eval
 from hashing_encoder import HashingEncoder
 
-from biencoder.data.beir import Collection
+from biencoder.data.files.beir import Collection
 from biencoder.errors import UserError
 from biencoder.retrieval import search
 from biencoder.retrieval.encode import Progress

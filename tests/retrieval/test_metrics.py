@@ -97,7 +97,7 @@ def test_means_agree_with_ir_measures(seed: int, ties: bool) -> None:
 
 
 def test_agrees_with_trec_eval_on_a_real_run(medquad: Path) -> None:
-    from biencoder.data.beir import load_collection
+    from biencoder.data.files.beir import load_collection
 
     collection = load_collection(medquad / "dev-small", None)
     encoder = HashingEncoder(dim=256)

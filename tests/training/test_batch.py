@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from tiny import tiny_tokenizer
 
-from biencoder.data.batching import tokenize
-from biencoder.data.sampling import BatchPlan, KnownPositives, Sampler, share
+from biencoder.data.plan.sampling import BatchPlan, KnownPositives, Sampler, share
 from biencoder.data.table import ExampleTable
+from biencoder.model.packing import tokenize
 from biencoder.training.batch import Batcher, Prompts, TrainingBatch
 
 ROWS: list[dict[str, Any]] = [

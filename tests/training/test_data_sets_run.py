@@ -17,10 +17,10 @@ from tiny import WORDS, tiny_model
 from biencoder.cli import main
 from biencoder.config import DataSet, TrainConfig
 from biencoder.errors import UserError
+from biencoder.objective.objective import Objective
+from biencoder.objective.similarity import SimilarityObjective
 from biencoder.training.job import Job
-from biencoder.training.objective import Objective
 from biencoder.training.run import train
-from biencoder.training.similarity_loss import SimilarityObjective
 
 
 class Texts(NamedTuple):

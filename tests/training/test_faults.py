@@ -10,7 +10,7 @@ import pytest
 from fault_points import AtCall, AtOperation
 from faults import AfterSeconds, Damage, Place
 
-from biencoder.training.output import OutputFolder
+from biencoder.training.state.output_folder import OutputFolder
 
 NEWEST = "checkpoints/step-00000008"
 

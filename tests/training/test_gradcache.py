@@ -10,13 +10,13 @@ from tiny import gradients, random_texts, tiny_model
 from torch import Tensor
 
 from biencoder import Encoder
-from biencoder.data.batching import chunks
-from biencoder.model.blocks import freeze
-from biencoder.model.lora import add_lora
-from biencoder.model.pretrained import checkpoint_activations
+from biencoder.model.adapting.freezing import freeze
+from biencoder.model.adapting.lora import add_lora
+from biencoder.model.files.pretrained import checkpoint_activations
+from biencoder.model.packing import chunks
+from biencoder.objective.objective import Labels, Objective
 from biencoder.training import gradcache
 from biencoder.training.batch import TrainingBatch
-from biencoder.training.objective import Labels, Objective
 
 QUERIES, GROUP = 12, 3
 OBJECTIVE = Objective(0.05, in_batch_negatives=True)

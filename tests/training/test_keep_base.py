@@ -14,13 +14,13 @@ from tiny import WORDS, random_texts, tiny_model
 
 from biencoder import Encoder, evaluate
 from biencoder.config import TrainConfig
-from biencoder.data.beir import load_collection
+from biencoder.data.files.beir import load_collection
 from biencoder.errors import UserError
 from biencoder.retrieval.evaluate import Evaluation, compare, comparison_json
 from biencoder.training import loop, run
-from biencoder.training.checkpoint import newest_checkpoint
 from biencoder.training.job import Job
 from biencoder.training.run import train
+from biencoder.training.state.checkpoint import newest_checkpoint
 
 
 def write_collection(folder: Path, first: int) -> Path:

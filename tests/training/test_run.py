@@ -23,12 +23,14 @@ from biencoder import Encoder
 from biencoder.config import MiningOptions, TrainConfig
 from biencoder.data.held_out import hold_out
 from biencoder.data.table import ExampleTable
+from biencoder.distributed import sum_gradients
 from biencoder.errors import TrainingError, UserError
-from biencoder.training import loop, negatives, smaller_chunks
-from biencoder.training.checkpoint import newest_checkpoint
-from biencoder.training.distributed import sum_gradients
+from biencoder.training import loop
 from biencoder.training.gradcache import StepLosses, accumulate_gradients
+from biencoder.training.memory import smaller_chunks
 from biencoder.training.run import train
+from biencoder.training.sources import negatives
+from biencoder.training.state.checkpoint import newest_checkpoint
 
 ROWS = 60
 

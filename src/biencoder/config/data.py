@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 
 from biencoder.config.choices import HIGHEST_TEMPERATURE, PAIR_METHODS, STOP
 from biencoder.config.headings import GENERATOR, INPUT, LOSS, MODEL, PAIRS, REQUIRED
+from biencoder.config.options import Config, Option, flag_name
 from biencoder.config.shared import (
     A_MODEL,
     DATA_FILES,
@@ -18,7 +19,6 @@ from biencoder.config.shared import (
     refuse_split_alone,
 )
 from biencoder.errors import UserError
-from biencoder.options import Config, Option, flag_name
 
 NO_IN_BATCH = "no_in_batch_neg"  # FlagEmbedding's mark at the end of names of data without in-batch negatives
 _SHARED_SETTINGS = ("temperature", "query_prompt", "passage_prompt", "group_size", "in_batch_negatives")

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from biencoder.config.choices import AUTO, FORMATS, SENTENCE_TRANSFORMERS
 from biencoder.config.headings import REQUIRED, RESULT, RUNNING
+from biencoder.config.options import Config, Option
 from biencoder.config.shared import ModelName, Normalize, Pooling, TrustRemoteCode
 from biencoder.errors import UserError
-from biencoder.options import Config, Option
 
 
 @dataclass(frozen=True, kw_only=True)

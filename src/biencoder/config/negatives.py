@@ -6,6 +6,7 @@ from typing import Annotated
 
 from biencoder.config.choices import AUTO, EXISTING, FP32, KEEP, SELECTIONS, STOP, TOP
 from biencoder.config.headings import INPUT, MODEL, NEGATIVES, REQUIRED, RUNNING
+from biencoder.config.options import Config, Option
 from biencoder.config.shared import (
     A_MODEL,
     AS_THE_MODEL_SAYS,
@@ -17,12 +18,11 @@ from biencoder.config.shared import (
     TrustRemoteCode,
 )
 from biencoder.errors import UserError
-from biencoder.options import Config, Option
 
 
 @dataclass(frozen=True, kw_only=True)
 class MiningOptions(Config):
-    """Which of the most similar passages become hard negatives: the options of `biencoder.retrieval.mine.mine`."""
+    """Which of the most similar passages become hard negatives: the options of `retrieval.mining.mine.mine`."""
 
     negatives: Annotated[int, Option("hard negatives to mine for each row", NEGATIVES, least=1)] = 7
     existing: Annotated[

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from biencoder.config.choices import PASSAGE, TEXT_KINDS
 from biencoder.config.headings import INPUT, MODEL, REQUIRED, RESULT
+from biencoder.config.options import Option
 from biencoder.config.shared import A_BEIR_FOLDER, A_MODEL, SPLIT_HELP, USUAL_SPLIT, EncoderConfig
 from biencoder.errors import UserError
-from biencoder.options import Option
 
 
 @dataclass(frozen=True, kw_only=True)

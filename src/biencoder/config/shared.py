@@ -6,8 +6,8 @@ from typing import Annotated
 
 from biencoder.config.choices import AUTO, DEVICES, FP32, ON_BAD_ROW, POOLINGS, PRECISIONS
 from biencoder.config.headings import MODEL, REQUIRED, RUNNING
+from biencoder.config.options import Config, Option
 from biencoder.errors import UserError
-from biencoder.options import Config, Option
 
 A_MODEL = "a folder, or a name on the Hugging Face Hub"
 A_BEIR_FOLDER = "BEIR folder to evaluate on: corpus.jsonl, queries.jsonl and qrels/"

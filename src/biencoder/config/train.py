@@ -23,6 +23,7 @@ from biencoder.config.choices import (
 )
 from biencoder.config.data import DataSet, data_sets_of
 from biencoder.config.headings import EVALUATION, LOSS, MODEL, OPTIMIZER, REQUIRED, RUNNING, TRAINED
+from biencoder.config.options import Config, Option
 from biencoder.config.shared import (
     A_BEIR_FOLDER,
     DATA_FILES,
@@ -39,7 +40,6 @@ from biencoder.config.shared import (
 )
 from biencoder.config.values import parse_dims, parse_size
 from biencoder.errors import UserError
-from biencoder.options import Config, Option
 
 _OWN = "the model's own"
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from biencoder.data.beir import Collection
-from biencoder.data.draws import scramble
-from biencoder.data.same_text import text_hash
+from biencoder.data.files.beir import Collection
+from biencoder.data.random_bits import scramble
 from biencoder.data.table import ExampleTable, Ragged
+from biencoder.data.text import text_hash
 
 SAMPLED_TEXTS = 1000
 TOLERATED_DUPLICATES = 0.01  # share of rows above which the audit warns

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from biencoder.data.beir import Collection
-from biencoder.data.draws import scramble
+from biencoder.data.files.beir import Collection
+from biencoder.data.random_bits import scramble
 from biencoder.data.table import ExampleTable
 from biencoder.errors import UserError
 

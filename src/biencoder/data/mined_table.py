@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from biencoder.data.records import Example
+from biencoder.data.files.records import Example
 from biencoder.data.table import ExampleTable, Ragged
 
 

@@ -19,8 +19,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from biencoder.config.choices import STOP
-from biencoder.data.records import BadRows, Example, find_files, read_examples
-from biencoder.data.same_text import text_hash
+from biencoder.data.files.records import BadRows, Example, find_files, read_examples
+from biencoder.data.text import text_hash
 from biencoder.errors import UserError
 
 _BLOCK_ROWS = 1 << 13  # rows a record batch: every one but the last, so that a row's place is a division

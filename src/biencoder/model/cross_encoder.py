@@ -17,13 +17,13 @@ from transformers import (
 )
 
 from biencoder.config.choices import AUTO, FP32
-from biencoder.data.batching import LETTERS_A_TOKEN, TEXTS_AT_ONCE
+from biencoder.device.precision import autocast, choose_device, choose_precision
 from biencoder.errors import UserError
-from biencoder.model.architectures import longest_text
-from biencoder.model.data_only import data_only
-from biencoder.model.folder import adapter_base
-from biencoder.model.precision import autocast, choose_device, choose_precision
-from biencoder.model.pretrained import load_weights, loading, locate, read_tokenizer, weights_fingerprint
+from biencoder.model.architectures.table import longest_text
+from biencoder.model.files.data_only import data_only
+from biencoder.model.files.pretrained import load_weights, loading, locate, read_tokenizer, weights_fingerprint
+from biencoder.model.files.settings import adapter_base
+from biencoder.model.packing import LETTERS_A_TOKEN, TEXTS_AT_ONCE
 
 BATCH_TOKENS = 8192  # of a padded batch
 PAIRS_AT_ONCE = 4096  # tokenised at a time, among which lengths are sorted

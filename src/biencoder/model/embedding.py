@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize as to_unit_length
 from torch.nn.functional import pad
 
-from biencoder.data.batching import PackedBatch
-from biencoder.model.attention import Packing, packed
-from biencoder.model.last_layer import only_pooled
+from biencoder.model.architectures.last_layer import only_pooled
+from biencoder.model.attention.interface import Packing, packed
+from biencoder.model.packing import PackedBatch
 from biencoder.model.pooling import POOLED_TOKEN, POOLINGS
 
 PADDING = 0.2  # largest share of padding where an architecture needs it
@@ -27,7 +27,7 @@ def embed(
     """Vectors of a packed batch; gradients flow.
 
     Args:
-        backbone: a transformers model, prepared by :func:`~biencoder.model.architectures.enable_packing`.
+        backbone: a transformers model, prepared by :func:`~biencoder.model.architectures.table.enable_packing`.
         batch: N texts in one row of T tokens, on the backbone's device.
         pooling: a name in :data:`~biencoder.model.pooling.POOLINGS`.
         normalize: scale each vector to length 1.

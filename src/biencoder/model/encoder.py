@@ -15,17 +15,17 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biencoder.config.choices import AUTO, CLS, FP32, LAST
-from biencoder.data.batching import PackedBatch, Tokens, chunks, tokenize
+from biencoder.device.precision import autocast, choose_device, choose_precision
 from biencoder.errors import UserError
-from biencoder.model.architectures import enable_packing, longest_text
-from biencoder.model.causality import is_decoder
+from biencoder.model.adapting.causality import is_decoder
+from biencoder.model.architectures.native_layer import weights_at_rest
+from biencoder.model.architectures.table import enable_packing, longest_text
 from biencoder.model.embedding import embed
-from biencoder.model.folder import ModelSettings, read_settings
-from biencoder.model.native_layer import weights_at_rest
+from biencoder.model.files.pretrained import load_checked, load_tokenizer, locate, weights_fingerprint
+from biencoder.model.files.saving import save_model
+from biencoder.model.files.settings import ModelSettings, read_settings
+from biencoder.model.packing import PackedBatch, Tokens, chunks, tokenize
 from biencoder.model.pooling import truncate
-from biencoder.model.precision import autocast, choose_device, choose_precision
-from biencoder.model.pretrained import load_checked, load_tokenizer, locate, weights_fingerprint
-from biencoder.model.saving import save_model
 
 ENCODE_TOKENS = 8192  # a forward pass without gradient; more does not run faster, and takes more memory
 ENCODE_TEXTS = 4096  # texts tokenised at a time, among which lengths are sorted

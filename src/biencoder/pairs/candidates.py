@@ -10,8 +10,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from biencoder.data.draws import scramble
-from biencoder.data.same_text import fold, text_hash
+from biencoder.data.random_bits import scramble
+from biencoder.data.text import fold, text_hash
 from biencoder.pairs.methods import Pair
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import orjson
 
-from biencoder.data.lines import NotTextError, decode, read_lines
-from biencoder.data.same_text import fold, text_hash
+from biencoder.data.files.lines import NotTextError, decode, read_lines
+from biencoder.data.text import fold, text_hash
 from biencoder.errors import UserError
 from biencoder.retrieval.texts import JSON_SUFFIXES, read_texts
 

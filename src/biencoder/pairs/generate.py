@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from biencoder.data.draws import scramble
-from biencoder.data.same_text import fold, text_hash
+from biencoder.data.random_bits import scramble
+from biencoder.data.text import fold, text_hash
 from biencoder.errors import UserError
 from biencoder.pairs.documents import Document
 from biencoder.pairs.endpoint import Endpoint, Nonsense, Stopped

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biencoder.config.choices import FIRST_SENTENCE, HEADINGS, SPANS, TITLE
-from biencoder.data.draws import scramble
-from biencoder.data.same_text import fold
+from biencoder.data.random_bits import scramble
+from biencoder.data.text import fold
 from biencoder.pairs.documents import Document
 from biencoder.pairs.sentences import Sentence, count_words, cut, plain, sections, sentences
 

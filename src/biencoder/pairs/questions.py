@@ -5,7 +5,7 @@
 import re
 from pathlib import Path
 
-from biencoder.data.same_text import fold
+from biencoder.data.text import fold
 from biencoder.errors import UserError
 from biencoder.pairs.methods import is_query
 from biencoder.pairs.sentences import plain

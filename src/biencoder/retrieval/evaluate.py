@@ -17,7 +17,7 @@ from biencoder.retrieval.significance import bootstrap_interval, paired_randomiz
 
 if TYPE_CHECKING:
     from biencoder.config import EvaluateConfig
-    from biencoder.data.beir import Collection
+    from biencoder.data.files.beir import Collection
 
 
 DECIDING = "ndcg@10"
@@ -88,7 +88,7 @@ class Comparison:
 
 def run(config: "EvaluateConfig") -> None:
     """The command: print the measures, write the JSON and the TREC run that were asked for."""
-    from biencoder.data.beir import load_collection
+    from biencoder.data.files.beir import load_collection
     from biencoder.terminal import say, table
 
     for flag, path in (("--output", config.output), ("--run-file", config.run_file)):

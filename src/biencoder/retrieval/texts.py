@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 import xxhash
 
-from biencoder.data.lines import NotTextError, decode, listed, read_lines
+from biencoder.data.files.lines import NotTextError, decode, listed, read_lines
 from biencoder.errors import UserError
 
 JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")

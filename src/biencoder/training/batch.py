@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from biencoder.data.batching import Chunk, Tokens, chunks, cut_smaller
-from biencoder.data.records import Example
-from biencoder.data.sampling import BatchPlan, KnownPositives, share
+from biencoder.data.files.records import Example
+from biencoder.data.plan.sampling import BatchPlan, KnownPositives, share
 from biencoder.data.table import ExampleTable
-from biencoder.training.objective import Labels
+from biencoder.model.packing import Chunk, Tokens, chunks, cut_smaller
+from biencoder.objective.objective import Labels
 
 Tokenize = Callable[[Sequence[str]], list[Tokens]]
 

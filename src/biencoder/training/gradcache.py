@@ -9,7 +9,7 @@ After Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memor
    with the same dropout masks.
 
 A rank that finds no memory for its part of a step takes part in the collectives all the same, see
-:func:`~biencoder.training.out_of_memory.memory_for_all`.
+:func:`~biencoder.training.memory.out_of_memory.memory_for_all`.
 
 With everything kept this *is* the plain step: there is one code path. The replay draws the same masks because each
 chunk's random numbers start from a seed of its own, a pure function of (seed, step, rank, chunk).
@@ -24,15 +24,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from biencoder.allocator import give_back
-from biencoder.data.batching import Chunk
+from biencoder.device.allocator import give_back
+from biencoder.distributed import gather, scatter_sum, sum_over_ranks
+from biencoder.model.architectures.native_layer import weights_at_rest
 from biencoder.model.encoder import Encoder
-from biencoder.model.native_layer import weights_at_rest
+from biencoder.model.packing import Chunk
+from biencoder.objective.similarity import AnyObjective
 from biencoder.training.batch import TrainingBatch
-from biencoder.training.distributed import gather, scatter_sum, sum_over_ranks
-from biencoder.training.guide import Guide, Opinion
-from biencoder.training.out_of_memory import memory_for_all
-from biencoder.training.similarity_loss import AnyObjective
+from biencoder.training.memory.out_of_memory import memory_for_all
+from biencoder.training.sources.guide import Guide, Opinion
 
 SCORES_AT_ONCE = 2**20  # elements of the score matrix that the objective holds at a time: 4 MB in float32
 

@@ -8,16 +8,16 @@ from pathlib import Path
 import torch
 
 from biencoder.config import TrainConfig
-from biencoder.data.beir import Collection
-from biencoder.data.sampling import Sampler
+from biencoder.data.files.beir import Collection
+from biencoder.data.plan.sampling import Sampler
 from biencoder.data.table import ExampleTable
 from biencoder.model.encoder import Encoder
+from biencoder.objective.similarity import AnyObjective
 from biencoder.retrieval.evaluate import Evaluation
 from biencoder.training.batch import Batcher
-from biencoder.training.checkpoint import checkpoints_in, newest_checkpoint
-from biencoder.training.guide import Guide
-from biencoder.training.similarity_loss import AnyObjective
-from biencoder.training.watch import Watch
+from biencoder.training.sources.guide import Guide
+from biencoder.training.state.checkpoint import checkpoints_in, newest_checkpoint
+from biencoder.training.watch.learning import Watch
 
 SHOWN_STEPS = 20
 

@@ -9,14 +9,21 @@ from typing import Any, NoReturn
 
 import torch
 
-from biencoder.allocator import give_back
-from biencoder.data.beir import Collection
+from biencoder.data.files.beir import Collection
+from biencoder.device.allocator import give_back
+from biencoder.distributed import barrier, broadcast_object, rank, sum_gradients
 from biencoder.errors import Stopped
 from biencoder.files import sync_file
 from biencoder.retrieval.evaluate import DECIDING, Evaluation, evaluate, texts_to_encode
 from biencoder.terminal import Progress, say
 from biencoder.training.batch import TrainingBatch
-from biencoder.training.checkpoint import (
+from biencoder.training.gradcache import StepLosses
+from biencoder.training.job import Job
+from biencoder.training.memory.smaller_chunks import accumulate_within_memory
+from biencoder.training.optimizer import learning_rate_at, optimizer_state
+from biencoder.training.sources.clusters import use_clusters
+from biencoder.training.sources.negatives import use_hard_negatives
+from biencoder.training.state.checkpoint import (
     Checkpoint,
     checkpoint_path,
     prune,
@@ -24,16 +31,9 @@ from biencoder.training.checkpoint import (
     save_checkpoint,
     trained_state,
 )
-from biencoder.training.clusters import use_clusters
-from biencoder.training.distributed import barrier, broadcast_object, rank, sum_gradients
-from biencoder.training.gradcache import StepLosses
-from biencoder.training.job import Job
-from biencoder.training.metrics_file import log_step, write_metrics
-from biencoder.training.negatives import use_hard_negatives
-from biencoder.training.nonfinite import count_or_stop, find_trouble, refuse_ruined_weights
-from biencoder.training.optimizer import learning_rate_at, optimizer_state
-from biencoder.training.smaller_chunks import accumulate_within_memory
-from biencoder.training.stop import stop_asked
+from biencoder.training.state.metrics_file import log_step, write_metrics
+from biencoder.training.watch.nonfinite import count_or_stop, find_trouble, refuse_ruined_weights
+from biencoder.training.watch.signals import stop_asked
 
 logger = logging.getLogger(__name__)
 

@@ -5,25 +5,25 @@ from dataclasses import replace
 from functools import partial
 
 from biencoder.config import DataSet, TrainConfig
-from biencoder.data.batching import Tokens
-from biencoder.data.beir import Collection, load_collection
 from biencoder.data.data_sets import is_scored, rows_to_evaluate_on
+from biencoder.data.files.beir import Collection, load_collection
 from biencoder.data.held_out import hold_out
-from biencoder.data.sampling import KnownPositives, Sampler
+from biencoder.data.plan.sampling import KnownPositives, Sampler
 from biencoder.data.table import ExampleTable
+from biencoder.distributed import rank, world_size
 from biencoder.errors import UserError
 from biencoder.model.encoder import Encoder
-from biencoder.model.pretrained import checkpoint_activations
+from biencoder.model.files.pretrained import checkpoint_activations
+from biencoder.model.packing import Tokens
+from biencoder.objective.objective import Objective
+from biencoder.objective.similarity import AnyObjective, SimilarityObjective
 from biencoder.terminal import say
-from biencoder.training.backbone import prepare_backbone
+from biencoder.training.base_model import prepare_backbone
 from biencoder.training.batch import Batcher, Prompts
-from biencoder.training.distributed import rank, world_size
-from biencoder.training.guide import Guide
 from biencoder.training.job import Job
-from biencoder.training.memory import token_budget
-from biencoder.training.objective import Objective
+from biencoder.training.memory.budget import token_budget
 from biencoder.training.optimizer import adamw, usual_learning_rate
-from biencoder.training.similarity_loss import AnyObjective, SimilarityObjective
+from biencoder.training.sources.guide import Guide
 
 HELD_OUT_COST = 0.1  # share of the run's own cost that all evaluations on the default held-out set may take together
 HELD_OUT_QUERIES = 500  # at most

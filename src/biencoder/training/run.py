@@ -8,22 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from biencoder.commands.check import token_counter
 from biencoder.config import TrainConfig, data_sets_of
 from biencoder.config.choices import MERGED
 from biencoder.data.audit import audit
-from biencoder.data.check import token_counter
 from biencoder.data.data_sets import is_of_single_texts, read_data_sets, settings_of
-from biencoder.errors import TrainingError, UserError, first_line
-from biencoder.model.encoder import Encoder
-from biencoder.model.lora import merge_lora
-from biencoder.model.merge import mix_in
-from biencoder.native import kind
-from biencoder.report.training import Outcome, report_result, write_evaluation, write_model_card
-from biencoder.retrieval.evaluate import Evaluation
-from biencoder.terminal import Progress, say, table
-from biencoder.training.backbone import choose_trained, refuse_without_dropout
-from biencoder.training.checkpoint import load_best, load_checkpoint, restore_state, step_of
-from biencoder.training.distributed import (
+from biencoder.distributed import (
     barrier,
     broadcast_object,
     first_to_fail,
@@ -32,6 +22,16 @@ from biencoder.training.distributed import (
     rank,
     world_size,
 )
+from biencoder.errors import TrainingError, UserError, first_line
+from biencoder.model.adapting.lora import merge_lora
+from biencoder.model.adapting.merging import mix_in
+from biencoder.model.encoder import Encoder
+from biencoder.model.kernels import kind
+from biencoder.objective.similarity import SimilarityObjective
+from biencoder.report.training import Outcome, report_result, write_evaluation, write_model_card
+from biencoder.retrieval.evaluate import Evaluation
+from biencoder.terminal import Progress, say, table
+from biencoder.training.base_model import choose_trained, refuse_without_dropout
 from biencoder.training.job import Job, Skipped
 from biencoder.training.loop import (
     evaluate_and_keep_best,
@@ -39,14 +39,14 @@ from biencoder.training.loop import (
     evaluate_on,
     train_steps,
 )
-from biencoder.training.metrics_file import forget_metrics_after
+from biencoder.training.memory.out_of_memory import ran_out_of_memory
 from biencoder.training.optimizer import restore_optimizer
-from biencoder.training.out_of_memory import ran_out_of_memory
-from biencoder.training.output import OutputFolder
 from biencoder.training.preparation import evaluation_data, make_job, prepare_encoder
-from biencoder.training.similarity_loss import SimilarityObjective
-from biencoder.training.stop import finishing_steps, stops_by_signal
-from biencoder.training.watch import Watch
+from biencoder.training.state.checkpoint import load_best, load_checkpoint, restore_state, step_of
+from biencoder.training.state.metrics_file import forget_metrics_after
+from biencoder.training.state.output_folder import OutputFolder
+from biencoder.training.watch.learning import Watch
+from biencoder.training.watch.signals import finishing_steps, stops_by_signal
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

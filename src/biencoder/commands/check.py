@@ -1,0 +1,61 @@
+"""``biencoder check``: the data audit alone."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from biencoder.config import data_sets_of
+from biencoder.data.audit import WARN, audit
+from biencoder.data.data_sets import read_data_sets
+from biencoder.data.files.beir import load_collection
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from biencoder.config import CheckConfig
+
+
+LETTERS_COUNTED = 1_000_000  # more than the tokens of any length that models take
+
+
+def run(config: "CheckConfig") -> None:
+    """The command: read the data, print what is wrong with it."""
+    from biencoder.terminal import say, table
+
+    lengths = None if config.model is None else token_counter(_tokenizer(config))
+    collection = None if config.eval_data is None else load_collection(config.eval_data, config.eval_split)
+    data_sets = data_sets_of(config.train_data)
+    examples = read_data_sets(data_sets, config.on_bad_row)
+    names = [data_set.name or "" for data_set in data_sets]
+    found = audit(examples, collection, lengths, config.query_max_len, config.passage_max_len, names)
+    rows = found.rows(config.group_size)
+    if collection is not None:
+        say(f"evaluation: {collection.description}")
+    table(rows, ["data", "found", ""])
+    if found.bad_rows:
+        total = sum(found.skipped.values())
+        say(f"\nrows left out, the first {len(found.bad_rows)} of {total:,}:")
+        for message in found.bad_rows:
+            say(f"  {message}")
+    warnings = sum(verdict == WARN for _, _, verdict in rows)
+    say(f"\n{warnings} thing{'s' * (warnings != 1)} to look at" if warnings else "\nnothing wrong was found")
+
+
+def _tokenizer(config: "CheckConfig") -> "PreTrainedTokenizerBase":
+    from biencoder.model.files.pretrained import load_tokenizer
+
+    assert config.model is not None
+    return load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
+
+
+def token_counter(tokenizer: "PreTrainedTokenizerBase") -> Callable[[list[str]], NDArray[np.int64]]:
+    """How many tokens a tokenizer makes of each text, special tokens included; of a huge one, of its beginning."""
+
+    def count(texts: list[str]) -> NDArray[np.int64]:
+        beginnings = [text[:LETTERS_COUNTED] for text in texts]
+        ids = tokenizer(beginnings, truncation=False, return_attention_mask=False, verbose=False)["input_ids"]
+        return np.array([len(text) for text in ids], dtype=np.int64)
+
+    return count

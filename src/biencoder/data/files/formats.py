@@ -1,0 +1,188 @@
+"""Rows out of JSON lines, CSV and Parquet files."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from biencoder.data.files.columns import QUERY_COLUMNS, SCORE_COLUMNS, RowError, find_columns
+from biencoder.data.files.lines import NotTextError, decode, read_lines, shortened
+from biencoder.errors import UserError, first_line
+
+Row = dict[str, Any]
+
+SUPPORTED = ".jsonl, .json (an object a line), .csv, each also with .gz, and .parquet"
+_PARQUET_ROWS = 4096
+
+
+def find_files(paths: Sequence[Path]) -> list[Path]:
+    """The data files that ``paths`` name: a file stands for itself, a folder for its supported files by name.
+
+    Raises:
+        UserError: a path does not exist, a file's ending is not supported, or a folder holds no supported file.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = _data_files(path)
+            if not inside:
+                raise UserError(f"the folder {path} holds no training data; supported: {SUPPORTED}")
+            files += inside
+        elif not path.exists():
+            raise UserError(f"training data {path} does not exist")
+        elif not _format(path):
+            raise UserError(f"{path}: this kind of file is not supported; supported: {SUPPORTED}")
+        else:
+            files.append(path)
+    return files
+
+
+def read_rows(path: Path, *, every_column: bool = False) -> Iterator[tuple[int, Row | RowError]]:
+    """The rows of a file with their line numbers (Parquet: row numbers), from 1; a row that cannot be read as an error.
+
+    Args:
+        path: the file.
+        every_column: of a Parquet file, read the columns that training does not need as well.
+
+    Raises:
+        UserError: the file as a whole cannot be read.
+    """
+    kind = _format(path)
+    if kind == ".parquet":
+        return _read_parquet(path, every_column)
+    return _read_csv(path) if kind == ".csv" else _read_json(path)
+
+
+def _data_files(folder: Path) -> list[Path]:
+    try:
+        return sorted(p for p in folder.iterdir() if p.is_file() and p.name[0] != "." and _format(p))
+    except OSError as error:
+        raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
+
+
+def _format(path: Path) -> str | None:
+    name = path.name.lower()
+    if name.endswith(".parquet"):
+        return ".parquet"
+    ending = Path(name.removesuffix(".gz")).suffix
+    return ending if ending in (".jsonl", ".json", ".csv") else None
+
+
+def _read_json(path: Path) -> Iterator[tuple[int, Row | RowError]]:
+    for number, line in read_lines(path):
+        if not line or line.isspace():
+            continue
+        try:
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            yield number, _not_json(line, error)
+            continue
+        if type(row) is dict:
+            yield number, row
+        else:
+            yield number, RowError("not JSON", f"a JSON object is wanted, found {describe(row)}{_array_hint(line)}")
+
+
+def _not_json(line: bytes, error: orjson.JSONDecodeError) -> RowError:
+    try:
+        decode(line)
+    except NotTextError as fault:
+        return RowError(fault.kind, str(fault))
+    return RowError("not JSON", f"not JSON ({error.msg}, column {error.colno}){_array_hint(line)}")
+
+
+def _array_hint(line: bytes) -> str:
+    return "; one object a line is wanted, not a JSON array" if line.lstrip().startswith(b"[") else ""
+
+
+def _read_csv(path: Path) -> Iterator[tuple[int, Row | RowError]]:
+    csv.field_size_limit(1 << 30)  # the csv module refuses longer texts than 128 KiB unless told
+    faults: dict[int, RowError] = {}  # line number -> what could not be decoded in it
+    reader = csv.reader(_decoded(path, faults), strict=True)
+    header: list[str] | None = None
+    while True:
+        number = reader.line_num + 1  # where the row begins: quoted texts run over lines
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield number, RowError("not CSV", f"not CSV ({error})")
+            continue
+        if faults and (found := [faults.pop(n) for n in range(number, reader.line_num + 1) if n in faults]):
+            yield number, found[0]
+        elif not cells:
+            continue
+        elif header is None:
+            header = _unique([name.strip() for name in cells], f"{path}:{number}")
+        elif len(cells) != len(header):
+            yield number, RowError("not CSV", f"{len(cells)} cells where the header has {len(header)}")
+        else:
+            yield number, {name: _cell(name, text) for name, text in zip(header, cells, strict=True)}
+
+
+def _decoded(path: Path, faults: dict[int, RowError]) -> Iterator[str]:
+    for number, line in read_lines(path):
+        try:
+            yield decode(line)
+        except NotTextError as fault:
+            faults[number] = RowError(fault.kind, str(fault))
+            yield line.decode(errors="replace").replace("\0", " ")
+
+
+def _unique(names: list[str], place: str) -> list[str]:
+    twice = next((name for number, name in enumerate(names) if name and name in names[:number]), None)
+    if twice is not None:
+        raise UserError(f"{place}: two columns have the name {shortened(twice)!r}; rename one of them")
+    return names
+
+
+def _cell(column: str, text: str) -> Any:
+    """A CSV cell as JSON would have it: empty is null, a list of texts or the scores may be written as JSON."""
+    if not text:
+        return None
+    is_score = column in SCORE_COLUMNS
+    if column in QUERY_COLUMNS or column == "prompt" or not (is_score or text[0] == "["):
+        return text
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
+    return value if is_score or (type(value) is list and all(type(item) is str for item in value)) else text
+
+
+def _read_parquet(path: Path, every_column: bool) -> Iterator[tuple[int, Row | RowError]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            found = find_columns(tuple(_unique(file.schema_arrow.names, str(path))))
+            wanted = [name for name in found if isinstance(name, str)] + list(found.negatives)
+            columns = None if every_column else wanted
+            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=columns):
+                for number, row in enumerate(batch.to_pylist(), number + 1):  # noqa: B020 (goes on counting)
+                    yield number, row
+    except RowError as error:
+        raise UserError(f"{path}: {error}") from error
+    except pa.ArrowException as error:
+        raise UserError(f"{path}: not a whole Parquet file ({first_line(error)})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: a text in row {number + 1} or the {_PARQUET_ROWS} after it is not UTF-8") from error
+    except (ValueError, OverflowError) as error:  # a date that Python has no value for
+        raise UserError(
+            f"{path}: a value in row {number + 1} or the {_PARQUET_ROWS} after it cannot be read ({error})"
+        ) from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {first_line(error)}") from error
+
+
+def describe(value: object) -> str:
+    """What a JSON value is, in words for a message."""
+    if value is None:
+        return "null"
+    names = {bool: "a boolean", int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object"}
+    return names.get(type(value), f"a value of type {type(value).__name__}")

@@ -1,0 +1,177 @@
+"""Rows that should not meet in a batch, and an order of all rows in which they do not.
+
+Two rows clash when their queries are the same text, or when a passage is known to answer both: the positive of one
+would stand among the negatives of the other.
+
+Rows that clash, directly or through others, form a component. The rows of a component are dealt to different batches,
+one after the other. That parts all rows of a component that has no more rows than there are batches. The rows of a
+larger one are as evenly spread as can be, and those that do clash are swapped with others as long as that helps.
+
+Shapes: n rows, E edges.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from biencoder.data.random_bits import scramble
+from biencoder.data.table import Ragged
+
+ROUNDS_WITHOUT_GAIN = 16  # of swapping, after which what still clashes is left
+
+
+class Clashes:
+    """Which of n rows clash.
+
+    Args:
+        queries: int64 ``[n]``, the number of each row's query.
+        answers: the passages known to answer each query, by that number; each once.
+    """
+
+    def __init__(self, queries: NDArray[np.int64], answers: Ragged) -> None:
+        distinct, self._query = np.unique(queries, return_inverse=True)
+        known = answers.take(distinct)
+        owner = known.owners()
+        passages, passage, count = np.unique(known.values, return_inverse=True, return_counts=True)
+        shared = count[passage] > 1
+        owner, passage = owner[shared], passage[shared]
+        component = _components(owner, passage, len(distinct))[self._query]
+        self._size = np.bincount(component, minlength=len(distinct))
+        self._component = np.where(self._size[component] > 1, component, -1)  # [n]; -1 for a row that clashes with none
+        # What a query must not have in common with another of its batch: itself, and the passages that it shares.
+        keys = np.concatenate([np.arange(len(distinct)), len(distinct) + passage])
+        order = np.argsort(np.concatenate([np.arange(len(distinct)), owner]), kind="stable")
+        ends = np.cumsum(1 + np.bincount(owner, minlength=len(distinct)))
+        self._keys = Ragged(keys[order].astype(np.uint64), np.concatenate([[0], ends]))
+        self._key_count = len(distinct) + len(passages)
+
+    def order(self, draws: NDArray[np.uint64], batch_size: int) -> NDArray[np.int64]:
+        """The rows in the order in which batches are cut from them: int64 ``[n]``.
+
+        Args:
+            draws: uint64 ``[n]``, random bits of each row, whose order this is when no rows clash; else, those that
+                clash with none fill the batches in that order.
+            batch_size: rows a batch; the last one may have fewer.
+        """
+        shuffled = np.argsort(draws, kind="stable")
+        batches = -(-len(draws) // batch_size)
+        if batch_size == 1 or batches < 2 or not (self._component >= 0).any():
+            return shuffled
+        batch = self._deal(shuffled, draws, batch_size, batches)
+        crowded = self._crowded(batches, least=batches)  # those of smaller components are in batches of their own
+        if len(crowded):
+            self._swap(batch, crowded, draws)
+        return np.lexsort((scramble(draws), batch))  # those that were dealt stand anywhere in their batch
+
+    def part(self, order: NDArray[np.int64], draws: NDArray[np.uint64], batch_size: int) -> NDArray[np.int64]:
+        """An order of the rows, changed only where rows of a batch clash: these are swapped with others.
+
+        Args:
+            order: int64 ``[n]``, from which batches would be cut if no rows clashed.
+            draws: uint64 ``[n]``, random bits of each row.
+            batch_size: rows a batch; the last one may have fewer.
+        """
+        batches = -(-len(order) // batch_size)
+        if batch_size == 1 or batches < 2 or not (self._component >= 0).any():
+            return order
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        batch = place // batch_size
+        self._swap(batch, self._crowded(batches, least=2), draws)
+        return np.lexsort((place, batch))
+
+    def _deal(
+        self, shuffled: NDArray[np.int64], draws: NDArray[np.uint64], batch_size: int, batches: int
+    ) -> NDArray[np.int64]:
+        """The batch of each row: components one after the other to the batches in turn, then the other rows."""
+        bound = shuffled[self._component[shuffled] >= 0]
+        distinct, first, component = np.unique(self._component[bound], return_index=True, return_inverse=True)
+        # First those that need a place in every batch, the last and smallest one too.
+        class_of = np.select([self._size[distinct] == batches, self._size[distinct] > batches], [0, 1], 2)
+        rank = np.empty_like(first)
+        rank[np.lexsort((first, class_of))] = np.arange(len(first))
+        bound = bound[np.argsort(rank[component], kind="stable")]
+
+        last = len(shuffled) - (batches - 1) * batch_size  # rows of the last batch, which is full after as many rounds
+        turn = np.arange(len(bound))
+        place = np.where(turn < last * batches, turn % batches, (turn - last * batches) % (batches - 1))
+        in_turn = np.append(np.argsort(scramble(draws[: batches - 1]), kind="stable"), batches - 1)
+        batch = np.full(len(shuffled), -1)
+        batch[bound] = in_turn[place]
+        room = np.append(np.full(batches - 1, batch_size), last) - np.bincount(batch[bound], minlength=batches)
+        batch[shuffled[batch[shuffled] < 0]] = np.repeat(np.arange(batches), room)
+        return batch
+
+    def _crowded(self, batches: int, least: int) -> NDArray[np.int64]:
+        """Rows of components of ``least`` rows or more, without those whose key too many have to be ever parted."""
+        rows = np.flatnonzero(self._component >= 0)
+        rows = rows[self._size[self._component[rows]] >= least]
+        positions, offsets = self._keys.positions(self._query[rows])
+        keys = self._keys.values[positions].astype(np.int64)
+        hopeless = np.bincount(keys, minlength=self._key_count)[keys] > batches
+        owner = np.repeat(np.arange(len(rows)), np.diff(offsets))
+        left_out = np.bincount(owner[hopeless], minlength=len(rows)) > 0
+        found: NDArray[np.int64] = rows[~left_out]
+        return found
+
+    def _swap(self, batch: NDArray[np.int64], crowded: NDArray[np.int64], draws: NDArray[np.uint64]) -> None:
+        """Move rows that clash to other batches, in exchange for rows that clash in neither place; in place."""
+        keys = self._keys.take(self._query[crowded])
+        owner, values = keys.owners(), keys.values.astype(np.int64)
+        movable = np.concatenate([crowded, np.flatnonzero(self._component < 0)])
+        fewest, stalled, number = len(crowded) + 1, 0, 0
+        while stalled < ROUNDS_WITHOUT_GAIN:
+            codes = batch[crowded][owner] * self._key_count + values
+            order = np.argsort(codes, kind="stable")
+            taken = codes[order]
+            clashing = np.unique(owner[order[1:][taken[1:] == taken[:-1]]])
+            if not len(clashing):
+                return
+            stalled = 0 if len(clashing) < fewest else stalled + 1
+            fewest, number = min(fewest, len(clashing)), number + 1
+
+            pick = (scramble(draws[crowded[clashing]] ^ np.uint64(number)) % np.uint64(len(movable))).astype(np.int64)
+            pick, first = np.unique(pick, return_index=True)
+            is_free = ~np.isin(pick, clashing)
+            pick, moved = pick[is_free], clashing[first[is_free]]
+            here, there = batch[crowded[moved]], batch[movable[pick]]
+            fits = ~self._meets(keys, moved, there, taken)
+            binds = pick < len(crowded)
+            fits[binds] &= ~self._meets(keys, pick[binds], here[binds], taken)
+            batch[crowded[moved[fits]]], batch[movable[pick[fits]]] = there[fits], here[fits]
+
+    def _meets(
+        self, keys: Ragged, lists: NDArray[np.int64], batch: NDArray[np.int64], taken: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Which of the lists of keys have one that is taken in the batch given."""
+        positions, offsets = keys.positions(lists)
+        owner = np.repeat(np.arange(len(lists)), np.diff(offsets))
+        codes = batch[owner] * self._key_count + keys.values[positions].astype(np.int64)
+        found = taken[np.minimum(np.searchsorted(taken, codes), len(taken) - 1)] == codes
+        return np.bincount(owner[found], minlength=len(lists)) > 0
+
+
+def _components(owner: NDArray[np.int64], passage: NDArray[np.int64], queries: int) -> NDArray[np.int64]:
+    """The connected component of each query, named by the smallest query in it: int64 ``[queries]``.
+
+    FastSV (Zhang, Azad and Hu 2020): every query hangs itself below the smallest query that it knows of, over and over;
+    the number of rounds grows with the logarithm of the longest path.
+
+    Args:
+        owner: int64 ``[E]``, a query.
+        passage: int64 ``[E]``, a passage that answers it; queries with a passage in common are connected.
+        queries: how many there are.
+    """
+    order = np.argsort(passage, kind="stable")
+    owner, passage = owner[order], passage[order]
+    same = passage[1:] == passage[:-1]
+    one, other = owner[:-1][same], owner[1:][same]
+    parent = np.arange(queries)
+    while True:
+        above = parent[parent]
+        lower = above.copy()
+        for here, there in ((one, other), (other, one)):
+            np.minimum.at(lower, parent[here], above[there])
+            np.minimum.at(lower, here, above[there])
+        if np.array_equal(lower, parent):
+            return parent
+        parent = lower

@@ -1,0 +1,65 @@
+"""A model's folder, written whole or not at all."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from biencoder.files import sync_file, sync_folder, system_errors
+from biencoder.model.files.pretrained import quiet
+from biencoder.model.files.settings import ADAPTER_CONFIG, ModelSettings, write_settings
+
+READABLE = 0o644
+MAKES_A_MODEL = ("config.json", ADAPTER_CONFIG)
+
+
+def save_model(
+    folder: Path, backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, settings: ModelSettings
+) -> None:
+    """Write weights, configuration, tokenizer and sentence-transformers' files into ``folder``.
+
+    All of it is written and synced below a temporary name first. What makes a folder a model, its configuration, is
+    moved there last: a kill leaves a model that is whole, or none.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(prefix=".model.", suffix=".tmp", dir=folder))
+    try:
+        with quiet(), system_errors(staged):
+            backbone.save_pretrained(staged)
+            if tokenizer is not None:
+                _forget_last_use(tokenizer, settings.max_length)
+                tokenizer.save_pretrained(staged)
+        write_settings(staged, settings, int(backbone.config.hidden_size))
+        _publish(staged, folder)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def _forget_last_use(tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> None:
+    """What a tokenizer was asked for last is written with it, by which two saved models would differ."""
+    if not tokenizer.is_fast:
+        return
+    tokenizer.backend_tokenizer.no_padding()
+    if max_length is None:
+        tokenizer.backend_tokenizer.no_truncation()
+    else:
+        tokenizer.backend_tokenizer.enable_truncation(max_length, direction=tokenizer.truncation_side)
+
+
+def _publish(staged: Path, folder: Path) -> None:
+    files = sorted(path for path in staged.rglob("*") if path.is_file())
+    files.sort(key=lambda file: file.name in MAKES_A_MODEL and file.parent == staged)
+    for file in files:
+        sync_file(file)
+        file.chmod(READABLE)  # safetensors makes files that only their owner can read
+    for name in MAKES_A_MODEL:
+        (folder / name).unlink(missing_ok=True)
+    for file in files:
+        target = folder / file.relative_to(staged)
+        target.parent.mkdir(exist_ok=True)
+        if file is files[-1]:
+            for written in {folder / each.relative_to(staged).parent for each in files}:
+                sync_folder(written)
+        file.replace(target)
+    sync_folder(folder)

@@ -1,0 +1,242 @@
+"""The texts among which negatives are mined: distinct, numbered, on disk; and their vectors in a memory-mapped matrix.
+
+Two texts that differ in white space and case only are one candidate, the first of them. 64-bit hashes (xxh3) stand for
+texts, as in `biencoder.data.table`.
+"""
+
+import os
+import tempfile
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from biencoder.data.random_bits import scramble
+from biencoder.data.table import ExampleTable
+from biencoder.data.text import fold, text_hash
+from biencoder.errors import UserError
+from biencoder.retrieval.encode import Progress, TextEncoder, finite, shifted
+from biencoder.retrieval.mapped_vectors import map_vectors
+
+ENCODED_AT_ONCE = 16_384  # passages between two writes to the matrix; lengths are sorted among a quarter of them
+
+Hashes = NDArray[np.uint64]
+Indices = NDArray[np.int64]
+
+
+class TextFile:
+    """Texts by number, in an unnamed file in the folder for temporary files."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(prefix="biencoder-")  # noqa: SIM115 (it lives as long as this object)
+        self._ends = array("q", [0])
+        self._flushed = True
+
+    def append(self, text: str) -> None:
+        """Add a text; its number is the length so far."""
+        encoded = text.encode()
+        self._file.write(encoded)
+        self._ends.append(self._ends[-1] + len(encoded))
+        self._flushed = False
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, number: int) -> str:
+        if not self._flushed:
+            self._file.flush()
+            self._flushed = True
+        start, stop = self._ends[number], self._ends[number + 1]
+        return os.pread(self._file.fileno(), stop - start, start).decode()
+
+
+class Lookup:
+    """Numbers by hash; of equal hashes the first."""
+
+    def __init__(self, hashes: Hashes) -> None:
+        self._sorted, self._number = np.unique(hashes, return_index=True)
+
+    def find(self, hashes: Hashes) -> Indices:
+        """The number of each hash, or -1."""
+        if not len(self._sorted):
+            return np.full(len(hashes), -1)
+        place = np.searchsorted(self._sorted, hashes).clip(max=len(self._sorted) - 1)
+        return np.where(self._sorted[place] == hashes, self._number[place], -1)
+
+
+@dataclass(frozen=True, eq=False)
+class FoldedTable:
+    """Hashes of a table's folded texts.
+
+    Attributes:
+        query: uint64 ``[n]``.
+        positives: uint64, in the order of ``table.positive_hashes.values``.
+        negatives: the same of the hard negatives.
+        prompted_query: uint64 ``[n]``, of the exact query with its row's own prompt: equal ones have equal vectors.
+    """
+
+    query: Hashes
+    positives: Hashes
+    negatives: Hashes
+    prompted_query: Hashes
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """The candidates and the other texts whose vectors are needed; make them with `gather`.
+
+    Attributes:
+        searchable: the texts numbered below this are the candidates.
+        source_rows: texts that they were chosen among; blank ones do not count.
+        positives: int64, the number of each text of ``table.positive_hashes.values``.
+        negatives: the same of the hard negatives; -1 for texts that are not needed.
+        table: hashes of the table's folded texts.
+        by_folded: candidates by folded hash.
+    """
+
+    searchable: int
+    source_rows: int
+    positives: Indices
+    negatives: Indices
+    table: FoldedTable
+    by_folded: Lookup
+    _texts: TextFile
+    _entries: Indices  # place of each numbered text in the file
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, number: int) -> str:
+        return self._texts[int(self._entries[number])]
+
+    def vectors(self, encoder: TextEncoder, progress: Progress | None = None) -> NDArray[np.float32]:
+        """All texts as passages, float32 ``[len(self), D]``, memory-mapped from an unnamed temporary file.
+
+        Raises:
+            UserError: a vector that is not finite, or no room in the folder for temporary files.
+        """
+
+        def encoded(start: int) -> NDArray[np.float32]:
+            texts = [self[number] for number in range(start, min(start + ENCODED_AT_ONCE, len(self)))]
+            return finite(encoder.encode_passages(texts, shifted(progress, start)), "passage", start)
+
+        return map_vectors(map(encoded, range(0, len(self), ENCODED_AT_ONCE)), encoder.dim)
+
+
+def gather(table: ExampleTable, corpus: Iterable[str] | None, *, with_negatives: bool) -> Candidates:
+    """Number the distinct texts of ``corpus``, or of the table's passages where it is None, and what else is needed.
+
+    Neither the texts nor an object for each of them is ever in memory; blank texts are left out.
+
+    Args:
+        table: the training data.
+        corpus: texts among which negatives are looked for.
+        with_negatives: the vectors of the table's own hard negatives are needed too.
+
+    Raises:
+        UserError: no text, or no room in the folder for temporary files.
+    """
+    texts, hashes = TextFile(), _EntryHashes()
+    try:
+        for text in corpus or ():
+            if text and not text.isspace():
+                texts.append(text)
+                hashes.add(text)
+        found = len(texts)
+        folded_table = _read_table(table, texts, hashes, from_corpus=corpus is not None, with_negatives=with_negatives)
+    except OSError as error:
+        raise _no_room(error) from error
+    exact, folded = hashes.arrays()
+    source = len(texts) if corpus is None else found
+    if source == 0:
+        raise UserError("the corpus holds no text to mine negatives from")
+    candidates = _first_of_each(folded[:source])
+    needed = [table.positive_hashes.values, table.negative_hashes.values][: 1 + with_negatives]
+    others = _first_of_each(exact)
+    others = others[np.isin(exact[others], np.concatenate(needed)) & ~np.isin(exact[others], exact[candidates])]
+    entries = np.concatenate([candidates, others])
+    by_exact = Lookup(exact[entries])
+    passages = len(folded_table.positives) + len(folded_table.negatives)
+    return Candidates(
+        searchable=len(candidates),
+        source_rows=passages if corpus is None else source,
+        positives=by_exact.find(table.positive_hashes.values),
+        negatives=by_exact.find(table.negative_hashes.values),
+        table=folded_table,
+        by_folded=Lookup(folded[candidates]),
+        _texts=texts,
+        _entries=entries,
+    )
+
+
+def contradicted(table: ExampleTable, folded: FoldedTable) -> NDArray[np.bool_]:
+    """Which hard negatives are a positive of their query in some row, bool by ``table.negative_hashes.values``."""
+    query = scramble(folded.query)
+    positives = query[table.positive_hashes.owners()] ^ folded.positives
+    negatives = query[table.negative_hashes.owners()] ^ folded.negatives
+    return np.isin(negatives, positives)
+
+
+class _EntryHashes:
+    """Hashes of the texts in a file, exact and folded."""
+
+    def __init__(self) -> None:
+        self._exact, self._folded = array("Q"), array("Q")
+
+    def add(self, text: str) -> None:
+        self._exact.append(text_hash(text))
+        self._folded.append(text_hash(fold(text)))
+
+    def arrays(self) -> tuple[Hashes, Hashes]:
+        # Copies: an array that numpy has a view of could not grow.
+        return np.array(self._exact, np.uint64), np.array(self._folded, np.uint64)
+
+
+def _read_table(
+    table: ExampleTable, texts: TextFile, hashes: _EntryHashes, *, from_corpus: bool, with_negatives: bool
+) -> FoldedTable:
+    """Fold the table's texts, and append those that are candidates or needed and do not stand in ``texts`` yet."""
+    new_positive, new_negative = _new(table, hashes.arrays()[0], with_negatives=with_negatives or not from_corpus)
+    columns = [array("Q") for _ in range(4)]
+    query, positives, negatives, prompted = columns
+    for i in range(len(table)):
+        example = table[i]
+        query.append(text_hash(fold(example.query)))
+        prompted.append(text_hash(repr((example.prompt, example.query))))
+        for folded, passages, new, offsets in (
+            (positives, example.positives, new_positive, table.positive_hashes.offsets),
+            (negatives, example.negatives, new_negative, table.negative_hashes.offsets),
+        ):
+            for place, text in enumerate(passages, int(offsets[i])):
+                folded.append(text_hash(fold(text)))
+                if new[place]:
+                    texts.append(text)
+                    hashes.add(text)
+    return FoldedTable(*(np.array(column, np.uint64) for column in (query, positives, negatives, prompted)))
+
+
+def _new(table: ExampleTable, known: Hashes, *, with_negatives: bool) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which positives and which negatives are the first of their text in the order of the rows, and not ``known``."""
+    positives, negatives = table.positive_hashes, table.negative_hashes
+    values = np.concatenate([positives.values, negatives.values])
+    order = np.argsort(np.concatenate([2 * positives.owners(), 2 * negatives.owners() + 1]), kind="stable")
+    if not with_negatives:
+        order = order[order < len(positives.values)]
+    new = np.zeros(len(values), np.bool_)
+    new[order[np.unique(values[order], return_index=True)[1]]] = True
+    new &= ~np.isin(values, known)
+    return new[: len(positives.values)], new[len(positives.values) :]
+
+
+def _first_of_each(hashes: Hashes) -> Indices:
+    """Where each different hash stands first, ascending."""
+    return np.sort(np.unique(hashes, return_index=True)[1])
+
+
+def _no_room(error: OSError) -> UserError:
+    return UserError(
+        f"cannot keep the passages in {tempfile.gettempdir()}: {error.strerror or error}; "
+        "set TMPDIR to a folder with more room"
+    )

@@ -1,0 +1,93 @@
+"""Teacher scores from an embedding model: each different passage is encoded once, then every pair is an inner product.
+
+The vectors of the passages lie beside the output until it is whole, so that a run that was killed goes on with them.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import orjson
+
+from biencoder.data.files.rewrite import as_line, same_rows, write_lines
+from biencoder.data.table import ExampleTable
+from biencoder.files import atomic_write
+from biencoder.retrieval.encode import StartProgress, TextEncoder, encode_file
+from biencoder.retrieval.mining.corpus import Candidates, gather
+from biencoder.retrieval.mining.queries import Queries, Vectors, encode_queries, similarities
+from biencoder.retrieval.scoring.by_cross_encoder import COSINE_TEMPERATURE, Scored, with_scores
+
+if TYPE_CHECKING:
+    from biencoder.config import ScoreConfig
+
+QUERIES_AT_ONCE = 4096
+
+
+def score_file_by_vectors(config: "ScoreConfig", *, progress: StartProgress | None = None) -> Scored:
+    """Score every positive and negative with its query by ``config.model``, and write ``config.output``.
+
+    Args:
+        config: what `biencoder score` takes.
+        progress: called once with the number of different passages, and of those an earlier run has encoded.
+
+    Raises:
+        UserError: a model that cannot be used, vectors that are not finite, or files that changed meanwhile.
+    """
+    from biencoder.model.encoder import Encoder
+
+    assert config.model is not None
+    table = ExampleTable.from_files(config.train_data, config.on_bad_row)
+    encoder = Encoder.load(
+        config.model,
+        precision=config.precision,
+        device=config.device,
+        max_length=config.max_length,
+        trust_remote_code=config.trust_remote_code,
+    )
+    temperature = config.teacher_temperature or (COSINE_TEMPERATURE if encoder.settings.normalize else 1.0)
+    passages = gather(table, None, with_negatives=True)
+    # Hidden files, which no folder of training data is read from.
+    texts = config.output.with_name(f".{config.output.name}.passages.jsonl")
+    matrix = config.output.with_name(f".{config.output.name}.passages.npy")
+    with atomic_write(texts, "wb") as file:
+        for number in range(len(passages)):
+            file.write(orjson.dumps({"text": passages[number]}) + b"\n")
+    encoded = encode_file(encoder, texts, matrix, progress=progress)
+    vectors_CD = np.load(matrix, mmap_mode="r", allow_pickle=False)
+    positives, negatives = (
+        part / np.float32(temperature) for part in score_table(encoder, table, passages, vectors_CD)
+    )
+    _write(config, table, positives, negatives)
+    for path in (texts, matrix, matrix.with_name(matrix.name + ".json")):
+        path.unlink(missing_ok=True)
+    return Scored(len(table), len(positives) + len(negatives), encoded.reused)
+
+
+def score_table(
+    encoder: TextEncoder, table: ExampleTable, passages: Candidates, vectors_CD: Vectors
+) -> tuple[Vectors, Vectors]:
+    """Similarities by ``table.positive_hashes.values`` and by ``table.negative_hashes.values``.
+
+    Args:
+        encoder: encodes the queries, each different one once, under its row's own prompt or the model's.
+        table: the rows.
+        passages: all of the table's passages, by number.
+        vectors_CD: their vectors.
+    """
+    queries = Queries.of(passages.table.prompted_query)
+    sides = ((table.positive_hashes, passages.positives), (table.negative_hashes, passages.negatives))
+    scores = (np.empty(len(passages.positives), np.float32), np.empty(len(passages.negatives), np.float32))
+    for start, stop, rows in queries.blocks(QUERIES_AT_ONCE):
+        vectors_QD = encode_queries(encoder, table, queries.first[start:stop])
+        for (texts, numbers), found in zip(sides, scores, strict=True):
+            places, offsets = texts.positions(rows)
+            owners = np.repeat(queries.number[rows] - start, np.diff(offsets))
+            found[places] = similarities(vectors_QD, owners, vectors_CD, numbers[places])
+    return scores
+
+
+def _write(config: "ScoreConfig", table: ExampleTable, positives: Vectors, negatives: Vectors) -> None:
+    sides = ((table.positive_hashes, positives), (table.negative_hashes, negatives))
+    with write_lines(config.output) as write:
+        for number, (place, row, example) in enumerate(same_rows(table, config.train_data, config.on_bad_row)):
+            scores = [found[texts.offsets[number] : texts.offsets[number + 1]] for texts, found in sides]
+            write(as_line(with_scores(row, example, np.concatenate(scores)), place))

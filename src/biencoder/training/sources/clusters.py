@@ -1,0 +1,78 @@
+"""Which rows of a run are similar, as the base model sees their queries.
+
+Shapes: n rows.
+"""
+
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from biencoder.config import TrainConfig
+from biencoder.data.data_sets import is_of_single_texts, is_scored
+from biencoder.data.plan.similar_groups import similar_groups
+from biencoder.data.table import ExampleTable
+from biencoder.device.allocator import give_back
+from biencoder.distributed import broadcast_object, rank
+from biencoder.retrieval.encode import TextEncoder, progress_line
+from biencoder.retrieval.mapped_vectors import map_vectors
+from biencoder.retrieval.mining.queries import Queries, encode_queries
+from biencoder.training.job import Job
+from biencoder.training.state.saved_array import Places, kept
+
+NOT_CLUSTERED = -1
+ENCODED_AT_ONCE = 512  # queries
+
+
+def use_clusters(job: Job) -> None:
+    """Let the job's batches be made of rows with similar queries, found now if it is at its first step.
+
+    Raises:
+        UserError: they were found at an earlier step, and are gone or damaged.
+    """
+    config = job.config
+    if config.cluster_size == 1:
+        return
+    places = None
+    if rank() == 0:
+        give_back(beyond=0)  # other sizes are needed than in training, which would lie beside the free ones
+        path, make = job.folder / "batches" / "places.npy", partial(similar_rows, job.encoder, job.examples, config)
+        places = kept(path, (len(job.examples),), make, may_make=job.step == 0)
+    job.sampler = job.sampler.clustered(broadcast_object(places), config.cluster_size)
+
+
+def similar_rows(encoder: TextEncoder, table: ExampleTable, config: TrainConfig) -> Places:
+    """The place of each row in an order in which clusters of rows with similar queries follow each other.
+
+    Args:
+        encoder: the model as it came.
+        table: the training rows; the order is one of each data set.
+        config: of the run.
+
+    Returns:
+        int64 ``[n]``, -1 for rows of data sets whose rows are no negatives of each other.
+    """
+    places = np.full(len(table), NOT_CLUSTERED)
+    for number, data_set in enumerate(config.data_sets):
+        if data_set.in_batch_negatives and not is_scored(table, number) and not is_of_single_texts(table, number):
+            rows = np.flatnonzero(table.data_set == number)
+            places[rows] = _places(encoder, table.select(rows), config.cluster_size, config.seed)
+    return places
+
+
+def _places(encoder: TextEncoder, table: ExampleTable, size: int, seed: int) -> Places:
+    queries = Queries.of(table.query_hashes)
+    blocks = [queries.first[start : start + ENCODED_AT_ONCE] for start in range(0, len(queries), ENCODED_AT_ONCE)]
+    with progress_line("cluster") as start_progress:
+        progress = start_progress(len(queries), 0)
+
+        def encoded(number: int) -> NDArray[np.float32]:
+            vectors = encode_queries(encoder, table, blocks[number])
+            progress(number * ENCODED_AT_ONCE + len(vectors))
+            return vectors
+
+        vectors = map_vectors((encoded(number) for number in range(len(blocks))), encoder.dim)
+    groups = similar_groups(vectors, np.bincount(queries.number), size, seed)
+    places = np.empty(len(table), np.int64)
+    places[np.argsort(queries.number, kind="stable")] = np.argsort(groups, kind="stable")
+    return places

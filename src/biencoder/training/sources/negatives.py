@@ -1,0 +1,97 @@
+"""Hard negatives that a run mines for itself, with the model as it is (ANCE, Xiong et al. 2021).
+
+Shapes: n rows, N negatives a row.
+"""
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from biencoder.config import MiningOptions, TrainConfig
+from biencoder.data.data_sets import is_scored
+from biencoder.data.mined_table import MinedTable
+from biencoder.data.table import ExampleTable
+from biencoder.device.allocator import give_back
+from biencoder.distributed import broadcast_object, rank
+from biencoder.retrieval.encode import TextEncoder, progress_line
+from biencoder.retrieval.mining.mine import Mined, mine
+from biencoder.terminal import say
+from biencoder.training.job import Job
+from biencoder.training.state.saved_array import Places, kept
+
+DEPTH = 100  # passages looked at for each query, at least
+DEPTH_TIMES = 10  # as many as are mined
+
+
+def use_hard_negatives(job: Job) -> int:
+    """Give the job the negatives that it trains on from here, mined now if they are due; return until which step.
+
+    Raises:
+        UserError: they were mined at an earlier step, and are gone or damaged.
+    """
+    config = job.config
+    if not config.mine_negatives:
+        return job.total_steps
+    refresh = config.refresh_negatives
+    every = job.total_steps if refresh is None else refresh * job.sampler.steps_per_epoch
+    mined_at = job.step - job.step % every
+    places = None
+    if rank() == 0:
+        give_back(beyond=0)  # other sizes are needed than in training, which would lie beside the free ones
+        path = job.folder / "negatives" / f"step-{mined_at:08d}.npy"
+        make = partial(mine_places, job.encoder, job.examples, config)
+        places = kept(path, (len(job.examples), config.mine_negatives), make, may_make=job.step == mined_at)
+    table = MinedTable.of(job.examples, broadcast_object(places))
+    job.sampler, job.batcher = job.sampler.over(table), replace(job.batcher, table=table)
+    return min(job.total_steps, mined_at + every)
+
+
+def mine_places(encoder: TextEncoder, table: ExampleTable, config: TrainConfig) -> Places:
+    """Places of each row's mined negatives, see :class:`~biencoder.data.mined_table.MinedTable`.
+
+    Args:
+        encoder: the model as it is.
+        table: the training rows; a row's negatives are passages of rows of its own data set.
+        config: of the run.
+
+    Returns:
+        int64 ``[n, N]``, -1 where a row has fewer.
+    """
+    places = np.full((len(table), config.mine_negatives), -1)
+    for number, data_set in enumerate(config.data_sets):
+        if data_set.in_batch_negatives and not is_scored(table, number):
+            rows = np.flatnonzero(table.data_set == number)
+            places[rows] = _mined(encoder, table, rows, config)
+    found = (places >= 0).sum(axis=1)
+    with_some = int((found > 0).sum())
+    say(f"mined {int(found.sum()):,} hard negatives for {with_some:,} of {len(table):,} rows")
+    if with_some < len(table) / 2:
+        say(
+            "What is left out is too near to the row's own positive to be sure that it is no answer. For a model whose "
+            "scores lie close together, mine with biencoder mine and a higher --max-share"
+        )
+    return places
+
+
+def _mined(
+    encoder: TextEncoder, table: ExampleTable, rows: NDArray[np.int64], config: TrainConfig
+) -> NDArray[np.int64]:
+    wanted = config.mine_negatives
+    options = MiningOptions(negatives=wanted, depth=max(DEPTH, DEPTH_TIMES * wanted), seed=config.seed)
+    with progress_line("mine") as progress:
+        mined = mine(encoder, table.select(rows), options, progress=progress)
+    places = _places(mined, table, rows)
+    return np.where(mined.indices >= 0, places[mined.indices], -1)
+
+
+def _places(mined: Mined, table: ExampleTable, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of each candidate, where in ``table`` it stands first: among the positives, or else among the negatives."""
+    places = np.full(len(mined.candidates), -1)
+    for numbers, at in (
+        (mined.candidates.negatives, len(table.positive_hashes.values) + table.negative_hashes.positions(rows)[0]),
+        (mined.candidates.positives, table.positive_hashes.positions(rows)[0]),
+    ):
+        places[numbers[::-1]] = at[::-1]  # the first of equal texts is written last
+    return places

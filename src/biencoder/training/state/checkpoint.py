@@ -1,0 +1,213 @@
+"""Checkpoints: all the state of a run, in safetensors and JSON, written whole or not at all.
+
+A checkpoint is a folder that is written under a temporary name, its manifest last, synced, and renamed. What has its
+final name is whole; if a disk loses a part of it afterwards, its manifest shows that, and an older one is gone on from.
+
+What a checkpoint does *not* need to hold: states of random number generators. Sampling, dropout and everything else
+that is random is seeded from (seed, step, rank), so the number of the step is the state of them all.
+"""
+
+import contextlib
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from biencoder.files import sync_file, sync_folder, system_errors
+from biencoder.training.state.manifest import flaw, write_manifest
+
+PREFIX, BEST = "step-", "best-"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a run between two steps.
+
+    Attributes:
+        step: optimizer steps done.
+        weights: of the backbone, by name, those that training changes.
+        optimizer: moments and counts, by parameter.
+        state: everything else, as JSON: configuration, data, position of the sampler, best evaluation so far.
+    """
+
+    step: int
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state of ``model`` without what is frozen, which is the base model's and is known by its digest."""
+    frozen = _frozen(model)
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
+
+
+def restore_state(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Put back what :func:`trained_state` gave.
+
+    Raises:
+        ValueError: it is not that of this model.
+    """
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    if wrong := sorted({*missing, *unexpected} - _frozen(model)):
+        raise ValueError(f"the checkpoint is of another model: {wrong[0]}, one of {len(wrong)}")
+
+
+def _frozen(model: nn.Module) -> set[str]:
+    return {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
+
+
+def checkpoints_in(output_dir: Path) -> Path:
+    """Where a run keeps its checkpoints."""
+    return output_dir / "checkpoints"
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of ``step`` is."""
+    return folder / f"{PREFIX}{step:08d}"
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write ``checkpoint`` below ``folder`` and return its own folder."""
+    final = checkpoint_path(folder, checkpoint.step)
+    if flaw(final) is None:
+        return final
+    with _staged(final) as temporary:
+        _save_tensors(temporary / "model.safetensors", checkpoint.weights)
+        _save_tensors(temporary / "optimizer.safetensors", checkpoint.optimizer)
+        _save_json(temporary / "state.json", checkpoint.state)
+    return final
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read what :func:`save_checkpoint` wrote."""
+    return Checkpoint(
+        step=step_of(path),
+        weights=load_file(path / "model.safetensors"),
+        optimizer=load_file(path / "optimizer.safetensors"),
+        state=read_state(path),
+    )
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The JSON part of the checkpoint at ``path``."""
+    state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    return state
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint with the most steps that is as it was written; the log names every newer one, and its flaw.
+
+    What is left of an interrupted write is no checkpoint.
+    """
+    checkpoints = sorted(_checkpoints(folder), key=step_of, reverse=True)
+    for path in checkpoints:
+        wrong = _flaw(path)
+        if wrong is None:
+            return path
+        logger.warning("%s is broken and passed over: %s", path, wrong)
+    if checkpoints:
+        logger.warning("no checkpoint in %s is whole: the run starts anew", folder)
+    return None
+
+
+def _flaw(path: Path) -> str | None:
+    """What is wrong with a checkpoint, or with the best weights that belong to it."""
+    wrong = flaw(path)
+    best = 0 if wrong else read_state(path)["best_step"]
+    if best and (lost := flaw(best_path(path.parent, best))):
+        wrong = f"{best_path(path.parent, best).name}, its best weights: {lost}"
+    return wrong
+
+
+def forget_checkpoints_after(folder: Path, step: int) -> None:
+    """Remove the checkpoints of steps that a resumed run takes again: the broken ones that were passed over."""
+    for path in _checkpoints(folder):
+        if step_of(path) > step:
+            shutil.rmtree(path)
+
+
+def save_best(folder: Path, step: int, weights: dict[str, Tensor]) -> None:
+    """Keep the weights of the best evaluation so far."""
+    final = best_path(folder, step)
+    if flaw(final):
+        with _staged(final) as temporary:
+            _save_tensors(temporary / "model.safetensors", weights)
+
+
+def load_best(folder: Path, step: int) -> dict[str, Tensor]:
+    """The weights that were kept at ``step``."""
+    return load_file(best_path(folder, step) / "model.safetensors")
+
+
+def best_path(folder: Path, step: int) -> Path:
+    """Where the weights kept at ``step`` are."""
+    return folder / f"{BEST}{step:08d}"
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the newest ``keep`` checkpoints, kept weights that none of those refers to, and broken writes."""
+    newest = sorted(_checkpoints(folder), key=step_of)[-max(1, keep) :]
+    needed = {best_path(folder, _best_step(path)) for path in newest}
+    for path in folder.iterdir():
+        ours = path.name.lstrip(".").startswith((PREFIX, BEST)) and path.is_dir()
+        if ours and path not in newest and path not in needed:
+            shutil.rmtree(path)
+
+
+def _best_step(path: Path) -> int:
+    """0 for a broken checkpoint older than that which the run went on from: it needs nothing."""
+    try:
+        return int(read_state(path)["best_step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return [path for path in folder.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdigit()]
+
+
+def step_of(path: Path) -> int:
+    """The number of steps that a checkpoint's name says."""
+    return int(path.name.removeprefix(PREFIX))
+
+
+@contextlib.contextmanager
+def _staged(final: Path) -> Iterator[Path]:
+    """A temporary folder that takes its final name when the block ends well, in the place of a broken one."""
+    if not final.parent.is_dir():
+        final.parent.mkdir(parents=True)
+        sync_folder(final.parent.parent)
+    temporary = final.with_name(f".{final.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        write_manifest(temporary)
+        sync_folder(temporary)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    if final.exists():
+        shutil.rmtree(final)
+    temporary.rename(final)
+    sync_folder(final.parent)
+
+
+def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    with system_errors(path):
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    sync_file(path)
+
+
+def _save_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    sync_file(path)

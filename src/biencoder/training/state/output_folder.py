@@ -1,0 +1,182 @@
+"""The output folder: whose it is, whether its run is finished, and from where to go on."""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from biencoder.config.choices import NEVER
+from biencoder.config.options import flag_name
+from biencoder.errors import UserError
+from biencoder.files import atomic_write, claim
+from biencoder.training.state.checkpoint import checkpoints_in, forget_checkpoints_after, newest_checkpoint
+from biencoder.training.state.manifest import flaw_of, record
+
+UNFINISHED = re.compile(r"\..*\.tmp")  # what a kill leaves of a file that was being written
+
+logger = logging.getLogger(__name__)
+
+# Settings that do not change what a run computes, but for whether it stops: a resumed run may bring other values. The
+# data are known by content.
+FREE_SETTINGS = {
+    "train_data",
+    "output_dir",
+    "resume",
+    "save_steps",
+    "keep_checkpoints",
+    "memory_budget",
+    "device",
+    "lora_save",
+    "on_nonfinite",
+    "max_nonfinite",
+}
+# What is compared by content, and what to say when it differs.
+CONTENT = {
+    "data": "the training data have changed",
+    "evaluation": "the evaluation data have changed",
+    "model": "the base model's weights have changed",
+    "guide": "the guide's weights or settings have changed",
+}
+
+
+class OutputFolder:
+    """The folder of one training run, known by its ``run.json``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._marker = path / "run.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints are."""
+        return checkpoints_in(self.path)
+
+    def refuse_foreign(self, resume: str) -> None:
+        """Stop before anything is written into a folder that holds something else.
+
+        Raises:
+            UserError: it is a file, or a folder with other things, or with a run that is not to be resumed.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"--output-dir {self.path}: is a file; name a folder")
+        if not self.path.is_dir() or all(UNFINISHED.fullmatch(path.name) for path in self.path.iterdir()):
+            return
+        if resume == NEVER:
+            raise UserError(f"--output-dir {self.path}: is not empty, and --resume is never; name another folder")
+        if not self._marker.is_file():
+            raise UserError(
+                f"--output-dir {self.path}: holds other things ({_some_names(self.path)}) and no run of biencoder; "
+                "name a new or empty folder"
+            )
+
+    def refuse_other_run(self, identity: dict[str, Any]) -> None:
+        """Stop when the folder's run has another configuration or other data.
+
+        Args:
+            identity: of the run that is to go on here: ``config``, ``data_sets`` (their settings), ``world_size`` and
+                digests, see :data:`CONTENT`.
+
+        Raises:
+            UserError: names every difference.
+        """
+        if not self._marker.is_file():
+            return
+        saved = self._read()
+        differences = [
+            f"{flag_name(name)} was {saved['config'].get(name)!r} and is {value!r}"
+            for name, value in identity["config"].items()
+            if name not in FREE_SETTINGS and saved["config"].get(name) != value
+        ]
+        differences += [said for name, said in CONTENT.items() if saved.get(name) != identity.get(name)]
+        if saved.get("data_sets") != identity.get("data_sets"):
+            differences.append("the settings of the data sets in --train-data have changed")
+        if saved["world_size"] != identity["world_size"]:
+            differences.append(f"the number of processes was {saved['world_size']} and is {identity['world_size']}")
+        if differences:
+            raise UserError(
+                f"--output-dir {self.path}: holds another run: {'; '.join(differences)}. "
+                "Give what it was started with to resume it, or name another folder"
+            )
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other processes from training in the folder as well; the system lifts the claim when this process ends.
+
+        Raises:
+            UserError: another one does.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path, os.O_RDONLY)
+        refusal = (
+            f"--output-dir {self.path}: another process is training there; wait for its end, or name another folder"
+        )
+        try:
+            claim(descriptor, self.path, refusal)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def start(self, identity: dict[str, Any], config_yaml: str) -> None:
+        """Mark the folder as this run's; what an attempt measured that left no checkpoint is forgotten."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "metrics.jsonl").unlink(missing_ok=True)
+        self._write(identity | {"finished": False})
+        with atomic_write(self.path / "config.yaml") as file:
+            file.write(config_yaml)
+
+    def finish(self) -> None:
+        """Say that the model and its reports are whole, and what their bytes are; written last."""
+        names = [str(path.relative_to(self.path)) for path in self._results()]
+        self._write(self._read() | {"finished": True, "files": record(self.path, names)})
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return self._marker.is_file() and bool(self._read()["finished"])
+
+    def flaw(self) -> str | None:
+        """What is no longer as the finished run left it; None where all of it is."""
+        return flaw_of(self.path, self._read().get("files", {}))
+
+    def newest_checkpoint(self) -> Path | None:
+        """From where to go on."""
+        return newest_checkpoint(self.checkpoints) if self.checkpoints.is_dir() else None
+
+    def sweep(self, step: int) -> None:
+        """Remove what killed attempts left: unfinished writes, and broken checkpoints after ``step``."""
+        for path in sorted(self.path.rglob(".*.tmp")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        forget_checkpoints_after(self.checkpoints, step)
+
+    def _results(self) -> Iterator[Path]:
+        for path in self.path.rglob("*"):
+            apart = path.relative_to(self.path).parts[0] in ("checkpoints", "negatives", "batches")
+            if path.is_file() and path != self._marker and not apart:
+                yield path
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            saved: Any = json.loads(self._marker.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{self._marker}: not the file that biencoder wrote ({error})") from error
+        if (
+            not isinstance(saved, dict)
+            or not {"config", "data", "evaluation", "model", "world_size", "finished"} <= saved.keys()
+        ):
+            raise UserError(f"{self._marker}: not the file that biencoder wrote; name another --output-dir")
+        return saved
+
+    def _write(self, content: dict[str, Any]) -> None:
+        with atomic_write(self._marker) as file:
+            json.dump(content, file, indent=2)
+            file.write("\n")
+
+
+def _some_names(folder: Path) -> str:
+    names = sorted(path.name for path in folder.iterdir())
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

@@ -1,0 +1,108 @@
+"""Attention on a CPU against the formula: blocks of every shape, masks, dropout, gradients."""
+
+import math
+
+import pytest
+import torch
+from tiny import bf16_errors_of_attention, bytes_kept, relative_error
+from torch import Tensor
+
+from biencoder.model.attention import cpu as cpu_attention
+from biencoder.model.attention.interface import Packing, attend
+from biencoder.model.dropout import keep_mask
+
+LENGTHS = (37, 37, 37, 20, 20, 5, 1)
+T, H, E = sum(LENGTHS), 4, 8
+PACKING = Packing(LENGTHS, torch.device("cpu"))
+
+
+def inputs(dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.randn(T, H, E, dtype=torch.float64, generator=generator) for _ in range(3)]
+    return [x.to(dtype).requires_grad_() for x in drawn]
+
+
+def formula(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, causal: bool, window: int | None, p: float
+) -> Tensor:
+    """Plain autograd, text by text, over the masks that blocks of one text each draw."""
+    attended, start = [], 0
+    for length in LENGTHS:
+        q, k, v = (x[start : start + length].transpose(0, 1) for x in (query, key, value))
+        scores = q @ k.transpose(-1, -2) * scale
+        place = torch.arange(length)
+        distance = place[:, None] - place
+        hidden = torch.zeros(length, length, dtype=torch.bool)
+        if causal:
+            hidden |= distance < 0
+        if window is not None:
+            hidden |= distance.abs() >= window
+        weights = scores.masked_fill(hidden, -math.inf).softmax(-1)
+        if p:
+            keep, factor = keep_mask((H, length, length), p)
+            weights = weights * keep * factor
+        attended.append((weights @ v).transpose(0, 1))
+        start += length
+    return torch.cat(attended)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("window", [None, 6])
+@pytest.mark.parametrize("p", [0.0, 0.25])
+def test_output_and_gradients_are_those_of_the_formula(
+    causal: bool, window: int | None, p: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_attention, "BLOCK", 1)  # a text a block, as in the formula
+    query, key, value = got = inputs()
+    torch.manual_seed(1)
+    one = attend(query, key, value, PACKING, scale=0.3, causal=causal, window=window, dropout=p)
+    query, key, value = want = inputs()
+    torch.manual_seed(1)
+    other = formula(query, key, value, 0.3, causal, window, p)
+    weights = torch.randn(T, H, E, dtype=torch.float64)
+    (one * weights).sum().backward()
+    (other * weights).sum().backward()
+    assert one.is_contiguous()
+    assert relative_error(one, other) < 1e-12
+    for mine, theirs in zip(got, want, strict=True):
+        assert mine.grad is not None
+        assert theirs.grad is not None
+        assert relative_error(mine.grad, theirs.grad) < 1e-12
+
+
+@pytest.mark.parametrize("block", [1, 3000, 2**20])
+def test_the_size_of_a_block_changes_nothing(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    query, key, value = inputs()
+    whole = attend(query, key, value, PACKING)
+    monkeypatch.setattr(cpu_attention, "BLOCK", block)
+    assert relative_error(attend(query, key, value, PACKING), whole) < 1e-14
+
+
+def test_with_and_without_gradient_are_the_same_attention() -> None:
+    query, key, value = inputs()
+    with torch.no_grad():
+        flash = attend(query, key, value, PACKING)
+    assert relative_error(attend(query, key, value, PACKING), flash) < 1e-12
+
+
+def test_the_expectation_is_attention_without_dropout() -> None:
+    query, key, value = (x.detach() for x in inputs())
+    plain = attend(query, key, value, PACKING)
+    torch.manual_seed(0)
+    draws = [attend(query, key, value, PACKING, dropout=0.3) for _ in range(2000)]
+    assert relative_error(torch.stack(draws).mean(0), plain) < 0.02
+    assert relative_error(draws[0], plain) > 0.1
+
+
+def test_of_the_weights_only_a_byte_each_is_kept_for_the_backward_pass() -> None:
+    packing = Packing((64,) * 10, torch.device("cpu"))
+    query, key, value = (torch.randn(640, H, E, requires_grad=True) for _ in range(3))
+    kept = bytes_kept(lambda: attend(query, key, value, packing, dropout=0.1))
+    assert kept == 10 * H * 64 * 64 + 3 * query.nbytes
+
+
+def test_bf16_gradients_are_as_exact_as_those_of_flash_attention() -> None:
+    packing = Packing((37,) * 3, torch.device("cpu"))
+    errors = bf16_errors_of_attention(lambda q, k, v: attend(q, k, v, packing), 3, 37, H, E)
+    print(f"relative error of bf16 gradients: own {errors[0]:.4f}, flash attention's {errors[1]:.4f}")
+    assert errors[0] < errors[1]

@@ -1,0 +1,70 @@
+"""Which compiled library is called, and when none is."""
+
+import pytest
+import torch
+from native_kernels import KINDS, needs_kernels
+
+from biencoder.model import kernels as native
+
+
+@needs_kernels
+def test_the_fastest_that_the_processor_can_run_is_called() -> None:
+    assert native.kind() == KINDS[0]
+    assert native.kernels() is native._library(KINDS[0])
+
+
+@needs_kernels
+def test_none_is_called_inside_of_the_block_that_says_so() -> None:
+    with native.without_kernels():
+        assert native.kernels() is None
+        assert native.kind() is None
+    assert native.kernels() is not None
+
+
+def test_a_processor_without_the_instructions_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    assert all(native._library.__wrapped__(name) is None for name in native.NEEDS)
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("limit", "left"),
+    [
+        ("AVX512_CORE_BF16", {"avx512_bf16", "avx2"}),
+        ("avx2", {"avx2"}),
+        ("SSE41", set()),
+        ("DEFAULT", set(native.NEEDS)),
+    ],
+)
+def test_what_onednn_is_to_do_without_the_kernels_do_without(
+    limit: str, left: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(native.LIMIT, limit)
+    assert {name for name in native.NEEDS if native._library.__wrapped__(name) is not None} == left & set(KINDS)
+
+
+def test_an_installation_without_a_compiler_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "find_spec", lambda _: None)
+    assert all(native._library.__wrapped__(name) is None for name in native.NEEDS)
+
+
+def test_dropout_is_a_multiple_of_2_to_the_minus_16_and_its_seed_is_pytorchs() -> None:
+    torch.manual_seed(5)
+    first, second = native.Dropout(0.1), native.Dropout(0.1)
+    torch.manual_seed(5)
+    again = native.Dropout(0.1)
+    assert first.dropped == 6554
+    assert first.factor == 65536 / (65536 - 6554)
+    assert first.seed == again.seed != second.seed
+
+
+def test_a_probability_just_below_1_leaves_a_factor() -> None:
+    assert native.Dropout(0.999999).factor == 2**16
+
+
+def test_no_dropout_draws_nothing() -> None:
+    torch.manual_seed(5)
+    want = torch.rand(())
+    torch.manual_seed(5)
+    assert native.Dropout(0.0).factor == 1
+    assert torch.rand(()) == want
