@@ -7,7 +7,7 @@ import shutil
 from dataclasses import replace
 
 from benchmarks.workload import arguments, as_dict, measure, report, sample, save, workload
-from biencoder.config.options import parse_size
+from biencoder.config.values import parse_size
 
 SYSTEMS = ("biencoder",)
 STEPS = 2  # the optimizer's state appears in the first step, so the second one is whole

@@ -6,7 +6,8 @@ with atheris.instrument_imports(include=["biencoder", "yaml"]):
     import yaml
 
     from biencoder.config import TrainConfig
-    from biencoder.config.options import build, read_yaml
+    from biencoder.config.options import build
+    from biencoder.config.yaml_file import read_yaml
     from biencoder.errors import UserError
 
 from fuzz.driver import Place, fuzz, require

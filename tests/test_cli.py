@@ -168,10 +168,13 @@ def test_help_of_values_without_a_flag(capsys: pytest.CaptureFixture[str]) -> No
         (("train", "--model", "m"), "--train-data and --output-dir must be given"),
         (("trian",), "unknown command trian; did you mean train?"),
         (("knead",), "unknown command knead"),
-        (("score", "--train-data", "a", "--output", "b"), "give one teacher: --reranker CROSS-ENCODER or --model"),
-        ((*MINE, "--depth", "5"), "--depth 5: leaves no room for --negatives 7 after --skip-top 0; use 7 at least"),
+        (
+            ("score", "--train-data", "a", "--output", "b"),
+            "give either --reranker CROSS-ENCODER or --model",
+        ),
+        ((*MINE, "--depth", "5"), "--depth 5 leaves no room for --negatives 7 after --skip-top 0; use at least 7"),
         (("--verbose",), "unknown flag --verbose; see biencoder --help"),
-        (("search", "--model", "m", "--corpus", "c"), "give one of --query 'TEXT' and --queries FILE"),
+        (("search", "--model", "m", "--corpus", "c"), "give either --query 'TEXT' or --queries FILE"),
         (("evaluate", "--config", "x"), "unknown flag --config"),
     ],
 )

@@ -39,7 +39,7 @@ def options_table(config: type[Config]) -> str:
         text, _, default = help_text(field).rpartition(" (default: ")
         value = "" if shape(field)[0] is bool else f" {cli._metavar(field)}"
         flags = ", ".join(f"`{flag}{value}`" for flag in cli._flags(field)) or f"`{typed_name(field)} ...`"
-        text, default = (text, default[:-1]) if text else (details(field).help, "needed")
+        text, default = (text, default[:-1]) if text else (details(field).help, "required")
         lines.append(f"| {flags} | {text} | {default} |")
     return "\n".join(lines)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
+from biencoder.config.choices import HIGHEST_TEMPERATURE
 from biencoder.distributed import gather_with_gradient, is_distributed
 from biencoder.errors import UserError
 from biencoder.model.architectures.table import enable_packing, longest_text
@@ -35,7 +36,6 @@ from biencoder.objective.labels import Labels
 
 logger = logging.getLogger(__name__)
 
-HIGHEST_TEMPERATURE = 0.5
 OWN_PREFIX, ORIGINAL_PREFIX = "encoder.backbone.", "model."  # of the backbone's weights
 
 

@@ -33,19 +33,19 @@ from biencoder.config.options import (
     details,
     flag_name,
     help_text,
-    nearest,
     needed,
-    read_yaml,
     shape,
     typed_name,
 )
+from biencoder.config.values import nearest
+from biencoder.config.yaml_file import read_yaml
 from biencoder.device.allocator import tune_allocator
 from biencoder.errors import Stopped, TrainingError, UserError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Command:
-    """One word after ``biencoder``: what it says about itself, and the module whose ``run`` gets its configuration."""
+    """A word after ``biencoder``: its configuration, the module whose ``run`` takes it, and what ``--help`` says."""
 
     config: type[Config]
     module: str
@@ -57,7 +57,7 @@ COMMANDS = {
     "demo": Command(
         DemoConfig,
         "biencoder.commands.demo",
-        "fine-tune a small model on the Python code installed here, and search with it",
+        "fine-tune a small model on the Python code installed here, then search with it",
         "biencoder demo",
     ),
     "train": Command(
@@ -75,13 +75,13 @@ COMMANDS = {
     "encode": Command(
         EncodeConfig,
         "biencoder.retrieval.encode",
-        "turn texts into a float32 matrix",
+        "encode texts as a matrix of float32 vectors",
         "biencoder encode --model my-model --input passages.txt --output passages.npy",
     ),
     "search": Command(
         SearchConfig,
         "biencoder.commands.search",
-        "find the passages most similar to a query, exactly",
+        "find the passages that are most similar to a query, by exact search",
         'biencoder search --model my-model --corpus passages.txt --query "how do I start?"',
     ),
     "mine": Command(
@@ -93,31 +93,31 @@ COMMANDS = {
     "score": Command(
         ScoreConfig,
         "biencoder.retrieval.scoring.by_cross_encoder",
-        "write a teacher's scores beside the passages of training data, to distil from",
+        "add a teacher model's scores to training data, for distillation",
         "biencoder score --reranker my-reranker --train-data mined.jsonl --output scored.jsonl",
     ),
     "check": Command(
         CheckConfig,
         "biencoder.commands.check",
-        "say what is wrong with training data, before training",
+        "find what is wrong with training data before you train on it",
         "biencoder check --train-data pairs.jsonl --eval-data beir/scifact",
     ),
     "merge": Command(
         MergeConfig,
         "biencoder.model.adapting.merging",
-        "average the weights of models, to keep what a base model knew",
+        "average the weights of several models, to keep what the base model knew",
         "biencoder merge BAAI/bge-small-en-v1.5 my-model --weights 0.5 0.5 --output-dir my-merged-model",
     ),
     "pairs": Command(
         PairsConfig,
         "biencoder.commands.pairs",
-        "make training pairs out of documents",
+        "make training pairs from documents",
         "biencoder pairs --documents docs/ --output pairs.jsonl",
     ),
     "export": Command(
         ExportConfig,
         "biencoder.commands.export",
-        "write a model for other libraries",
+        "write a model in a format for other libraries",
         "biencoder export --model my-checkpoint --output-dir my-export",
     ),
 }
@@ -126,8 +126,8 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code.
 
-    0; 1 for numbers gone wrong; 2 for bad input and what else the person must mend, such as a full disk; 130 after
-    SIGINT, 143 after SIGTERM.
+    0 for success; 1 if numbers went wrong; 2 for bad input and for anything else that the person must mend, such as a
+    full disk; 130 after SIGINT; 143 after SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
@@ -156,9 +156,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{where}{error.strerror}", 2)
 
 
-# What the person must mend outside of the program; any other failure of the system is shown whole.
+# Faults that the person must mend outside of the program; any other OSError is shown with its traceback.
 _ENVIRONMENT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR)
-_RANK_0_SPEAKS = 10.0  # seconds that the other ranks wait for it
+_RANK_0_SPEAKS = 10.0  # seconds that the other ranks wait for rank 0 to report a mistake
 _OUTPUTS = ("output_dir", "output", "run_file")
 
 
@@ -179,8 +179,8 @@ def _say_how_to_go_on(stop: Stopped, arguments: list[str]) -> None:
     if os.environ.get("RANK", "0") != "0":
         return
     alone = "WORLD_SIZE" not in os.environ
-    command = f":\n  {shlex.join(['biencoder', *arguments])}" if alone else " by the same torchrun command"
-    print(escape(f"biencoder: {stop}. Go on{command}"), file=sys.stderr, flush=True)
+    command = f":\n  {shlex.join(['biencoder', *arguments])}" if alone else " the same torchrun command again"
+    print(escape(f"biencoder: {stop}. To continue, run{command}"), file=sys.stderr, flush=True)
 
 
 def _run(arguments: list[str]) -> int:
@@ -190,7 +190,7 @@ def _run(arguments: list[str]) -> int:
     try:
         command, config = _read(arguments)
     except UserError:
-        if os.environ.get("RANK", "0") != "0":  # all ranks meet this mistake; torchrun ends them when one has
+        if os.environ.get("RANK", "0") != "0":  # all ranks meet this mistake; torchrun ends them when one has ended
             time.sleep(_RANK_0_SPEAKS)
         raise
     _start_logging()
@@ -222,7 +222,7 @@ def _read(arguments: list[str]) -> tuple[Command, Config]:
 
 
 def _refuse_unwritable(field: str, path: Path) -> None:
-    """Hours of work must not end at a place where nothing can be written."""
+    """Raise `UserError` now, so that hours of work do not end at a place where nothing can be written."""
     place = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if place != path and not place.is_dir():
         raise UserError(f"{flag_name(field)} {path}: {place} is a file, not a folder")
@@ -234,7 +234,7 @@ def _unknown_argument(name: str, config: type[Config], unknown: list[str]) -> st
     flag = next((word.partition("=")[0] for word in unknown if word.startswith("-")), None)
     see = f"see biencoder {name} --help"
     if flag is None and any(details(field).positional for field in dataclasses.fields(config)):
-        return f"{unknown[0]!r} stands apart: name all that has no flag in one place, right after {name}; {see}"
+        return f"{unknown[0]!r} is apart from the others: put all values without a flag right after {name}; {see}"
     if flag is None:
         return f"biencoder {name} takes no argument {unknown[0]!r} without a flag; {see}"
     known = [word for field in dataclasses.fields(config) for word in _flags(field)]
@@ -279,7 +279,7 @@ def _parser() -> _Parser:
 
 
 def _add_flags(parser: argparse.ArgumentParser, config: type[Config]) -> None:
-    """A flag a field; values stay as typed, for the configuration converts and checks them, from YAML as well."""
+    """One flag for each field. Values stay as typed; the configuration converts and checks them, as for YAML."""
     groups: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         declared = details(field)
@@ -298,12 +298,12 @@ def _add_flags(parser: argparse.ArgumentParser, config: type[Config]) -> None:
             "--config",
             metavar="FILE.yaml",
             default=argparse.SUPPRESS,
-            help="read options from a YAML file whose keys are these flags without the dashes; flags win over it",
+            help="YAML file with options; its keys are the flags without the leading dashes, and flags override it",
         )
 
 
 def _usage(name: str, config: type[Config]) -> str:
-    """The needed flags alone; the headings below it list the rest."""
+    """The required flags only; the headings below it list the rest."""
     words = []
     for field in needed(config):
         many = " ..." if shape(field)[2] else ""

@@ -152,7 +152,7 @@ QRELS: Cases = {
 }
 
 YAML: Cases = {
-    "a list": (b"- 1\n", "bad.yaml: a configuration is lines of the form 'key: value'"),
+    "a list": (b"- 1\n", "bad.yaml: a configuration must consist of lines of the form 'key: value'"),
     "a tab": (b"epochs: 1\n\tseed: 2\n", "bad.yaml:2: not YAML"),
     "open bracket": (b"dims: [1, 2\n", "not YAML"),
     "null byte": (b"seed: 1\0\n", "bad.yaml: not YAML"),
@@ -161,22 +161,22 @@ YAML: Cases = {
     "object": (b"seed: !!python/object/apply:os.system ['touch owned']\n", "bad.yaml:1: not YAML"),
     "name": (b"seed: !!python/name:os.system\n", "bad.yaml:1: not YAML"),
     "module": (b"query-prompt: !!python/module:os\n", "bad.yaml:1: not YAML"),
-    "an alias": (b"seed: &a 1\nepochs: *a\n", "bad.yaml:2: not YAML: aliases (*name) are not read"),
+    "an alias": (b"seed: &a 1\nepochs: *a\n", "bad.yaml:2: not YAML: aliases (*name) are not allowed"),
     "a bomb": (
         b"a: &a [x,x,x,x,x,x,x,x,x]\n" + b"".join(
             b"%c: &%c [%s]\n" % (99 + i, 99 + i, b",".join([b"*%c" % (98 + i if i else 97)] * 9)) for i in range(9)
         ),
-        "aliases (*name) are not read",
+        "aliases (*name) are not allowed",
     ),
-    "deep": (b"seed: " + b"[" * 5_000, "bad.yaml:1: not YAML that can be read: it is nested too deeply"),
+    "deep": (b"seed: " + b"[" * 5_000, "bad.yaml:1: the YAML is nested too deeply to be read"),
     "large": (b"# " + b"x" * 1_100_000, "larger than 1,000,000 bytes"),
     "no such day": (b"seed: 1\nquery-prompt: 2024-02-31\n", "bad.yaml:2: not YAML: day"),
     "bad base 64": (b"query-prompt: !!binary $$$=\n", "bad.yaml:1: "),
     "many digits": (b"seed: " + b"9" * 5000 + b"\n", "bad.yaml:1: "),
     "two documents": (b"seed: 1\n---\nseed: 2\n", "bad.yaml:2: not YAML"),
-    "a key twice": (b"seed: 1\nseed: 2\n", "bad.yaml:2: seed stands here a second time"),
-    "a key twice, two spellings": (b"batch-size: 1\nbatch_size: 2\n", "bad.yaml:2: batch-size stands here a second"),
-    "a list as key": (b"? [seed]\n: 1\n", "bad.yaml:1: a key is a word, not a sequence"),
+    "a key twice": (b"seed: 1\nseed: 2\n", "bad.yaml:2: seed is given a second time"),
+    "a key twice, two spellings": (b"batch-size: 1\nbatch_size: 2\n", "bad.yaml:2: batch-size is given a second"),
+    "a list as key": (b"? [seed]\n: 1\n", "bad.yaml:1: a key must be a word, not a sequence"),
     "unknown": (b"seed: 1\nbath-size: 3\n", "bad.yaml:2: unknown key bath-size; did you mean batch-size?"),
     "a long unknown": (LONG[:900].encode() + b": 1\n", "bad.yaml:1: unknown key xxx"),
     "code": (b"trust-remote-code: maybe\n", "bad.yaml:1: --trust-remote-code must be true or false, not 'maybe'"),

@@ -40,20 +40,20 @@ def test_an_unknown_flag(command: str, refused: Refused) -> None:
         ("--group-size", "0", "--group-size must be at least 1, not 0"),
         ("--precision", "fp16", "--precision must be one of auto, fp32, bf16, not 'fp16'"),
         ("--lora-rank", "0", "--lora-rank must be at least 1, not 0"),
-        ("--lora-alpha", "4", "--lora-alpha 4: belongs to --lora-rank, which is not given"),
-        ("--lora-save", "adapter", "--lora-save adapter: belongs to --lora-rank, which is not given"),
+        ("--lora-alpha", "4", "--lora-alpha 4 needs --lora-rank, which is not given"),
+        ("--lora-save", "adapter", "--lora-save adapter needs --lora-rank, which is not given"),
         ("--freeze-layers", "-1", "--freeze-layers must be at least 0, not -1"),
         ("--freeze-layers", "3", "--freeze-layers 3: the model has 2 layers; freeze fewer"),
         ("--freeze-layers", "2", "--freeze-layers 2: leaves nothing to train, for the model has 2 layers"),
         ("--attention", "causal", "--attention causal: transformers does not offer it for bert"),
-        ("--eval-split", "dev", "--eval-split dev: names a part of --eval-data, which is not given"),
-        ("--dims", "64,0", "--dims: '0' is no number of dimensions; write them like 256,128,64"),
+        ("--eval-split", "dev", "--eval-split dev needs --eval-data, which is not given"),
+        ("--dims", "64,0", "--dims: '0' is not a number of dimensions; write them like 256,128,64"),
         ("--dims", "4096", "--dims 4096: model makes 32 dimensions"),
         ("--guide", "nowhere", "nowhere"),
-        ("--guide-margin", "0.1", "--guide-margin 0.1: is of --guide, which is not given"),
+        ("--guide-margin", "0.1", "--guide-margin 0.1 needs --guide, which is not given"),
         ("--distillation", "mse", "--distillation must be one of kl, margin-mse, not 'mse'"),
         ("--config", "none.yaml", "--config: cannot read none.yaml: No such file or directory"),
-        ("--config", "texts.txt", "texts.txt: a configuration is lines of the form 'key: value'"),
+        ("--config", "texts.txt", "texts.txt: a configuration must consist of lines of the form 'key: value'"),
         ("--config", "unknown.yaml", "unknown.yaml:2: unknown key bath-size; did you mean batch-size?"),
         ("--config", "negative.yaml", "negative.yaml:1: --batch-size must be at least 1, not -4"),
     ],
@@ -84,7 +84,7 @@ def test_more_dimensions_than_the_model_has(command: str, refused: Refused) -> N
 
 def test_two_ways_need_a_batch(refused: Refused) -> None:
     words = [*with_flag("train", "--two-way", "--no-in-batch-negatives")]
-    refused(words, "--two-way finds a query among those of the batch; it needs --in-batch-negatives")
+    refused(words, "--two-way compares a passage with the batch's other queries; it needs --in-batch-negatives")
 
 
 BAD_DATA: dict[str, tuple[list[object] | bytes | None, list[str]]] = {
@@ -244,7 +244,7 @@ def test_a_bad_reranker(
 
 
 def test_two_teachers(refused: Refused) -> None:
-    refused(with_flag("score", "--model", "model"), "give one teacher: --reranker CROSS-ENCODER or --model")
+    refused(with_flag("score", "--model", "model"), "give either --reranker CROSS-ENCODER or --model")
 
 
 @pytest.mark.parametrize("command", ["mine", "score"])
@@ -369,7 +369,7 @@ def test_models_that_are_not_alike_are_not_merged(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["model"], "MODEL: model alone is nothing to merge; name two or more models"),
+        (["model"], "MODEL: model alone cannot be merged; name two or more models"),
         ([], "the following arguments are required: MODEL"),
         (["model", "none"], "--model none: no such folder"),
         (["model", "texts.txt"], "--model texts.txt: is a file; name the folder"),
@@ -377,8 +377,11 @@ def test_models_that_are_not_alike_are_not_merged(
         (["model", "other", "--weights", "0.5", "-0.5"], "--weights must be at least 0, not -0.5"),
         (["model", "other", "--weights", "nan", "1"], "--weights must be a number, not 'nan'"),
         (["model", "other", "--weights", "0", "0"], "--weights: all are 0"),
-        (["model", "other", "model", "--spherical"], "--spherical: is between two models, not 3"),
-        (["model", "--spherical", "other"], "'other' stands apart: name all that has no flag in one place"),
+        (["model", "other", "model", "--spherical"], "--spherical interpolates between two models, not 3"),
+        (
+            ["model", "--spherical", "other"],
+            "'other' is apart from the others: put all values without a flag",
+        ),
     ],
 )
 def test_a_merge_that_cannot_be(words: list[str], message: str, refused: Refused) -> None:
@@ -419,9 +422,9 @@ GENERATOR = ["--generator", "http://localhost:9/v1", "--generator-model", "m", "
         (["--documents", "bad.jsonl"], "bad.jsonl:2: not JSON"),
         (["--documents", "latin.md"], "latin.md:1: not UTF-8"),
         (["--methods", "titel"], "--methods must be one of title, first-sentence, spans, headings, not 'titel'"),
-        (["--max-calls", "5"], "--max-calls is for --generator URL, which is not given"),
+        (["--max-calls", "5"], "--max-calls needs --generator URL, which is not given"),
         (["--generator", "http://localhost"], "--generator-model and --model must be given with --generator"),
-        ([*GENERATOR, "--methods", "title"], "--methods is for pairs without a language model"),
+        ([*GENERATOR, "--methods", "title"], "--methods makes pairs without a language model"),
         ([*GENERATOR, "--generator", "localhost:9"], "--generator localhost:9: is no address such as http://"),
         ([*GENERATOR, "--generator", "http://me:secret@host/v1"], "the address must hold no user, password or query"),
         ([*GENERATOR, "--prompt-file", "none.txt"], "--prompt-file: cannot read none.txt: No such file or directory"),

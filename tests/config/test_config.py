@@ -16,7 +16,8 @@ from biencoder.config import (
     SearchConfig,
     TrainConfig,
 )
-from biencoder.config.options import Config, build, details, help_text, needed, read_yaml, shape
+from biencoder.config.options import Config, build, details, help_text, needed, shape
+from biencoder.config.yaml_file import read_yaml
 from biencoder.errors import UserError
 
 CONFIGS: tuple[type[Config], ...] = (
@@ -115,7 +116,7 @@ def test_a_high_temperature_is_fine_without_normalisation() -> None:
 
 @pytest.mark.parametrize("asked", [{}, {"query": "a", "queries": "b.txt"}])
 def test_search_wants_one_source_of_queries(asked: dict[str, str]) -> None:
-    with pytest.raises(UserError, match="give one of --query 'TEXT' and --queries FILE"):
+    with pytest.raises(UserError, match="give either --query 'TEXT' or --queries FILE"):
         SearchConfig(model="m", corpus=Path("c"), **asked)  # type: ignore[arg-type]
 
 
@@ -165,20 +166,23 @@ def test_an_empty_yaml_file_asks_for_nothing(tmp_path: Path) -> None:
     [
         ("model: m\nbath-size: 3\n", "c.yaml:2: unknown key bath-size; did you mean batch-size?"),
         ("bath_size: 3\n", "c.yaml:1: unknown key bath_size; did you mean batch-size?"),
-        ("batch-size: 3\nbatch_size: 4\n", "c.yaml:2: batch-size stands here a second time"),
+        ("batch-size: 3\nbatch_size: 4\n", "c.yaml:2: batch-size is given a second time"),
         ("model: m\n\nbatch-size: -4\n", "c.yaml:3: --batch-size must be at least 1, not -4"),
         ("batch-size:\n", "c.yaml:1: --batch-size is missing a value"),
         ("batch-size: [1, 2]\n", "c.yaml:1: --batch-size must be a whole number, not [1, 2]"),
         ("train-data: [[a]]\nbatch-size: 3", "c.yaml:1: --train-data must be a path, not ['a']"),
-        ("train-data: {a: 1}\nbatch-size: 3", "c.yaml:1: unknown key a; known here: path, name, weight, temperature, "),
+        (
+            "train-data: {a: 1}\nbatch-size: 3",
+            "c.yaml:1: unknown key a; the keys are path, name, weight, temperature, ",
+        ),
         ("train-data:\n- a\n- path: b\n  wieght: 2\n", "c.yaml:4: unknown key wieght; did you mean weight?"),
         ("train-data:\n- path: b\n  weight: 0\n", "c.yaml:3: weight must be more than 0, not 0.0"),
         ("train-data:\n- path: b\n  group-size: x\n", "c.yaml:3: group-size must be a whole number, not 'x'"),
-        ("train-data:\n- path: b\n  path: c\n", "c.yaml:3: path stands here a second time"),
+        ("train-data:\n- path: b\n  path: c\n", "c.yaml:3: path is given a second time"),
         ("train-data:\n- name: b\n", "c.yaml:2: path must be given"),
         ("train-data:\n- path: []\n", "c.yaml:2: path is missing a value"),
         ("query-prompt: 12\n", "c.yaml:1: --query-prompt must be text, not 12"),
-        ("- model\n", "c.yaml: a configuration is lines of the form 'key: value'"),
+        ("- model\n", "c.yaml: a configuration must consist of lines of the form 'key: value'"),
         ("model: [\n", "c.yaml:2: not YAML: "),
         ("model: !!python/object:os.system x\n", "c.yaml:1: not YAML: "),
     ],

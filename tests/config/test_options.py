@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from biencoder.config.options import nearest, parse_size
+from biencoder.config.values import nearest, parse_size
 from biencoder.errors import UserError
 
 
@@ -24,7 +24,7 @@ def test_sizes_are_decimal_unless_they_say_binary(text: str | int, size: int) ->
 
 @pytest.mark.parametrize("text", ["", "GB", "1.5 apples", "-2GB", "1e9", "1,5GB"])
 def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match="no size; write it like 800MB"):
+    with pytest.raises(UserError, match="not a size; write it like 800MB"):
         parse_size(text)
 
 

@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from biencoder.config import TrainConfig
-from biencoder.config.options import build, read_yaml
+from biencoder.config.options import build
+from biencoder.config.yaml_file import read_yaml
 from biencoder.data.blank import is_blank
 from biencoder.data.files.beir import load_collection
 from biencoder.data.files.lines import LONGEST_LINE, read_lines

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from biencoder.config.data import PAIR_METHODS
+from biencoder.config.choices import PAIR_METHODS
 from biencoder.data.text import fold
 from biencoder.pairs.documents import Document
 from biencoder.pairs.methods import METHODS, PASSAGE_LEAST, QUERY_MOST, Pair, pairs_of

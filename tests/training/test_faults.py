@@ -83,7 +83,7 @@ def test_a_signal_ends_the_run_after_its_step_and_says_how_to_go_on(place: Place
     outcome = place.inject(AfterSeconds(0.0, number))
     assert outcome.codes == [128 + number]
     assert f"biencoder: stopped by {number.name}" in outcome.said
-    assert "Go on:\n  biencoder train --model " in outcome.said
+    assert "To continue, run:\n  biencoder train --model " in outcome.said
     assert outcome.equal, outcome
 
 

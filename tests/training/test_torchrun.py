@@ -191,7 +191,7 @@ def test_all_ranks_stop_after_the_same_step_and_go_on(place: Path, whole: Path, 
     _, _, err = finish(process)
     [line] = [line for line in err.splitlines() if line.startswith("biencoder: stopped by SIGTERM after step ")]
     stopped = int(line.split()[6])
-    assert line.endswith(f"step-{stopped:08d} holds. Go on by the same torchrun command")
+    assert line.endswith(f"step-{stopped:08d} holds. To continue, run the same torchrun command again")
     assert metrics(output)[-1]["step"] == stopped
     code, out, err = finish(start(2, words(place, output, model="dropout", save_steps=100)))
     assert code == 0, err

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from biencoder.commands.search import search_texts
 from biencoder.config import DemoConfig, TrainConfig
+from biencoder.config.choices import AUTO
 from biencoder.demo.code_search import CodeSearch, DataFiles, build, write
 from biencoder.demo.mini_lm import find_model
 from biencoder.errors import UserError
@@ -85,7 +86,7 @@ def _answer(tuned: Path, data: CodeSearch, files: DataFiles, result: TrainResult
         up = sum(after[name] < before[name] for name in before)
         down = sum(after[name] > before[name] for name in before)
         say(f"\nThe right answer moved up for {up} of the queries and down for {down}. The first of these:")
-    encoder = Encoder.load(tuned, precision="auto")
+    encoder = Encoder.load(tuned, precision=AUTO)
     asked = asked[:ASKED]
     found = search_texts(encoder, [f.summary for f in asked], files.held_out / "corpus.jsonl", SHOWN)
     for function, hits in zip(asked, found, strict=True):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from biencoder.config import ExportConfig
+from biencoder.config.choices import CPU
 from biencoder.errors import UserError
 from biencoder.model.encoder import Encoder
 from biencoder.terminal import say
@@ -24,10 +25,10 @@ def run(config: ExportConfig) -> None:
         raise UserError(f"--output-dir {folder}: exists and is not empty; name a new folder")
     trust = config.trust_remote_code
     encoder = Encoder.load(
-        config.model, pooling=config.pooling, normalize=config.normalize, device="cpu", trust_remote_code=trust
+        config.model, pooling=config.pooling, normalize=config.normalize, device=CPU, trust_remote_code=trust
     )
     encoder.save(folder)
-    difference = parity(encoder, Encoder.load(folder, device="cpu", trust_remote_code=trust))
+    difference = parity(encoder, Encoder.load(folder, device=CPU, trust_remote_code=trust))
     if difference > LARGEST_DIFFERENCE:
         raise UserError(f"{folder}: the copy's vectors differ from the model's by {difference:.1e}; do not use it")
     within = f"within {difference:.0e}" if difference else "exactly"

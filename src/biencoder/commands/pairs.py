@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from biencoder.commands import check
 from biencoder.config import CheckConfig, PairsConfig
+from biencoder.config.choices import AUTO
 from biencoder.errors import UserError
 from biencoder.files import atomic_write
 from biencoder.pairs.candidates import Candidates, Selection
@@ -119,7 +120,7 @@ def _generate(config: PairsConfig, total: int) -> Written:
             f"--documents {config.documents}: none of {total:,} documents has the {PASSAGE_LEAST} words of a passage"
         )
     # Before anything is paid for.
-    encoder = Encoder.load(config.model, precision="auto", trust_remote_code=config.trust_remote_code)
+    encoder = Encoder.load(config.model, precision=AUTO, trust_remote_code=config.trust_remote_code)
     with Journal(config.output.with_name(config.output.name + ".journal")) as journal:
         refused = _ask(config, asking, endpoint, journal, chosen)
         with Candidates() as candidates:

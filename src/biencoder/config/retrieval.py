@@ -1,11 +1,13 @@
 """Options of commands that encode and search."""
 
-# ruff: noqa: RUF009  (an option is a dataclass field)
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from biencoder.config import headings as under
-from biencoder.config.shared import AS_THE_FOLDER, SPLIT_HELP, EncoderConfig
+from biencoder.config.choices import PASSAGE, TEXT_KINDS
+from biencoder.config.headings import INPUT, MODEL, REQUIRED, RESULT
+from biencoder.config.options import Option
+from biencoder.config.shared import A_BEIR_FOLDER, A_MODEL, SPLIT_HELP, USUAL_SPLIT, EncoderConfig
 from biencoder.errors import UserError
 
 
@@ -13,58 +15,77 @@ from biencoder.errors import UserError
 class EvaluateConfig(EncoderConfig):
     """`biencoder evaluate`."""
 
-    data: Path = under.needed("BEIR folder: corpus.jsonl, queries.jsonl, qrels/", metavar="DIR")
-    split: str | None = under.result(SPLIT_HELP, default=None, unset=AS_THE_FOLDER, metavar="NAME")
-    baseline: str | None = under.result(
-        "another model to compare with on the same queries: folder, or name on the hub",
-        default=None,
-        unset="none",
-        metavar="MODEL",
-    )
-    top_k: int = under.result("documents retrieved for each query; at least 100", default=100, least=100)
-    output: Path | None = under.result("write the figures as JSON", default=None, unset="no", metavar="FILE")
-    run_file: Path | None = under.result("write the ranking as a TREC run", default=None, unset="no", metavar="FILE")
+    data: Annotated[Path, Option(A_BEIR_FOLDER, REQUIRED, metavar="DIR")]
+    split: Annotated[str | None, Option(SPLIT_HELP, RESULT, unset=USUAL_SPLIT, metavar="NAME")] = None
+    baseline: Annotated[
+        str | None,
+        Option(f"second model to compare with on the same queries: {A_MODEL}", RESULT, unset="none", metavar="MODEL"),
+    ] = None
+    top_k: Annotated[int, Option("documents to retrieve for each query, at least 100", RESULT, least=100)] = 100
+    output: Annotated[
+        Path | None, Option("JSON file to write the metrics to", RESULT, unset="not written", metavar="FILE")
+    ] = None
+    run_file: Annotated[
+        Path | None, Option("file to write the ranking to, as a TREC run", RESULT, unset="not written", metavar="FILE")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeConfig(EncoderConfig):
     """`biencoder encode`."""
 
-    input: Path = under.needed("texts: a line each, or JSON lines with 'text' (and 'title'); .gz too", metavar="FILE")
-    output: Path = under.needed("float32 matrix in the order of the input, .npy", metavar="FILE")
-    kind: str = under.model(
-        "which of the model's prompts to put before each text; plain: none",
-        default="passage",
-        choices=("query", "passage", "plain"),
-    )
+    input: Annotated[
+        Path, Option("texts: one per line, or JSON Lines with 'text' (and 'title'); also .gz", REQUIRED, metavar="FILE")
+    ]
+    output: Annotated[
+        Path, Option(".npy file for the float32 matrix, one row per text in input order", REQUIRED, metavar="FILE")
+    ]
+    kind: Annotated[
+        str, Option("which of the model's prompts to put before each text; plain: none", MODEL, choices=TEXT_KINDS)
+    ] = PASSAGE
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig(EncoderConfig):
     """`biencoder search`."""
 
-    corpus: Path = under.needed(
-        "passages: a line each, or JSON lines with 'text' (and 'title', '_id'); .gz too", metavar="FILE"
-    )
-    query: str | None = under.texts("one query", default=None, unset="--queries", metavar="TEXT")
-    queries: Path | None = under.texts(
-        "many queries: a line each, or JSON lines with 'text' (and '_id')",
-        default=None,
-        unset="--query",
-        metavar="FILE",
-    )
-    corpus_embeddings: Path | None = under.texts(
-        "the corpus as 'biencoder encode' wrote it, .npy", default=None, unset="encoded on the way", metavar="FILE"
-    )
-    top_k: int = under.result("passages shown for each query", default=10, least=1)
-    output: Path | None = under.result(
-        "write the results: .jsonl, or a TREC run when it ends in .trec or .run",
-        default=None,
-        unset="printed",
-        metavar="FILE",
-    )
+    corpus: Annotated[
+        Path,
+        Option(
+            "passages: one per line, or JSON Lines with 'text' (and 'title', '_id'); also .gz", REQUIRED, metavar="FILE"
+        ),
+    ]
+    query: Annotated[str | None, Option("one query", INPUT, unset="use --queries", metavar="TEXT")] = None
+    queries: Annotated[
+        Path | None,
+        Option(
+            "many queries: one per line, or JSON Lines with 'text' (and '_id')",
+            INPUT,
+            unset="use --query",
+            metavar="FILE",
+        ),
+    ] = None
+    corpus_embeddings: Annotated[
+        Path | None,
+        Option(
+            ".npy file of corpus vectors that 'biencoder encode' wrote",
+            INPUT,
+            unset="the corpus is encoded now",
+            metavar="FILE",
+        ),
+    ] = None
+    top_k: Annotated[int, Option("passages to show for each query", RESULT, least=1)] = 10
+    output: Annotated[
+        Path | None,
+        Option(
+            "file to write the results to: .jsonl, or a TREC run if the name ends in .trec or .run",
+            RESULT,
+            unset="printed",
+            metavar="FILE",
+        ),
+    ] = None
 
     def check(self) -> None:
-        """Refuse none and both of ``--query`` and ``--queries``."""
+        """Refuse neither and both of ``--query`` and ``--queries``."""
         if (self.query is None) == (self.queries is None):
-            raise UserError("give one of --query 'TEXT' and --queries FILE")
+            raise UserError("give either --query 'TEXT' or --queries FILE")

@@ -1,275 +1,334 @@
 """Options of `biencoder train`."""
 
-# ruff: noqa: RUF009  (an option is a dataclass field)
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
-from biencoder.config import headings as under
+from biencoder.config.choices import (
+    ADAPTER,
+    ATTENTIONS,
+    AUTO,
+    DISTILLATIONS,
+    HIGHEST_TEMPERATURE,
+    KL,
+    LINEAR,
+    LORA_SAVES,
+    MERGED,
+    MIXES,
+    ON_NONFINITE,
+    RESUMES,
+    SCHEDULES,
+    SIZE,
+    STOP,
+)
 from biencoder.config.data import DataSet, data_sets_of
-from biencoder.config.options import Config, parse_dims, parse_size
+from biencoder.config.headings import EVALUATION, LOSS, MODEL, OPTIMIZER, REQUIRED, RUNNING, TRAINED
+from biencoder.config.options import Config, Option
 from biencoder.config.shared import (
-    AS_THE_FOLDER,
-    AS_THE_MODEL,
-    BAD_ROW_HELP,
-    DATA_HELP,
-    DEVICE_HELP,
-    DEVICES,
-    MODEL_HELP,
-    NORMALIZE_HELP,
-    ON_BAD_ROW,
-    POOLING_HELP,
-    POOLINGS,
-    PRECISIONS,
+    A_BEIR_FOLDER,
+    DATA_FILES,
     SPLIT_HELP,
-    TRUST_HELP,
+    USUAL_SPLIT,
+    Device,
+    ModelName,
+    Normalize,
+    OnBadRow,
+    Pooling,
+    Precision,
+    TrustRemoteCode,
     refuse_split_alone,
 )
+from biencoder.config.values import parse_dims, parse_size
 from biencoder.errors import UserError
 
-ATTENTIONS = ("causal", "bidirectional")
-ON_NONFINITE = ("stop", "skip")
-LORA_SAVES = ("merged", "adapter")
-MIXES = ("size", "sqrt", "equal")
-_SHARED_SETTINGS = ("temperature", "query_prompt", "passage_prompt", "group_size", "in_batch_negatives")
+_OWN = "the model's own"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Config):
     """`biencoder train`, and the argument of `biencoder.train`."""
 
-    model: str = under.needed(MODEL_HELP, metavar="MODEL")
-    train_data: tuple[Path | DataSet, ...] = under.needed(f"training data: {DATA_HELP}", metavar="FILE")
-    output_dir: Path = under.needed("folder for the trained model; made when missing", metavar="DIR")
+    model: ModelName
+    train_data: Annotated[tuple[Path | DataSet, ...], Option(f"training data: {DATA_FILES}", REQUIRED, metavar="FILE")]
+    output_dir: Annotated[
+        Path, Option("folder for the trained model; created if it does not exist", REQUIRED, metavar="DIR")
+    ]
 
-    pooling: str = under.model(POOLING_HELP, default="auto", choices=POOLINGS)
-    normalize: bool | None = under.model(NORMALIZE_HELP, default=None, unset=AS_THE_MODEL)
-    query_prompt: str | None = under.model(
-        "text put before every query; '' for none", default=None, unset="the model's own", metavar="TEXT"
+    pooling: Pooling = AUTO
+    normalize: Normalize = None
+    query_prompt: Annotated[
+        str | None, Option("text to put before every query; '' for no text", MODEL, unset=_OWN, metavar="TEXT")
+    ] = None
+    passage_prompt: Annotated[
+        str | None, Option("text to put before every passage; '' for no text", MODEL, unset=_OWN, metavar="TEXT")
+    ] = None
+    query_max_len: Annotated[
+        int,
+        Option("maximum query length in tokens, with prompt and special tokens; the rest is cut off", MODEL, least=3),
+    ] = 64
+    passage_max_len: Annotated[
+        int,
+        Option("maximum passage length in tokens, with prompt and special tokens; the rest is cut off", MODEL, least=3),
+    ] = 256
+    dropout: Annotated[float | None, Option("dropout probability in training", MODEL, unset=_OWN, least=0, below=1)] = (
+        None
     )
-    passage_prompt: str | None = under.model(
-        "text put before every passage; '' for none", default=None, unset="the model's own", metavar="TEXT"
-    )
-    query_max_len: int = under.model(
-        "longest query in tokens, prompt and special tokens included; the rest is cut off", default=64, least=3
-    )
-    passage_max_len: int = under.model(
-        "longest passage in tokens, prompt and special tokens included; the rest is cut off", default=256, least=3
-    )
-    dropout: float | None = under.model(
-        "dropout probability in training", default=None, unset="the model's own", least=0, below=1
-    )
-    attention: str | None = under.model(
-        "what a decoder's tokens attend to: what precedes them, or the whole text",
-        default=None,
-        unset="the model's own",
-        choices=ATTENTIONS,
-    )
-    trust_remote_code: bool = under.model(TRUST_HELP, default=False)
+    attention: Annotated[
+        str | None,
+        Option(
+            "what a decoder's tokens attend to: the text before them, or the whole text",
+            MODEL,
+            unset=_OWN,
+            choices=ATTENTIONS,
+        ),
+    ] = None
+    trust_remote_code: TrustRemoteCode = False
 
-    freeze_embeddings: bool = under.trained("keep the embeddings as they are", default=False)
-    freeze_layers: int = under.trained("keep the embeddings and the first N layers as they are", default=0, least=0)
-    lora_rank: int | None = under.trained(
-        "train a LoRA of this rank beside each linear layer, and nothing else",
-        default=None,
-        unset="no LoRA, all weights",
-        least=1,
-    )
-    lora_alpha: float | None = under.trained(
-        "LoRA's products are scaled by this over --lora-rank", default=None, unset="twice --lora-rank", above=0
-    )
-    lora_save: str = under.trained(
-        "merged: a model like any other; adapter: LoRA's own weights, which name their base model",
-        default="merged",
-        choices=LORA_SAVES,
-    )
+    freeze_embeddings: Annotated[bool, Option("do not train the embeddings", TRAINED)] = False
+    freeze_layers: Annotated[int, Option("do not train the embeddings and the first N layers", TRAINED, least=0)] = 0
+    lora_rank: Annotated[
+        int | None,
+        Option(
+            "train a LoRA adapter of rank N beside each linear layer, and no other weights",
+            TRAINED,
+            unset="no LoRA; train all weights",
+            least=1,
+        ),
+    ] = None
+    lora_alpha: Annotated[
+        float | None, Option("scale LoRA's output by X / --lora-rank", TRAINED, unset="twice --lora-rank", above=0)
+    ] = None
+    lora_save: Annotated[
+        str,
+        Option(
+            "what to save; merged: a complete model; adapter: only LoRA's weights and the base model's name",
+            TRAINED,
+            choices=LORA_SAVES,
+        ),
+    ] = MERGED
 
-    batch_size: int = under.loss(
-        "queries per optimizer step over all ranks; sets the number of negatives, not the chunks", default=64, least=1
-    )
-    group_size: int = under.loss(
-        "passages per query: 1 positive and up to N-1 of its hard negatives", default=8, least=1
-    )
-    cluster_size: int = under.loss(
-        "batches are made of clusters of N rows whose queries the base model finds similar: each other's hard "
-        "negatives; 1: rows at random",
-        default=16,
-        least=1,
-    )
-    mix: str = under.loss(
-        "how often each of several data sets is drawn: by size, by the square root of it, or equally",
-        default="size",
-        choices=MIXES,
-    )
-    temperature: float = under.loss(
-        "divides the similarities in the loss, no unit; 1.0 when vectors are not normalised", default=0.05, above=0
-    )
-    in_batch_negatives: bool = under.loss("the other queries' passages are negatives too", default=True)
-    negatives_cross_device: bool = under.loss("share negatives over all ranks under torchrun", default=True)
-    mask_false_negatives: bool = under.loss(
-        "a passage that equals a known positive of the query is no negative of it", default=True
-    )
-    two_way: bool | None = under.loss(
-        "learn to find the query among queries too, with half of the weight",
-        default=None,
-        unset="on where there are in-batch negatives",
-    )
-    dims: tuple[int, ...] | None = under.loss(
-        "dimensions, such as 256,128,64, to which vectors may be cut later: each is trained beside all of them",
-        default=None,
-        unset="all of the model's",
-        metavar="N",
-        convert=parse_dims,
-    )
-    guide: str | None = under.loss(
-        "another model: a passage that it finds as near to the query as the positive is no negative",
-        default=None,
-        unset="none",
-        metavar="MODEL",
-    )
-    guide_margin: float = under.loss(
-        "a passage counts as that near from so much below the positive's score by --guide", default=0.0, least=0
-    )
-    mine_negatives: int = under.loss(
-        "mine N hard negatives for each row with the base model, before training; 0: none", default=0, least=0
-    )
-    refresh_negatives: int | None = under.loss(
-        "mine them again every N epochs, with the model so far", default=None, unset="never", least=1
-    )
-    distillation: str = under.loss(
-        "loss against pos_scores and neg_scores, where rows carry both; kl: of the two distributions over the group; "
-        "margin-mse: squared error of the margins, for scores on the scale of similarity over temperature",
-        default="kl",
-        choices=("kl", "margin-mse"),
-    )
-    distillation_weight: float = under.loss(
-        "weight of the distillation loss beside the contrastive one", default=1.0, least=0
-    )
+    batch_size: Annotated[
+        int,
+        Option(
+            "queries per optimizer step over all ranks; they set the number of negatives, not the memory", LOSS, least=1
+        ),
+    ] = 64
+    group_size: Annotated[
+        int, Option("passages per query: 1 positive and up to N-1 of its hard negatives", LOSS, least=1)
+    ] = 8
+    cluster_size: Annotated[
+        int,
+        Option(
+            "build batches from clusters of N rows whose queries the base model finds similar, so that they are hard "
+            "negatives for each other; 1: random rows",
+            LOSS,
+            least=1,
+        ),
+    ] = 16
+    mix: Annotated[
+        str,
+        Option(
+            "how often to draw each data set: by its size, the square root of its size, or equally", LOSS, choices=MIXES
+        ),
+    ] = SIZE
+    temperature: Annotated[
+        float, Option("divide similarities by X in the loss; 1.0 is used if vectors are not normalised", LOSS, above=0)
+    ] = 0.05
+    in_batch_negatives: Annotated[
+        bool, Option("use the passages of the batch's other queries as negatives too", LOSS)
+    ] = True
+    negatives_cross_device: Annotated[bool, Option("share negatives among all ranks under torchrun", LOSS)] = True
+    mask_false_negatives: Annotated[
+        bool, Option("do not use a passage as a negative if it equals a known positive of the query", LOSS)
+    ] = True
+    two_way: Annotated[
+        bool | None,
+        Option(
+            "learn to find the query for a passage too; each direction counts half",
+            LOSS,
+            unset="on with in-batch negatives",
+        ),
+    ] = None
+    dims: Annotated[
+        tuple[int, ...] | None,
+        Option(
+            "dimensions, such as 256,128,64, to which you may cut vectors later; the model learns each of them and "
+            "the full size",
+            LOSS,
+            unset="the full size only",
+            metavar="N",
+            convert=parse_dims,
+        ),
+    ] = None
+    guide: Annotated[
+        str | None,
+        Option(
+            "second model that removes doubtful negatives: passages that it scores at least as high as the positive",
+            LOSS,
+            unset="none",
+            metavar="MODEL",
+        ),
+    ] = None
+    guide_margin: Annotated[
+        float, Option("with --guide: also remove passages that score up to X below the positive", LOSS, least=0)
+    ] = 0.0
+    mine_negatives: Annotated[
+        int, Option("mine N hard negatives for each row with the base model before training; 0: none", LOSS, least=0)
+    ] = 0
+    refresh_negatives: Annotated[
+        int | None,
+        Option("mine the negatives again every N epochs, with the model trained so far", LOSS, unset="never", least=1),
+    ] = None
+    distillation: Annotated[
+        str,
+        Option(
+            "loss against pos_scores and neg_scores, for rows that have both; kl: divergence of the two distributions "
+            "over the group; margin-mse: squared error of the margins, for scores on the scale of similarity over "
+            "temperature",
+            LOSS,
+            choices=DISTILLATIONS,
+        ),
+    ] = KL
+    distillation_weight: Annotated[
+        float, Option("factor on the distillation loss, which is added to the contrastive loss", LOSS, least=0)
+    ] = 1.0
 
-    learning_rate: float | None = under.optimizer(
-        "highest learning rate, per step",
-        default=None,
-        unset="1e-4 for models up to 384 wide, 5e-5 at 768, lower for wider ones; 10 times that with --lora-rank",
-        above=0,
-    )
-    schedule: str = under.optimizer(
-        "how the learning rate falls to 0 after warm-up", default="linear", choices=("linear", "cosine")
-    )
-    epochs: int = under.optimizer("passes over the training data", default=1, least=1)
-    max_steps: int | None = under.optimizer(
-        "end after this many optimizer steps, whatever --epochs says",
-        default=None,
-        unset="as many as --epochs makes",
-        least=1,
-    )
-    warmup_ratio: float = under.optimizer(
-        "share of the steps, 0 to 1, in which the learning rate rises from 0", default=0.1, least=0, most=1
-    )
-    weight_decay: float = under.optimizer("AdamW's decay, of matrices only", default=0.01, least=0)
-    max_grad_norm: float = under.optimizer("L2 norm to which the gradient is clipped", default=1.0, above=0)
+    learning_rate: Annotated[
+        float | None,
+        Option(
+            "peak learning rate per step",
+            OPTIMIZER,
+            unset="1e-4 for models up to 384 wide, 5e-5 at 768, lower for wider ones; 10 times that with --lora-rank",
+            above=0,
+        ),
+    ] = None
+    schedule: Annotated[
+        str, Option("how the learning rate falls to 0 after the warm-up", OPTIMIZER, choices=SCHEDULES)
+    ] = LINEAR
+    epochs: Annotated[int, Option("passes over the training data", OPTIMIZER, least=1)] = 1
+    max_steps: Annotated[
+        int | None,
+        Option(
+            "stop after this many optimizer steps, whatever --epochs says",
+            OPTIMIZER,
+            unset="as many as --epochs takes",
+            least=1,
+        ),
+    ] = None
+    warmup_ratio: Annotated[
+        float, Option("share of the steps, 0 to 1, in which the learning rate rises from 0", OPTIMIZER, least=0, most=1)
+    ] = 0.1
+    weight_decay: Annotated[float, Option("AdamW's weight decay, for matrices only", OPTIMIZER, least=0)] = 0.01
+    max_grad_norm: Annotated[float, Option("clip the gradient to this L2 norm", OPTIMIZER, above=0)] = 1.0
 
-    eval_data: Path | None = under.evaluation(
-        "BEIR folder: corpus.jsonl, queries.jsonl, qrels/",
-        default=None,
-        unset="a slice of the training data that is never trained on",
-        metavar="DIR",
-    )
-    eval_split: str | None = under.evaluation(SPLIT_HELP, default=None, unset=AS_THE_FOLDER, metavar="NAME")
-    guard_data: tuple[Path, ...] | None = under.evaluation(
-        "BEIR folders of data that are not trained on: what the model lost or won there is in the report",
-        default=None,
-        unset="not looked at",
-        metavar="DIR",
-    )
-    keep_base: float = under.evaluation(
-        "share, 0 to 1, of the base model's weights in the model that is saved: w = X base + (1 - X) tuned",
-        default=0.0,
-        least=0,
-        most=1,
-    )
-    eval_steps: int | None = under.evaluation(
-        "evaluate every N steps", default=None, unset="at the end of each epoch", least=1
-    )
-    save_steps: int = under.evaluation("write a checkpoint every N steps", default=500, least=1)
-    keep_checkpoints: int = under.evaluation("newest checkpoints kept", default=2, least=1)
-    resume: str = under.evaluation(
-        "auto: go on from the newest whole checkpoint in --output-dir; never: refuse a folder that is not empty",
-        default="auto",
-        choices=("auto", "never"),
-    )
+    eval_data: Annotated[
+        Path | None,
+        Option(A_BEIR_FOLDER, EVALUATION, unset="a part of the training data that is never trained on", metavar="DIR"),
+    ] = None
+    eval_split: Annotated[str | None, Option(SPLIT_HELP, EVALUATION, unset=USUAL_SPLIT, metavar="NAME")] = None
+    guard_data: Annotated[
+        tuple[Path, ...] | None,
+        Option(
+            "BEIR folders with data that you do not train on; the report shows what the model lost or gained on each",
+            EVALUATION,
+            unset="none",
+            metavar="DIR",
+        ),
+    ] = None
+    keep_base: Annotated[
+        float,
+        Option(
+            "share, 0 to 1, of the base model's weights in the saved model: w = X base + (1 - X) tuned",
+            EVALUATION,
+            least=0,
+            most=1,
+        ),
+    ] = 0.0
+    eval_steps: Annotated[
+        int | None, Option("evaluate every N steps", EVALUATION, unset="at the end of each epoch", least=1)
+    ] = None
+    save_steps: Annotated[int, Option("save a checkpoint every N steps", EVALUATION, least=1)] = 500
+    keep_checkpoints: Annotated[int, Option("how many of the newest checkpoints to keep", EVALUATION, least=1)] = 2
+    resume: Annotated[
+        str,
+        Option(
+            "auto: continue from the newest complete checkpoint in --output-dir; never: refuse a non-empty folder",
+            EVALUATION,
+            choices=RESUMES,
+        ),
+    ] = AUTO
 
-    precision: str = under.running(
-        "arithmetic of the model; auto: bf16 autocast where the processor has it, else fp32",
-        default="auto",
-        choices=PRECISIONS,
-    )
-    device: str = under.running(DEVICE_HELP, default="auto", choices=DEVICES)
-    memory_budget: int | None = under.running(
-        "most memory that each process may take, such as 1.5GB; on a GPU, of its memory",
-        default=None,
-        unset="activations of 6,144 tokens, at most half of the memory; on a GPU, most of what is free",
-        metavar="SIZE",
-        convert=parse_size,
-    )
-    gradient_checkpointing: bool = under.running(
-        "recompute activations in the backward pass: less memory, more time", default=False
-    )
-    on_bad_row: str = under.running(BAD_ROW_HELP, default="stop", choices=ON_BAD_ROW)
-    on_nonfinite: str = under.running(
-        "stop at a loss or gradient that is not finite, or skip that step and count it; the batch is named",
-        default="stop",
-        choices=ON_NONFINITE,
-    )
-    max_nonfinite: int = under.running(
-        "with --on-nonfinite skip: most steps in a row that are skipped", default=10, least=1
-    )
-    seed: int = under.running("whole number that decides order, sampling and dropout", default=42, least=0)
+    precision: Precision = AUTO
+    device: Device = AUTO
+    memory_budget: Annotated[
+        int | None,
+        Option(
+            "maximum memory for each process, such as 1.5GB; on a GPU, this limits GPU memory",
+            RUNNING,
+            unset="room for the activations of 6,144 tokens, at most half of all memory; on a GPU, most free memory",
+            metavar="SIZE",
+            convert=parse_size,
+        ),
+    ] = None
+    gradient_checkpointing: Annotated[
+        bool, Option("recompute activations in the backward pass: less memory, more time", RUNNING)
+    ] = False
+    on_bad_row: OnBadRow = STOP
+    on_nonfinite: Annotated[
+        str,
+        Option(
+            "stop at a loss or gradient that is not finite, or skip that step and count it; both name the batch",
+            RUNNING,
+            choices=ON_NONFINITE,
+        ),
+    ] = STOP
+    max_nonfinite: Annotated[
+        int, Option("with --on-nonfinite skip: maximum number of steps skipped in a row", RUNNING, least=1)
+    ] = 10
+    seed: Annotated[int, Option("random seed for order, sampling and dropout", RUNNING, least=0)] = 42
 
     def check(self) -> None:
-        """Refuse a loss without negatives, and a temperature at which a loss over cosines cannot learn."""
-        if self.normalize is not False and self.temperature > 0.5:
-            raise UserError(
-                f"--temperature {self.temperature:g} is above 0.5: cosines differ by at most 2, so the loss could "
-                "hardly tell a positive from a negative; use 0.01 to 0.1, or --no-normalize"
-            )
+        """Refuse options that do not go together."""
         refuse_split_alone(self.eval_split, self.eval_data)
+        self._check_loss()
+        self._check_saved_weights()
+        for data_set in self.data_sets:
+            data_set.check_within(self.batch_size, cosines=self.normalize is not False)
+
+    def _check_loss(self) -> None:
+        if self.normalize is not False and self.temperature > HIGHEST_TEMPERATURE:
+            raise UserError(
+                f"--temperature {self.temperature:g} is above {HIGHEST_TEMPERATURE}: cosines differ by at most 2, so "
+                "the loss could hardly tell a positive from a negative; use 0.01 to 0.1, or --no-normalize"
+            )
         if self.two_way and not self.in_batch_negatives:
-            raise UserError("--two-way finds a query among those of the batch; it needs --in-batch-negatives")
+            raise UserError(
+                "--two-way compares a passage with the batch's other queries; it needs --in-batch-negatives"
+            )
         if self.refresh_negatives is not None and not self.mine_negatives:
-            raise UserError(f"--refresh-negatives {self.refresh_negatives}: is of --mine-negatives, which is not given")
+            raise UserError(f"--refresh-negatives {self.refresh_negatives} needs --mine-negatives, which is not given")
         if self.mine_negatives and self.group_size == 1:
-            raise UserError(f"--mine-negatives {self.mine_negatives}: a --group-size of 1 has no room for them")
+            raise UserError(f"--mine-negatives {self.mine_negatives}: a --group-size of 1 has no room for negatives")
         if self.guide_margin and self.guide is None:
-            raise UserError(f"--guide-margin {self.guide_margin:g}: is of --guide, which is not given")
-        if self.lora_rank is None and (self.lora_alpha is not None or self.lora_save == "adapter"):
-            flag = "--lora-save adapter" if self.lora_alpha is None else f"--lora-alpha {self.lora_alpha:g}"
-            raise UserError(f"{flag}: belongs to --lora-rank, which is not given")
-        if self.keep_base and self.lora_save == "adapter":
-            raise UserError("--keep-base averages whole weights; it needs --lora-save merged")
+            raise UserError(f"--guide-margin {self.guide_margin:g} needs --guide, which is not given")
         if self.group_size == 1 and (self.batch_size == 1 or not self.in_batch_negatives):
             why = "--batch-size 1" if self.in_batch_negatives else "--no-in-batch-negatives"
-            raise UserError(f"--group-size 1 with {why} leaves no negatives to learn from; raise one of them")
-        for data_set in self.data_sets:
-            if self.normalize is not False and (data_set.temperature or 0) > 0.5:
-                raise UserError(
-                    f"data set {data_set.name}: temperature {data_set.temperature:g} is above 0.5, at which the loss "
-                    "could hardly tell a positive from a negative; use 0.01 to 0.1"
-                )
-            if data_set.group_size == 1 and (self.batch_size == 1 or not data_set.in_batch_negatives):
-                raise UserError(
-                    f"data set {data_set.name}: group-size 1 without in-batch negatives leaves none to learn from"
-                )
+            raise UserError(f"--group-size 1 with {why} leaves no negatives to learn from; use --group-size 2 or more")
+
+    def _check_saved_weights(self) -> None:
+        if self.lora_rank is None and (self.lora_alpha is not None or self.lora_save == ADAPTER):
+            flag = f"--lora-save {ADAPTER}" if self.lora_alpha is None else f"--lora-alpha {self.lora_alpha:g}"
+            raise UserError(f"{flag} needs --lora-rank, which is not given")
+        if self.keep_base and self.lora_save == ADAPTER:
+            raise UserError(f"--keep-base averages complete models; it needs --lora-save {MERGED}")
 
     @property
     def data_sets(self) -> tuple[DataSet, ...]:
-        """The parts of ``train_data`` that share no batch; the run's settings stand where they have none.
+        """The data sets of ``train_data``, which share no batch, with the run's settings for what they leave open.
 
-        Where vectors are not normalised, the temperature is the run's for all.
+        If vectors are not normalised, all have the run's temperature.
         """
-        return tuple(map(self._with_settings, data_sets_of(self.train_data)))
-
-    def _with_settings(self, data_set: DataSet) -> DataSet:
-        own = {name: getattr(data_set, name) for name in _SHARED_SETTINGS}
+        found = data_sets_of(self.train_data)
         if self.normalize is False:
-            own["temperature"] = None
-        filled = {field: getattr(self, field) if value is None else value for field, value in own.items()}
-        return replace(data_set, **filled)
+            found = tuple(replace(data_set, temperature=None) for data_set in found)
+        return tuple(data_set.filled_from(self) for data_set in found)

@@ -18,6 +18,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from biencoder.config.choices import STOP
 from biencoder.data.files.records import BadRows, Example, find_files, read_examples
 from biencoder.data.text import text_hash
 from biencoder.errors import UserError
@@ -94,12 +95,12 @@ class ExampleTable:
     _rows: NDArray[np.int64]  # the place of each row in the blocks
 
     @classmethod
-    def from_files(cls, paths: Sequence[Path], on_bad_row: str = "stop") -> "ExampleTable":
+    def from_files(cls, paths: Sequence[Path], on_bad_row: str = STOP) -> "ExampleTable":
         """Read files and folders as one data set; see ``from_data_sets``."""
         return cls.from_data_sets([paths], on_bad_row)
 
     @classmethod
-    def from_data_sets(cls, data_sets: Sequence[Sequence[Path]], on_bad_row: str = "stop") -> "ExampleTable":
+    def from_data_sets(cls, data_sets: Sequence[Sequence[Path]], on_bad_row: str = STOP) -> "ExampleTable":
         """Read data sets into a table whose texts lie in an unnamed file in the temporary folder (``TMPDIR``).
 
         Args:

@@ -4,6 +4,7 @@ import contextlib
 
 import torch
 
+from biencoder.config.choices import AUTO, BF16, CPU, CUDA, FP32
 from biencoder.errors import UserError
 
 
@@ -13,9 +14,9 @@ def choose_device(name: str) -> torch.device:
     Raises:
         UserError: CUDA is asked for and there is none.
     """
-    if name == "cuda" and not torch.cuda.is_available():
+    if name == CUDA and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch sees no CUDA device here; use --device cpu or auto")
-    if name == "cpu" or not torch.cuda.is_available():
+    if name == CPU or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device())
 
@@ -30,13 +31,13 @@ def has_bf16(device: torch.device) -> bool:
 
 def choose_precision(name: str, device: torch.device) -> str:
     """``auto`` is ``bf16`` where the hardware has it, else ``fp32``. fp16 is never chosen."""
-    if name != "auto":
+    if name != AUTO:
         return name
-    return "bf16" if has_bf16(device) else "fp32"
+    return BF16 if has_bf16(device) else FP32
 
 
 def autocast(precision: str | None, device: torch.device) -> contextlib.AbstractContextManager[None]:
     """Matrix products in bf16 over float32 weights, or in float32; None leaves autocast as the caller has set it."""
     if precision is None:
         return contextlib.nullcontext()
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == BF16)

@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from biencoder.config.choices import AUTO, FP32
 from biencoder.device.precision import autocast, choose_device, choose_precision
 from biencoder.errors import UserError
 from biencoder.model.architectures.table import longest_text
@@ -52,8 +53,8 @@ class CrossEncoder:
         cls,
         path: str | Path,
         *,
-        precision: str = "fp32",
-        device: str = "auto",
+        precision: str = FP32,
+        device: str = AUTO,
         max_length: int | None = None,
         trust_remote_code: bool = False,
     ) -> "CrossEncoder":

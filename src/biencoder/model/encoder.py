@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from biencoder.config.choices import AUTO, CLS, FP32, LAST
 from biencoder.device.precision import autocast, choose_device, choose_precision
 from biencoder.errors import UserError
 from biencoder.model.adapting.causality import is_decoder
@@ -67,10 +68,10 @@ class Encoder(nn.Module):
         cls,
         path: str | Path,
         *,
-        pooling: str = "auto",
+        pooling: str = AUTO,
         normalize: bool | None = None,
-        precision: str = "fp32",
-        device: str = "auto",
+        precision: str = FP32,
+        device: str = AUTO,
         max_length: int | None = None,
         dropout: float | None = None,
         dim: int | None = None,
@@ -104,7 +105,7 @@ class Encoder(nn.Module):
             raise UserError(f"--dim {dim}: {path} makes {width} dimensions")
         asked = replace(
             settings,
-            pooling=settings.pooling if pooling == "auto" else pooling,
+            pooling=settings.pooling if pooling == AUTO else pooling,
             normalize=settings.normalize if normalize is None else normalize,
             max_length=max_length or settings.max_length,
         )
@@ -257,7 +258,7 @@ def resolve(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase, backbon
     known = [n for n in (settings.max_length or tokenizer.model_max_length, longest_text(backbone.config)) if n]
     return replace(
         settings,
-        pooling=settings.pooling or ("last" if is_decoder(backbone) else "cls"),
+        pooling=settings.pooling or (LAST if is_decoder(backbone) else CLS),
         normalize=settings.normalize is not False,
         max_length=min(min(known), 2**31 - 1),
     )

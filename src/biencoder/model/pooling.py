@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from biencoder.config.choices import CLS, LAST, MEAN
+
 
 def cls_token(hidden_TD: Tensor, starts: Tensor) -> Tensor:
     """The first token of each text: ``[N, D]``."""
@@ -39,10 +41,10 @@ def mean_tokens(hidden_TD: Tensor, starts: Tensor) -> Tensor:
 
 
 POOLINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "cls": cls_token,
-    "mean": mean_tokens,
-    "last": last_token,
+    CLS: cls_token,
+    MEAN: mean_tokens,
+    LAST: last_token,
 }
 
 # Poolings that take one token of each text, and where it is.
-POOLED_TOKEN: dict[str, Callable[[Tensor], Tensor]] = {"cls": first_of_each, "last": last_of_each}
+POOLED_TOKEN: dict[str, Callable[[Tensor], Tensor]] = {CLS: first_of_each, LAST: last_of_each}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from biencoder.config.choices import KL
 from biencoder.model.representation import Kind
 from biencoder.objective.labels import Labels
 from biencoder.objective.losses import DISTILLATIONS, contrastive
@@ -35,7 +36,7 @@ class ContrastiveObjective:
     temperature: float = 0.05
     in_batch_negatives: bool = True
     distillation_weight: float = 1.0
-    distillation: str = "kl"
+    distillation: str = KL
     two_way: bool = False
     dims: tuple[int, ...] = ()
     normalize: bool = True

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax, softmax
 
+from biencoder.config.choices import KL, MARGIN_MSE
+
 
 def contrastive(scores_BC: Tensor, target_B: Tensor) -> Tensor:
     """InfoNCE: ``-log softmax(scores)[target]`` of each query (van den Oord et al. 2018, eq. 4).
@@ -65,6 +67,6 @@ def margin_mse(scores_BG: Tensor, teacher_BG: Tensor, present_BG: Tensor) -> Ten
 
 # Losses against a teacher, by the name that is typed.
 DISTILLATIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "kl": distillation,
-    "margin-mse": margin_mse,
+    KL: distillation,
+    MARGIN_MSE: margin_mse,
 }

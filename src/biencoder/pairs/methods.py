@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from biencoder.config.choices import FIRST_SENTENCE, HEADINGS, SPANS, TITLE
 from biencoder.data.random_bits import scramble
 from biencoder.data.text import fold
 from biencoder.pairs.documents import Document
@@ -104,10 +105,10 @@ def _headings(document: Document, seed: int, passage_words: int) -> Iterator[tup
 
 
 METHODS: dict[str, Callable[[Document, int, int], Iterator[tuple[str, str]]]] = {
-    "title": _title,
-    "first-sentence": _first_sentence,
-    "spans": _spans,
-    "headings": _headings,
+    TITLE: _title,
+    FIRST_SENTENCE: _first_sentence,
+    SPANS: _spans,
+    HEADINGS: _headings,
 }
 
 

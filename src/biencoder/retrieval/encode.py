@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from biencoder.config.choices import PASSAGE, QUERY
 from biencoder.errors import UserError
 from biencoder.files import atomic_write, open_claimed, sync_folder
 from biencoder.retrieval.texts import in_batches, read_texts, summarize
@@ -114,7 +115,7 @@ def encode_file(
     input: Path,
     output: Path,
     *,
-    kind: str = "passage",
+    kind: str = PASSAGE,
     progress: StartProgress | None = None,
 ) -> Encoded:
     """Encode a file of texts into a ``.npy`` file, row i for text i.
@@ -198,9 +199,9 @@ def shifted(progress: Progress | None, by: int) -> Progress | None:
 
 
 def _encode_batch(encoder: TextEncoder, texts: list[str], kind: str, progress: Progress | None) -> np.ndarray:
-    if kind == "query":
+    if kind == QUERY:
         return encoder.encode_queries(texts, progress)
-    if kind == "passage":
+    if kind == PASSAGE:
         return encoder.encode_passages(texts, progress)
     return encoder.encode(texts, progress=progress)
 

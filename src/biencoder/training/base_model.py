@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from biencoder.config import TrainConfig
+from biencoder.config.choices import ADAPTER, LAST
 from biencoder.errors import UserError
 from biencoder.model.adapting.causality import attention_of, is_decoder, set_attention
 from biencoder.model.adapting.end_token import close_texts
@@ -23,7 +24,7 @@ def prepare_backbone(encoder: Encoder, config: TrainConfig) -> None:
     Raises:
         UserError: the architecture does not attend in the way asked for, or an adapter could not say so.
     """
-    if config.lora_save == "adapter":
+    if config.lora_save == ADAPTER:
         _refuse_adapter(encoder, config)
     if config.attention is not None:
         set_attention(encoder.backbone, config.attention)
@@ -70,7 +71,7 @@ def _prepare_tokenizer(encoder: Encoder, config: TrainConfig) -> None:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # sentence-transformers pads, and masks what it padded
     plain = read_settings(locate(config.model)).pooling is None  # else its vectors have a meaning, which is kept
-    if plain and encoder.settings.pooling == "last" and not close_texts(tokenizer):
+    if plain and encoder.settings.pooling == LAST and not close_texts(tokenizer):
         say(f"{config.model}: its tokenizer cannot end a text in an end-of-sequence token; its last word stands in")
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from biencoder.config.choices import COSINE, LINEAR
+
 
 def adamw(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019) with decay on matrices only: not on biases, nor on gains of normalisation."""
@@ -38,7 +40,7 @@ def cosine(progress: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-SCHEDULES: dict[str, Callable[[float], float]] = {"linear": linear, "cosine": cosine}
+SCHEDULES: dict[str, Callable[[float], float]] = {LINEAR: linear, COSINE: cosine}
 
 
 def learning_rate_at(step: int, *, peak: float, total: int, warmup: int, schedule: str) -> float:

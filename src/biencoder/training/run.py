@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from biencoder.config import TrainConfig, data_sets_of
+from biencoder.config.choices import MERGED
 from biencoder.data.data_sets import is_of_single_texts, read_data_sets, settings_of
 from biencoder.distributed import (
     barrier,
@@ -173,7 +174,7 @@ def _finish(setup: Setup, progress: TrainingProgress, folder: OutputFolder, bega
     config, encoder = setup.config, setup.encoder
     if progress.best_step != progress.step:
         restore_state(encoder, load_best(folder.checkpoints, progress.best_step))
-    if config.lora_rank is not None and config.lora_save == "merged":
+    if config.lora_rank is not None and config.lora_save == MERGED:
         merge_lora(encoder.backbone)
     after = progress.best
     if config.keep_base:

@@ -92,7 +92,7 @@ def test_in_another_thread_nothing_changes() -> None:
 
 @pytest.mark.parametrize(("ranks", "rank", "how"), [
     (None, "0", ":\n  biencoder check --train-data 'a b.jsonl'\n"),
-    ("2", "0", " by the same torchrun command\n"),
+    ("2", "0", " the same torchrun command again\n"),
     ("2", "1", None),
 ])  # fmt: skip
 def test_the_command_says_how_to_go_on(
@@ -106,5 +106,7 @@ def test_the_command_says_how_to_go_on(
     if ranks is not None:
         monkeypatch.setenv("WORLD_SIZE", ranks)
     assert cli.main(["check", "--train-data", "a b.jsonl"]) == 143
-    said = "biencoder: stopped by SIGTERM after step 3 of 9, which out/checkpoints/step-00000003 holds. Go on"
+    said = (
+        "biencoder: stopped by SIGTERM after step 3 of 9, which out/checkpoints/step-00000003 holds. To continue, run"
+    )
     assert capsys.readouterr().err == ("" if how is None else said + how)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from biencoder.config.choices import SKIP, STOP
 from biencoder.data.blank import is_blank
 from biencoder.data.files.columns import RowError, find_columns
 from biencoder.data.files.formats import Row, describe, find_files, read_rows
@@ -55,7 +56,7 @@ class BadRows:
 
 
 def iter_examples(
-    files: Sequence[Path], on_bad_row: str = "stop", bad: BadRows | None = None
+    files: Sequence[Path], on_bad_row: str = STOP, bad: BadRows | None = None
 ) -> Iterator[tuple[str, Example]]:
     """The examples of ``files`` in order, each with its place, ``path:line`` (Parquet: the row's number).
 
@@ -98,7 +99,7 @@ def read_examples_and_rows(
 
 
 def _refuse(location: str, error: RowError, on_bad_row: str, bad: BadRows) -> None:
-    if on_bad_row != "skip":
+    if on_bad_row != SKIP:
         raise UserError(f"{location}: {error}. Mend it, or leave such rows out with --on-bad-row skip") from error
     bad.add(location, error)
 

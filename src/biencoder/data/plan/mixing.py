@@ -1,11 +1,19 @@
 """Which data set a step takes its batch from: a function of the seed and the step alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from biencoder.config.choices import EQUAL, SIZE, SQRT
 from biencoder.data.random_bits import draws_of
+
+# From the sizes of the data sets to the proportions in which they are drawn; an empty one is never drawn.
+MIXES: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    SIZE: lambda size: size,
+    SQRT: np.sqrt,
+    EQUAL: lambda size: np.minimum(size, 1.0),
+}
 
 _TURNS = 3  # stream of random numbers; 1 and 2 are those of the choices within a row
 
@@ -19,10 +27,10 @@ def turns_per_epoch(batches: Sequence[int], weights: Sequence[float], mix: str) 
     Args:
         batches: of each data set, for one pass over its rows: its size.
         weights: factors on the shares.
-        mix: shares go with the ``size``, with its square root (``sqrt``), or are ``equal``.
+        mix: a name in :data:`MIXES`.
     """
     size = np.array(batches, dtype=np.float64)
-    scale = {"size": size, "sqrt": np.sqrt(size), "equal": np.minimum(size, 1.0)}[mix] * np.array(weights)
+    scale = MIXES[mix](size) * np.array(weights)
     exact = scale / scale.sum() * size.sum()
     turns = np.floor(exact).astype(np.int64)
     largest = np.argsort(turns - exact, kind="stable")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from biencoder.config.choices import SIZE
 from biencoder.data.plan.clashes import Clashes
 from biencoder.data.plan.mixing import Mix, turns_per_epoch
 from biencoder.data.plan.similar_groups import shuffle_clusters
@@ -70,7 +71,7 @@ class Sampler:
         group_size: int | Sequence[int],
         seed: int,
         weights: Sequence[float] = (1.0,),
-        mix: str = "size",
+        mix: str = SIZE,
     ) -> None:
         self._table = table
         self._seed = seed

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from biencoder.config.choices import BIDIRECTIONAL, CAUSAL
 from biencoder.errors import UserError
 
-CAUSAL, BIDIRECTIONAL = "causal", "bidirectional"
 CHANGE = 1e-4  # of a hidden state's norm: far above rounding, far below what another token does
 
 

@@ -8,20 +8,21 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from biencoder.config.choices import CLS, LAST, MEAN
 from biencoder.errors import UserError
 from biencoder.files import atomic_write
+from biencoder.model.pooling import POOLINGS
 
 POOLING_KEYS = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_lasttoken": "last",
+    "pooling_mode_cls_token": CLS,
+    "pooling_mode_mean_tokens": MEAN,
+    "pooling_mode_lasttoken": LAST,
     "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens": "weightedmean",
 }
 QUERY_PROMPTS = ("query", "search_query", "retrieval.query")
 PASSAGE_PROMPTS = ("document", "passage", "corpus", "search_document", "retrieval.passage")
-SUPPORTED_POOLING = ("cls", "mean", "last")
 ADAPTER_CONFIG = "adapter_config.json"
 
 
@@ -80,7 +81,7 @@ def read_settings(folder: Path) -> ModelSettings:
     modules = read_json(folder / "modules.json", list)
     if modules is None:
         return ModelSettings()
-    pooling = "mean"
+    pooling = MEAN
     normalize = False
     for module in modules:
         if not isinstance(module, dict):
@@ -167,16 +168,22 @@ def _read_pooling(path: Path) -> str:
         raise UserError(f"{path}: include_prompt is false (the prompt is left out of the mean): not supported")
     mode = config.get("pooling_mode")
     modes = [name for key, name in POOLING_KEYS.items() if config.get(key)] if mode is None else mode
-    names = [modes] if isinstance(modes, str) else list(modes) or ["mean"]
-    pooling = {"lasttoken": "last"}.get(names[0], names[0])
-    if len(names) > 1 or pooling not in SUPPORTED_POOLING:
-        raise UserError(f"{path}: pooling {' + '.join(names)} is not supported; known: {', '.join(SUPPORTED_POOLING)}")
+    names = [modes] if isinstance(modes, str) else list(modes) or [MEAN]
+    pooling = {"lasttoken": LAST}.get(names[0], names[0])
+    if len(names) > 1 or pooling not in POOLINGS:
+        raise UserError(f"{path}: pooling {' + '.join(names)} is not supported; known: {', '.join(POOLINGS)}")
     return pooling
 
 
 def write_settings(folder: Path, settings: ModelSettings, dim: int) -> None:
-    """Write the files from which sentence-transformers (every version since 2) rebuilds the same model."""
+    """Write the files from which sentence-transformers (every version since 2) rebuilds the same model.
+
+    Raises:
+        UserError: the files have no word for the pooling.
+    """
     assert settings.pooling is not None
+    if settings.pooling not in POOLING_KEYS.values():
+        raise UserError(f"{folder}: sentence-transformers has no {settings.pooling} pooling to load the model with")
     steps = [
         ("", "Transformer"),
         ("1_Pooling", "Pooling"),

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from biencoder.config import MiningOptions
+from biencoder.config.choices import KEEP, TOP
 from biencoder.data.files.records import Example
 from biencoder.data.table import ExampleTable
 from biencoder.retrieval.encode import StartProgress, TextEncoder
@@ -131,7 +132,7 @@ def mine(
     Raises:
         UserError: a corpus without text, vectors that are not finite, or no room in the folder for temporary files.
     """
-    candidates = gather(table, corpus, with_negatives=options.existing == "keep")
+    candidates = gather(table, corpus, with_negatives=options.existing == KEEP)
     queries = Queries.of(candidates.table.prompted_query)
     units = len(candidates) + len(queries) + (len(table) if reranker else 0)
     advance = progress(units, 0) if progress is not None else _silent
@@ -175,7 +176,7 @@ class _Miner:
         known = candidates.by_folded.find(folded.positives)
         self._known = Pairs.of(self._query[table.positive_hashes.owners()], known, candidates.searchable)
         self._absent = len(np.unique(folded.positives[known < 0]))
-        self._keeps = options.existing == "keep"
+        self._keeps = options.existing == KEEP
         had = candidates.by_folded.find(folded.negatives)
         self._had = Pairs.of(table.negative_hashes.owners(), had, candidates.searchable)
         self._contradicted = contradicted(table, folded)
@@ -194,7 +195,7 @@ class _Miner:
             self._existing_scores[places] = similarities(queries_QD, owners, self._matrix_CD, numbers)
         keep_QK = self._allowed(rows, scores_QK, indices_QK, lowest_Q)
         options = self._options
-        top = options.choice == "top"
+        top = options.choice == TOP
         columns_QK = by_rank(indices_QK) if top else by_chance(indices_QK, rows, options.seed)
         if self._reranker is not None:
             passed_QK = self._veto(self._reranker, rows, indices_QK, keep_QK, columns_QK)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from biencoder.config.choices import NEVER
 from biencoder.config.options import flag_name
 from biencoder.errors import UserError
 from biencoder.files import atomic_write, claim
@@ -65,7 +66,7 @@ class OutputFolder:
             raise UserError(f"--output-dir {self.path}: is a file; name a folder")
         if not self.path.is_dir() or all(UNFINISHED.fullmatch(path.name) for path in self.path.iterdir()):
             return
-        if resume == "never":
+        if resume == NEVER:
             raise UserError(f"--output-dir {self.path}: is not empty, and --resume is never; name another folder")
         if not self._marker.is_file():
             raise UserError(

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from biencoder.config.choices import SKIP
 from biencoder.data.plan.sampling import BatchPlan, share
 from biencoder.data.table import ExampleTable
 from biencoder.distributed import gather_objects, rank, world_size
@@ -138,13 +139,13 @@ def count_or_stop(setup: Setup, progress: TrainingProgress, nonfinite: NonFinite
     if nonfinite is None:
         skipped.in_a_row = 0
         return
-    if config.on_nonfinite == "skip" and not nonfinite.weights and skipped.in_a_row < config.max_nonfinite:
+    if config.on_nonfinite == SKIP and not nonfinite.weights and skipped.in_a_row < config.max_nonfinite:
         skipped.total, skipped.in_a_row = skipped.total + 1, skipped.in_a_row + 1
         if rank() == 0:
             count = f"{skipped.in_a_row} in a row, at most {config.max_nonfinite}; {skipped.total} in all"
             logger.warning("%s. Skipped: %s", nonfinite, count)
         return
-    if config.on_nonfinite == "skip" and not nonfinite.weights:
+    if config.on_nonfinite == SKIP and not nonfinite.weights:
         mend = f"{skipped.in_a_row} steps before it were skipped, and --max-nonfinite is {config.max_nonfinite}. "
         mend += "So many in a row are no accident: try a lower --learning-rate, or --precision fp32"
     else:
