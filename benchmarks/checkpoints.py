@@ -13,7 +13,9 @@ from benchmarks.workload import print_table, sample
 from biencoder.config import TrainConfig
 from biencoder.demo.mini_lm import find_model
 from biencoder.training import loop
+from biencoder.training.progress import TrainingProgress
 from biencoder.training.run import train
+from biencoder.training.setup import Setup
 from biencoder.training.state.checkpoint import newest_checkpoint
 
 COLUMNS = ["what", "seconds"]
@@ -32,9 +34,9 @@ def main() -> None:
     saves: list[float] = []
     save = loop.save
 
-    def timed_save(job: loop.Job) -> None:
+    def timed_save(setup: Setup, progress: TrainingProgress) -> None:
         began = time.perf_counter()
-        save(job)
+        save(setup, progress)
         saves.append(time.perf_counter() - began)
 
     loop.save = timed_save

@@ -62,7 +62,7 @@ def profile_steps(model: str, rows: Path, batch_size: int, max_length: int) -> t
     from biencoder.training.optimizer import adamw
 
     encoder = Encoder.load(model, precision="auto", max_length=max_length, device="cpu")
-    encoder.backbone.train()
+    encoder.train()
     queries, passages = read_pairs(str(rows))
     chunk, keep, _ = token_budget(encoder, None, max_length)
     texts = encoder.tokenize(queries) + encoder.tokenize(passages)

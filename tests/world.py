@@ -194,7 +194,7 @@ def objective_of(combination: Combination) -> ContrastiveObjective:
 def trainer(rank: int, world: int, folder: Path) -> list[Outcome]:
     """Loss and gradients of every one of :data:`STEPS`, by our code."""
     encoder = Encoder.load(folder / "bert", pooling="mean", normalize=True)
-    encoder.backbone.train()
+    encoder.train()
     asked = Encoder.load(folder / "guide", pooling="mean", normalize=True)
     outcomes = []
     for combination, keep in STEPS:

@@ -21,6 +21,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from biencoder.device.choice import KNOWN, kind_of, kind_with
+
 # Rank 0 evaluates while the others wait; a rank that dies breaks the connection at once, however long this is.
 TIMEOUT = timedelta(hours=12)
 
@@ -46,10 +48,9 @@ def process_group(device: str) -> Iterator[None]:
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or is_distributed():
         yield
         return
-    cuda = device != "cpu" and torch.cuda.is_available()
-    if cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT)
+    taken = KNOWN[kind_of(device)]
+    taken.take(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group(taken.collectives, timeout=TIMEOUT)
     try:
         yield
     finally:
@@ -183,7 +184,7 @@ def max_over_ranks(value: int) -> int:
     """The largest of all ranks' numbers, on all of them."""
     if not is_distributed():
         return value
-    largest = torch.tensor(value, device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    largest = torch.tensor(value, device=kind_with(dist.get_backend()))
     dist.all_reduce(largest, dist.ReduceOp.MAX)
     return int(largest)
 

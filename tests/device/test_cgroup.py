@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from biencoder.device import cpu
 from biencoder.device.cgroup import cgroup_limits
-from biencoder.training.memory import budget as memory
 
 GIB = 1 << 30
 
@@ -54,8 +54,8 @@ def test_no_limits_are_none(tmp_path: Path, own: str) -> None:
 
 
 def test_the_least_of_machine_and_groups_is_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "cgroup_limits", list)
-    machine = memory.machine_memory()
+    monkeypatch.setattr(cpu, "cgroup_limits", list)
+    machine = cpu.machine_memory()
     assert 10**8 < machine < 10**14
-    monkeypatch.setattr(memory, "cgroup_limits", lambda: [machine // 2, machine * 2])
-    assert memory.machine_memory() == machine // 2
+    monkeypatch.setattr(cpu, "cgroup_limits", lambda: [machine // 2, machine * 2])
+    assert cpu.machine_memory() == machine // 2

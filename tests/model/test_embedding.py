@@ -9,19 +9,7 @@ from native_kernels import NATIVE_SIZES
 from tiny import relative_error, tiny_model
 
 from biencoder import Encoder
-from biencoder.model.embedding import rows_of_products
 from biencoder.model.packing import pack
-
-
-def test_numbers_of_rows_are_few_and_at_most_a_quarter_too_many() -> None:
-    rows = {count: rows_of_products(count, torch.device("cpu")) for count in range(1, 10_000)}
-    assert all(count <= made < count + max(32, count / 4) for count, made in rows.items())
-    assert len({made for made in rows.values() if 1024 < made <= 8192}) == 3 * 4
-    assert rows[4096] == 4096
-
-
-def test_a_gpu_computes_no_row_too_many() -> None:
-    assert rows_of_products(1001, torch.device("cuda")) == 1001
 
 
 @pytest.mark.parametrize("sizes", [{}, NATIVE_SIZES], ids=["PyTorch", "kernels"])

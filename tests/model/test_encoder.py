@@ -137,10 +137,10 @@ def test_many_texts_come_back_in_their_order(bert: Path, monkeypatch: pytest.Mon
 
 def test_encoding_leaves_the_model_in_its_mode(tmp_path: Path) -> None:
     encoder = Encoder.load(tiny_model(tmp_path, dropout=True))
-    encoder.backbone.train()
+    encoder.train()
     first, second = encoder.encode(TEXTS), encoder.encode(TEXTS)
     np.testing.assert_array_equal(first, second)
-    assert encoder.backbone.training
+    assert encoder.training
     assert encoder.embed(pack([[2, 5, 3]])).requires_grad
 
 

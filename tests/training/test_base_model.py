@@ -15,7 +15,6 @@ from biencoder import Encoder
 from biencoder.config import TrainConfig
 from biencoder.distributed import sum_gradients
 from biencoder.errors import UserError
-from biencoder.training import loop
 from biencoder.training.run import train
 from biencoder.training.state.checkpoint import newest_checkpoint
 
@@ -97,7 +96,7 @@ def test_only_lora_is_in_a_checkpoint_and_the_run_resumes_bit_for_bit(
 
     cut = configure(bases["qwen3"], data, tmp_path / "cut", **settings)
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "sum_gradients", stopping)
+        patched.setattr("biencoder.training.step.sum_gradients", stopping)
         with pytest.raises(KeyboardInterrupt):
             train(cut)
     newest = newest_checkpoint(tmp_path / "cut" / "checkpoints")
@@ -126,7 +125,7 @@ def test_the_best_weights_are_saved_with_lora_too(bases: dict[str, Path], data: 
     best = json.loads((tmp_path / "out" / "eval.json").read_text())["after_step"]
     kept = load_file(tmp_path / "out" / "checkpoints" / f"best-{best:08d}" / "model.safetensors")
     prefix = "encoder.layer.0.attention.self.query"
-    product = kept[f"{prefix}.lora_B.default.weight"] @ kept[f"{prefix}.lora_A.default.weight"]
+    product = kept[f"backbone.{prefix}.lora_B.default.weight"] @ kept[f"backbone.{prefix}.lora_A.default.weight"]
     gained = load_file(tmp_path / "out" / "model.safetensors")[f"{prefix}.weight"]
     base = load_file(bases["bert"] / "model.safetensors")[f"{prefix}.weight"]
     np.testing.assert_allclose(gained - base, 2 * product, atol=1e-5)  # alpha is twice the rank

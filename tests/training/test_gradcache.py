@@ -27,7 +27,7 @@ OBJECTIVE = ContrastiveObjective(0.05, in_batch_negatives=True)
 @pytest.fixture(params=[{}, NATIVE_SIZES], ids=["PyTorch", "kernels"])
 def encoder(request: pytest.FixtureRequest, tmp_path: Path) -> Encoder:
     encoder = Encoder.load(tiny_model(tmp_path, dropout=True, **request.param), pooling="mean", normalize=True)
-    encoder.backbone.train()
+    encoder.train()
     return encoder
 
 
@@ -74,7 +74,7 @@ def test_replayed_chunks_have_the_dropout_masks_of_the_kept_ones(encoder: Encode
 @pytest.mark.parametrize("kind", ["bert", "qwen3"])
 def test_replayed_chunks_are_the_kept_ones_with_lora_and_frozen_layers(kind: str, tmp_path: Path) -> None:
     encoder = Encoder.load(tiny_model(tmp_path, kind, dropout=True), pooling="mean", normalize=True)
-    encoder.backbone.train()
+    encoder.train()
     freeze(encoder.backbone, embeddings=False, layers=1)
     add_lora(encoder.backbone, rank=2, alpha=4.0, dropout=0.2, first_layer=1, base="base", seed=0)
     for name, parameter in encoder.backbone.named_parameters():
@@ -130,7 +130,7 @@ def test_gradients_add_up_to_what_is_there(encoder: Encoder) -> None:
 
 def test_the_cut_into_chunks_does_not_matter_without_dropout(tmp_path: Path) -> None:
     encoder = Encoder.load(tiny_model(tmp_path), pooling="cls", normalize=True)
-    encoder.backbone.train()
+    encoder.train()
     (whole, gradient), (parts, other) = (step(encoder, make_batch(encoder, tokens), 0) for tokens in (10**9, 30))
     assert parts.total == pytest.approx(whole.total, rel=1e-6)
     assert largest_difference(gradient, other) < 1e-5

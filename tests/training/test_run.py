@@ -25,7 +25,6 @@ from biencoder.data.held_out import hold_out
 from biencoder.data.table import ExampleTable
 from biencoder.distributed import sum_gradients
 from biencoder.errors import TrainingError, UserError
-from biencoder.training import loop
 from biencoder.training.gradcache import StepLosses, accumulate_gradients
 from biencoder.training.memory import smaller_chunks
 from biencoder.training.run import train
@@ -101,7 +100,7 @@ def train_until(step: int, config: TrainConfig, monkeypatch: pytest.MonkeyPatch)
         sum_gradients(parameters)
 
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "sum_gradients", stopping)
+        patched.setattr("biencoder.training.step.sum_gradients", stopping)
         with pytest.raises(KilledError):
             train(config)
 

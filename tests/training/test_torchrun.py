@@ -17,7 +17,6 @@ from tiny import WORDS, tiny_model
 from torch import nn
 
 from biencoder.cli import main
-from biencoder.training import loop
 
 ROWS, BATCH, EPOCHS = 25, 8, 2  # the last batch of an epoch is one query: no work for most ranks
 STEPS = EPOCHS * 4
@@ -126,9 +125,10 @@ def test_many_processes_train_the_model_that_one_trains(ranks: int, place: Path,
     output = tmp_path / "out"
     code, out, err = finish(start(ranks, words(place, output)))
     assert code == 0, err
-    got, want, base = weights(last_checkpoint(output)), weights(last_checkpoint(alone)), weights(place / "model")
+    got, want = weights(last_checkpoint(output)), weights(last_checkpoint(alone))
+    base = {f"backbone.{name}": weight for name, weight in weights(place / "model").items()}
     for name in want:
-        if name.startswith("pooler."):
+        if name.startswith("backbone.pooler."):
             assert np.array_equal(got[name], base[name])
         elif not name.endswith("key.bias"):  # its true gradient is 0, and AdamW makes a step of the rounding
             size, moved = np.linalg.norm(want[name]), np.linalg.norm(want[name] - base[name])
@@ -227,17 +227,17 @@ UNLUCKY = """
 import os
 if os.environ.get("RANK") == "1":
     from biencoder.model.encoder import Encoder
-    from biencoder.training import loop
-    sum_gradients, steps, calls, embed = loop.sum_gradients, iter(range(10**6)), iter(range(10**6)), Encoder.embed
+    from biencoder.training import step
+    sum_gradients, steps, calls, forward = step.sum_gradients, iter(range(10**6)), iter(range(10**6)), Encoder.forward
     def spoiling(parameters):
         if next(steps) == 2:
             next(p for p in parameters if p.grad is not None).grad.fill_(float("nan"))
         sum_gradients(parameters)
     def starving(encoder, batch):
-        if encoder.backbone.training and batch.input_ids.numel() > 300 and next(calls) >= 4:
+        if encoder.training and batch.input_ids.numel() > 300 and next(calls) >= 4:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return embed(encoder, batch)
-    loop.sum_gradients, Encoder.embed = spoiling, starving
+        return forward(encoder, batch)
+    step.sum_gradients, Encoder.forward = spoiling, starving
 """
 
 
@@ -265,7 +265,7 @@ def test_what_befalls_one_rank_all_of_them_bear_alike(
         if next(steps) == 2:
             parameters[0].grad = torch.full_like(parameters[0], float("nan"))
 
-    monkeypatch.setattr(loop, "sum_gradients", spoiling)
+    monkeypatch.setattr("biencoder.training.step.sum_gradients", spoiling)
     assert main(words(place, tmp_path / "one", **asked)) == 0
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
 
@@ -274,13 +274,13 @@ FAIL = """
 import os, signal
 if os.environ.get("RANK") == "1":
     from biencoder.errors import TrainingError
-    from biencoder.training import loop
-    real, calls = loop.sum_gradients, iter(range(10**6))
+    from biencoder.training import step
+    real, calls = step.sum_gradients, iter(range(10**6))
     def failing(parameters):
         if next(calls) == 2:
             {what}
         real(parameters)
-    loop.sum_gradients = failing
+    step.sum_gradients = failing
 """
 
 

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from biencoder.config.choices import AUTO, FP32
-from biencoder.device.precision import autocast, choose_device, choose_precision
+from biencoder.device.choice import autocast, choose_device, choose_precision
 from biencoder.errors import UserError
 from biencoder.model.architectures.table import longest_text
 from biencoder.model.files.data_only import data_only

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from biencoder.device.choice import facts
 from biencoder.model.architectures.last_layer import skips_unused_tokens
 from biencoder.model.attention.interface import Packing, packed
 from biencoder.model.packing import PackedBatch
 
 PADDING = 0.2  # largest share of padding where an architecture needs it
-FEWEST_ROWS = 32  # of a product on a CPU
 
 
 def hidden_states(
@@ -43,25 +43,13 @@ def hidden_states(
     used = used_tokens(packing.starts) if skips_unused_tokens(backbone) else None
     if used is None:
         return _packed(backbone, batch, packing, first_position)[: packing.tokens], packing.starts
-    spare = rows_of_products(len(used), used.device) - len(used)
+    spare = facts(used.device).rows_of_products(len(used)) - len(used)
     hidden_ND = _packed(backbone, batch, replace(packing, used=pad(used, (0, spare))), first_position)[: len(used)]
     return hidden_ND, torch.arange(len(used) + 1, dtype=packing.starts.dtype, device=used.device)
 
 
-def rows_of_products(count: int, device: torch.device) -> int:
-    """How many rows to send through the layers for ``count`` tokens or texts: as many, on a CPU up to a quarter more.
-
-    oneDNN compiles each product for its number of rows, which takes milliseconds and a megabyte each time. With four
-    numbers of rows an octave, it has soon compiled all that come. Nothing attends to the rows beyond the last text.
-    """
-    if device.type != "cpu":
-        return count
-    step = max(FEWEST_ROWS, (1 << count.bit_length()) // 8)
-    return -(-count // step) * step
-
-
 def _packed(backbone: nn.Module, batch: PackedBatch, packing: Packing, first_position: int) -> Tensor:
-    spare = rows_of_products(packing.tokens, packing.device) - packing.tokens
+    spare = facts(packing.device).rows_of_products(packing.tokens) - packing.tokens
     types = None if batch.token_type_ids is None else pad(batch.token_type_ids, (0, spare)).unsqueeze(0)
     with packed(packing):
         output = backbone(

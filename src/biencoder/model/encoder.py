@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biencoder.config.choices import AUTO, CLS, FP32, LAST
-from biencoder.device.precision import autocast, choose_device, choose_precision
+from biencoder.device.choice import autocast, choose_device, choose_precision
 from biencoder.errors import UserError
 from biencoder.model.adapting.causality import is_decoder
 from biencoder.model.architectures.native_layer import weights_at_rest
@@ -126,6 +126,7 @@ class Encoder(nn.Module):
             hidden_TD, starts = hidden_states(
                 self.backbone, batch.to(self.device), self.first_position, self.head.used_tokens
             )
+        with torch.autocast(self.device.type, enabled=False):
             represented: Representation = self.head(hidden_TD, starts)
         return represented
 
@@ -238,7 +239,7 @@ class Encoder(nn.Module):
 
     @contextlib.contextmanager
     def _inference(self) -> Iterator[None]:
-        training = self.training
+        training = self.backbone.training
         self.eval()
         try:
             with torch.inference_mode(), weights_at_rest():

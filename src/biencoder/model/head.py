@@ -6,7 +6,6 @@ end.
 
 from abc import ABC, abstractmethod
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize as unit_length
 
@@ -19,7 +18,10 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, hidden_TD: Tensor, starts: Tensor) -> Representation:
-        """The representation of each of the N texts, in float32 also under autocast."""
+        """The representation of each of the N texts, in float32.
+
+        Autocast is off here. Hidden states may come in half precision; what training compares must not.
+        """
 
     @property
     @abstractmethod
@@ -50,12 +52,11 @@ class DenseHead(Head):
 
     def forward(self, hidden_TD: Tensor, starts: Tensor) -> Dense:
         """``[T, D]`` -> a vector for each text: ``[N, dim]``."""
-        with torch.autocast(hidden_TD.device.type, enabled=False):
-            vectors_ND = POOLINGS[self.pooling](hidden_TD, starts).float()
-            if self.normalize:
-                vectors_ND = unit_length(vectors_ND, dim=-1)
-            whole = Dense(vectors_ND.contiguous())
-            return whole if self.dim == self.width else whole.cut(self.dim, normalize=self.normalize)
+        vectors_ND = POOLINGS[self.pooling](hidden_TD, starts).float()
+        if self.normalize:
+            vectors_ND = unit_length(vectors_ND, dim=-1)
+        whole = Dense(vectors_ND.contiguous())
+        return whole if self.dim == self.width else whole.cut(self.dim, normalize=self.normalize)
 
     @property
     def dim(self) -> int:

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from biencoder.device.choice import facts
+
 Tokens = NDArray[np.int32]  # of one text
 TEXTS_AT_ONCE = 256  # tokenizers keep offsets, words and what is cut off beside the ids: many times their memory
 LETTERS_A_TOKEN = 1000  # of a text, as many for each token that it may have are tokenised: 250 times the usual number
@@ -29,12 +31,11 @@ class PackedBatch:
     token_type_ids: Tensor | None = None
 
     def to(self, device: torch.device) -> "PackedBatch":
-        """The same batch on ``device``; from pinned memory without waiting for the copy."""
+        """The same batch on ``device``."""
         if self.input_ids.device == device:
             return self
-        types = None if self.token_type_ids is None else self.token_type_ids.to(device, non_blocking=True)
-        ids = self.input_ids.pin_memory() if device.type == "cuda" else self.input_ids
-        return PackedBatch(ids.to(device, non_blocking=True), self.lengths, types)
+        types = None if self.token_type_ids is None else facts(device).receive(self.token_type_ids, device)
+        return PackedBatch(facts(device).receive(self.input_ids, device), self.lengths, types)
 
 
 @dataclass(frozen=True)

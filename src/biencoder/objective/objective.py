@@ -36,7 +36,7 @@ class Objective(Protocol):
     def two_way(self) -> bool:
         """Whether it needs all queries of the batch beside the passages."""
 
-    def __call__(self, queries: Any, passages: Any, labels: Labels, all_queries: Any = None) -> Losses:
+    def __call__(self, queries: Any, passages: Any, labels: Labels, all_queries: Any = None, /) -> Losses:
         """Losses of B queries over P passages, in float32 also under autocast.
 
         Args:

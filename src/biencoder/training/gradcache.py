@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from biencoder.device.allocator import give_back
+from biencoder.device.choice import facts
 from biencoder.distributed import gather, scatter_sum, sum_over_ranks
 from biencoder.model.architectures.native_layer import weights_at_rest
 from biencoder.model.encoder import Encoder
@@ -112,7 +113,7 @@ def _share_embedding_gradients(encoder: Encoder) -> None:
 
     PyTorch would make and add a whole table of gradients for each chunk. On a GPU that is cheap, and deterministic.
     """
-    if encoder.device.type != "cpu":
+    if not facts(encoder.device).sums_embedding_gradients:
         return
     for module in encoder.modules():
         if isinstance(module, nn.Embedding) and module.weight.requires_grad:

@@ -65,5 +65,4 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.AdamW, state: dic
     for name, value in state.items():
         parameter_name, key = name.rsplit("/", 1)
         parameter = parameters[parameter_name]
-        device = parameter.device if key != "step" or parameter.is_cuda else value.device
-        optimizer.state[parameter][key] = value.to(device)
+        optimizer.state[parameter][key] = value.to(parameter.device)

@@ -22,7 +22,7 @@ def load(folder: Path, kind: str = "bert", layers: int = 2, checkpointing: bool 
     encoder = Encoder.load(path, pooling="mean", normalize=False)
     if checkpointing:
         checkpoint_activations(encoder.backbone)
-    encoder.backbone.train()
+    encoder.train()
     return encoder
 
 

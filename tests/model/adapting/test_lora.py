@@ -41,7 +41,7 @@ def with_lora(backbone: Any, *, base: str = "base", dropout: float = 0.0, first_
 
 def load(folder: Path, pooling: str = "mean") -> Encoder:
     encoder = Encoder.load(folder, pooling=pooling, normalize=False)
-    encoder.backbone.train()
+    encoder.train()
     return encoder
 
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
 from biencoder import Encoder
+from biencoder.device.choice import facts
 from biencoder.model.architectures import feed_forward
 from biencoder.model.architectures.bert import BERT_LIKE
-from biencoder.model.embedding import rows_of_products
 from biencoder.model.packing import pack
 
 BATCH = pack([[5 + place for place in range(length)] for length in (40, 17, 17, 3)])
@@ -24,7 +24,7 @@ def plain(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def load(folder: Path, **changes: Any) -> Encoder:
     encoder = Encoder.load(tiny_model(folder, **changes), pooling="mean", normalize=False)
-    encoder.backbone.train()
+    encoder.train()
     return encoder
 
 
@@ -55,7 +55,7 @@ def test_the_activation_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     encoder = load(tmp_path)
     kept = bytes_kept(lambda: encoder.embed(BATCH))
     monkeypatch.setattr(feed_forward._GeluLinear, "apply", plain)
-    rows, intermediate, layers = rows_of_products(BATCH.input_ids.numel(), torch.device("cpu")), 48, 2
+    rows, intermediate, layers = facts(torch.device("cpu")).rows_of_products(BATCH.input_ids.numel()), 48, 2
     assert bytes_kept(lambda: encoder.embed(BATCH)) - kept == 4 * rows * intermediate * layers
 
 

@@ -75,7 +75,7 @@ def test_a_causal_bert_keeps_its_causal_mask(tmp_path: Path) -> None:
 def test_dropout_acts_in_it(tmp_path: Path) -> None:
     folder = tiny_model(tmp_path, num_hidden_layers=1, attention_probs_dropout_prob=0.3)
     encoder = Encoder.load(folder, pooling="cls", normalize=False)
-    encoder.backbone.train()
+    encoder.train()
 
     def drawn(seed: int) -> Tensor:
         torch.manual_seed(seed)
@@ -86,7 +86,7 @@ def test_dropout_acts_in_it(tmp_path: Path) -> None:
     layer = encoder.backbone.encoder.layer[0]
     layer.feed_forward_chunk, layer.attention.output.LayerNorm = (lambda attended: attended), nn.Identity()
     mean = torch.stack([drawn(seed) for seed in range(2000)]).mean(0)  # of what is linear in the weights, so unbiased
-    encoder.backbone.eval()
+    encoder.eval()
     assert relative_error(mean, encoder.embed(BATCH)) < 0.02
 
 

@@ -34,7 +34,7 @@ T, D = 150, 64
 
 def load(folder: Path, kind: str = "bert", *, pooling: str = "mean", **changes: Any) -> Encoder:
     encoder = Encoder.load(tiny_model(folder, kind, **NATIVE_SIZES | changes), pooling=pooling, normalize=True)
-    encoder.backbone.train()
+    encoder.train()
     return encoder
 
 
@@ -81,7 +81,7 @@ def test_bf16_is_as_near_to_the_exact_gradient_as_transformers_under_autocast(tm
 def bf16_errors(folder: Path, seed: int) -> tuple[float, float]:
     tiny_model(folder, **NATIVE_SIZES, num_hidden_layers=4, seed=seed)
     encoder = Encoder.load(folder, pooling="mean", normalize=False, precision="bf16")
-    encoder.backbone.train()
+    encoder.train()
     inputs = padded([90, 70, 64, 30] * 4, seed=seed)
     rows = [ids[mask.bool()].tolist() for ids, mask in zip(*inputs.values(), strict=True)]
     weights = torch.randn(len(rows), 64, generator=torch.Generator().manual_seed(seed))

@@ -11,6 +11,7 @@ import torch
 from tiny import bytes_kept, tiny_model
 
 from biencoder import Encoder
+from biencoder.device import cpu
 from biencoder.model.adapting.lora import add_lora
 from biencoder.model.files.pretrained import checkpoint_activations
 from biencoder.model.packing import pack
@@ -20,7 +21,7 @@ from biencoder.training.memory import budget as memory
 @pytest.fixture
 def encoder(tmp_path: Path) -> Encoder:
     encoder = Encoder.load(tiny_model(tmp_path, dropout=True), pooling="mean")
-    encoder.backbone.train()
+    encoder.train()
     return encoder
 
 
@@ -52,9 +53,9 @@ def test_the_measure_leaves_nothing_behind(encoder: Encoder) -> None:
 
 def test_gradient_checkpointing_and_evaluation_cost_less(encoder: Encoder) -> None:
     before = memory.activation_bytes_per_token(encoder, 32)
-    encoder.backbone.eval()
+    encoder.eval()
     assert memory.activation_bytes_per_token(encoder, 32) < before
-    encoder.backbone.train()
+    encoder.train()
     checkpoint_activations(encoder.backbone)
     assert memory.activation_bytes_per_token(encoder, 32) < before / 2
 
@@ -62,7 +63,7 @@ def test_gradient_checkpointing_and_evaluation_cost_less(encoder: Encoder) -> No
 def test_activations_are_as_many_as_they_may(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """What autograd really keeps for as many tokens as activations may take is no more than that."""
     budget = 4_000_000
-    monkeypatch.setattr(memory, "default_activations", lambda *_: budget)
+    monkeypatch.setattr(cpu.Cpu, "default_activations", lambda *_: budget)
     chunk, keep, _ = memory.token_budget(encoder, None, 32)
     assert chunk == keep // 2
     kept = bytes_kept(lambda: encoder.embed(pack([[5] * 32] * (keep // 32))))
@@ -75,11 +76,11 @@ def test_more_bytes_are_more_tokens_within_bounds(
 ) -> None:
     budgets = []
     for budget in (1, 10**7, 10**9, 10**10, 10**13):
-        monkeypatch.setattr(memory, "default_activations", lambda *_, budget=budget: budget)
+        monkeypatch.setattr(cpu.Cpu, "default_activations", lambda *_, budget=budget: budget)
         budgets.append(memory.token_budget(encoder, budget if whole_process else None, 64)[:2])
     assert budgets[0] == (64, 64)  # one text goes through, whatever it costs
     assert budgets == sorted(budgets)
-    assert budgets[-1][0] == memory.LARGEST_CHUNK["cpu"]
+    assert budgets[-1][0] == cpu.Cpu.largest_chunk
     assert all(keep >= chunk for chunk, keep in budgets)
 
 
@@ -88,14 +89,14 @@ def test_the_size_of_chunks_does_not_depend_on_what_the_process_holds(
 ) -> None:
     """It decides which masks dropout draws: the same command must give the same weights."""
     first = memory.token_budget(encoder, 3 * 10**9, 64)
-    monkeypatch.setattr(memory, "resident_bytes", lambda: 10**9 + 12_345_678)
+    monkeypatch.setattr(cpu, "resident_bytes", lambda: 10**9 + 12_345_678)
     second = memory.token_budget(encoder, 3 * 10**9, 64)
     assert first[0] == second[0]
     assert first[1] != second[1]
 
 
 def test_a_budget_covers_the_weights_as_products_take_them(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "resident_bytes", lambda: 10**9)
+    monkeypatch.setattr(cpu, "resident_bytes", lambda: 10**9)
     monkeypatch.setattr(memory, "bytes_at_rest", lambda: 0)
     alone = memory.token_budget(encoder, 3 * 10**9, 64)
     monkeypatch.setattr(memory, "bytes_at_rest", lambda: 4 * 10**8)
@@ -111,7 +112,7 @@ def test_a_budget_that_is_too_small_is_said(
     memory.token_budget(encoder, 10**6, 64)
     assert "cannot be kept: this model takes" in capsys.readouterr().out
     memory.token_budget(encoder, 10**10, 64)
-    monkeypatch.setattr(memory, "default_activations", lambda *_: 1)
+    monkeypatch.setattr(cpu.Cpu, "default_activations", lambda *_: 1)
     memory.token_budget(encoder, None, 64)  # nobody set one
     assert not capsys.readouterr().out
 
@@ -133,16 +134,9 @@ def test_a_process_stays_within_its_budget(minilm: str, tmp_path: Path) -> None:
     assert int(done.stdout) * 1024 < 1.05 * budget
 
 
-def test_the_default_keeps_so_many_tokens_and_fits_the_machine(
-    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(memory, "machine_memory", lambda: 10**15)
-    assert memory.default_activations(encoder, 1000) == 1000 * memory.KEPT_TOKENS
-    assert memory.token_budget(encoder, None, 64)[1] == memory.KEPT_TOKENS
-    monkeypatch.setattr(memory, "machine_memory", lambda: 10**6)
-    assert memory.default_activations(encoder, 1000) == 500_000
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert memory.default_activations(encoder, 1000) == 125_000
+def test_the_default_keeps_so_many_tokens(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "machine_memory", lambda: 10**15)
+    assert memory.token_budget(encoder, None, 64)[1] == cpu.KEPT_TOKENS
 
 
 def test_gradients_and_moments_are_of_what_learns(encoder: Encoder) -> None:
@@ -150,7 +144,3 @@ def test_gradients_and_moments_are_of_what_learns(encoder: Encoder) -> None:
     add_lora(encoder.backbone, rank=2, alpha=4.0, dropout=0.0, first_layer=1, base="base", seed=0)
     linear = (4 * (32 + 32) + (32 + 48) + (48 + 32)) * 2  # elements of A and B beside the six layers of one block
     assert memory._state_bytes(encoder) == 3 * 4 * linear < everything
-
-
-def test_machine_memory_is_that_of_a_machine() -> None:
-    assert 10**8 < memory.machine_memory() < 10**14

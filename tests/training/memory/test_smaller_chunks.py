@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from biencoder.errors import TrainingError
 from biencoder.model.encoder import Encoder
 from biencoder.model.packing import PackedBatch
+from biencoder.model.representation import Representation
 from biencoder.training import loop, preparation
 from biencoder.training.memory.out_of_memory import OutOfMemoryError, memory_for_all, ran_out_of_memory
 from biencoder.training.progress import TrainingProgress
@@ -33,27 +34,27 @@ def small_memory(monkeypatch: pytest.MonkeyPatch, tokens: int, error: Exception,
 
     What is kept for the backward pass counts until that is done, as on a real one.
     """
-    embed, held, calls = Encoder.embed, [0], []
+    forward, held, calls = Encoder.forward, [0], []
 
-    def embedding(encoder: Encoder, batch: PackedBatch) -> Tensor:
-        if not encoder.backbone.training:
-            return embed(encoder, batch)
+    def encoding(encoder: Encoder, batch: PackedBatch) -> Representation:
+        if not encoder.training:
+            return forward(encoder, batch)
         size = batch.input_ids.numel()
         calls.append(size)
         if len(calls) > start and held[0] + size > tokens:
             held[0] = 0
             raise error
-        vectors = embed(encoder, batch)
-        if vectors.requires_grad:
+        texts = forward(encoder, batch)
+        if texts.requires_grad:
             held[0] += size
 
             def freed(_: Tensor) -> None:
                 held[0] -= size
 
-            vectors.register_hook(freed)
-        return vectors
+            texts.vectors.register_hook(freed)
+        return texts
 
-    monkeypatch.setattr(Encoder, "embed", embedding)
+    monkeypatch.setattr(Encoder, "forward", encoding)
     return calls
 
 
@@ -79,7 +80,7 @@ def test_the_step_is_taken_again_with_half_and_the_run_is_what_it_would_have_bee
     def remember(parameters: list[nn.Parameter]) -> None:
         found.append([p.grad.clone() for p in parameters if p.grad is not None])
 
-    monkeypatch.setattr(loop, "sum_gradients", remember)
+    monkeypatch.setattr("biencoder.training.step.sum_gradients", remember)
     whole = replace(config, output_dir=tmp_path / "whole")
     with monkeypatch.context() as roomy:
         calls = small_memory(roomy, 10**9, RuntimeError(CPU_SAYS))
@@ -100,7 +101,7 @@ def test_the_step_is_taken_again_with_half_and_the_run_is_what_it_would_have_bee
     assert tokens["keep"] <= largest // 2 < final_state(whole.output_dir)["tokens"]["keep"]
     said = [line for line in capsys.readouterr().out.splitlines() if "memory ran out" in line]
     assert 1 <= len(said) <= 2
-    assert said[-1].endswith(f"in chunks of up to {tokens['chunk']:,} tokens: the same batch, the same negatives")
+    assert said[-1].endswith(f"in chunks of up to {tokens['chunk']:,} tokens, with the same batch and the same negatives")
 
 
 @pytest.mark.parametrize("start", [0, 2])
@@ -181,7 +182,7 @@ def test_memory_that_runs_out_elsewhere_is_one_message(tmp_path: Path, monkeypat
     def fail(*_: Any) -> None:
         raise RuntimeError(CPU_SAYS)
 
-    monkeypatch.setattr(loop, "sum_gradients", fail)
+    monkeypatch.setattr("biencoder.training.step.sum_gradients", fail)
     with pytest.raises(TrainingError, match="memory ran out where smaller chunks do not help"):
         train(config)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from biencoder.model.encoder import Encoder
-from biencoder.model.representation import Dense
+from biencoder.model.representation import Dense, Representation
 from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.objective.labels import Labels
 from biencoder.training.run import train
@@ -155,13 +155,13 @@ def test_a_model_that_learns_nothing_is_said(
 ) -> None:
     config = small_run(tmp_path, max_steps=65, warmup_ratio=0.1)
     if what == "equal vectors":
-        embed = Encoder.embed
+        forward = Encoder.forward
 
-        def equal(encoder: Encoder, batch: Any) -> Tensor:
-            found = embed(encoder, batch)
-            return found * 0 + 1 / math.sqrt(found.shape[1]) if encoder.backbone.training else found
+        def equal(encoder: Encoder, batch: Any) -> Representation:
+            found = forward(encoder, batch)
+            return found.map(lambda x: x * 0 + 1 / math.sqrt(x.shape[1])) if encoder.training else found
 
-        monkeypatch.setattr(Encoder, "embed", equal)
+        monkeypatch.setattr(Encoder, "forward", equal)
     else:
         config = replace(config, learning_rate=1e-12, temperature=0.5)
     with caplog.at_level(logging.WARNING):

@@ -19,8 +19,10 @@ from biencoder.distributed import sum_gradients
 from biencoder.errors import TrainingError
 from biencoder.model.encoder import Encoder
 from biencoder.model.packing import PackedBatch
-from biencoder.training import loop
+from biencoder.model.representation import Representation
+from biencoder.training.progress import TrainingProgress
 from biencoder.training.run import train
+from biencoder.training.setup import Setup
 from biencoder.training.watch import nonfinite
 from biencoder.training.watch.nonfinite import as_json, shown_mean
 
@@ -42,22 +44,22 @@ def spoil_gradients(monkeypatch: pytest.MonkeyPatch, *calls: int, value: float =
             gradient = next(p.grad for p in parameters if p.grad is not None)
             gradient.view(-1)[0] = value
 
-    monkeypatch.setattr(loop, "sum_gradients", spoiling)
+    monkeypatch.setattr("biencoder.training.step.sum_gradients", spoiling)
 
 
 def spoil_text(monkeypatch: pytest.MonkeyPatch, tokens: list[int]) -> None:
     """Give every text that begins with these tokens a vector that is not a number, in training."""
-    embed = Encoder.embed
+    forward = Encoder.forward
 
-    def spoiling(encoder: Encoder, batch: PackedBatch) -> Tensor:
-        vectors = embed(encoder, batch)
-        if not encoder.backbone.training:
-            return vectors
+    def spoiling(encoder: Encoder, batch: PackedBatch) -> Representation:
+        found = forward(encoder, batch)
+        if not encoder.training:
+            return found
         texts = batch.input_ids.split(list(batch.lengths))
         bad = torch.tensor([text[: len(tokens)].tolist() == tokens for text in texts])
-        return vectors.masked_fill(bad[:, None], NAN)
+        return found.map(lambda vectors: vectors.masked_fill(bad[:, None], NAN))
 
-    monkeypatch.setattr(Encoder, "embed", spoiling)
+    monkeypatch.setattr(Encoder, "forward", spoiling)
 
 
 @pytest.mark.parametrize(("value", "written", "shown"), [(NAN, "NaN", "norm nan"), (INF, "Infinity", "norm inf")])
@@ -103,14 +105,14 @@ def test_skipped_steps_leave_weights_and_optimizer_and_are_counted_everywhere(
 ) -> None:
     seen: list[list[Tensor]] = []
 
-    def remember(job: Any, *args: Any) -> Any:
-        weights = [p.detach().clone() for p in job.encoder.backbone.parameters()]
-        moments = [value.clone() for state in job.optimizer.state.values() for value in state.values()]
+    def remember(setup: Setup, *args: Any) -> Any:
+        weights = [p.detach().clone() for p in setup.encoder.parameters()]
+        moments = [value.clone() for state in setup.optimizer.state.values() for value in state.values()]
         seen.append([*weights, *moments])
-        return count_or_stop(job, *args)
+        return count_or_stop(setup, *args)
 
     count_or_stop = nonfinite.count_or_stop
-    monkeypatch.setattr(loop, "count_or_stop", remember)
+    monkeypatch.setattr("biencoder.training.loop.count_or_stop", remember)
     spoil_gradients(monkeypatch, 3, 4, 9)
     with caplog.at_level(logging.WARNING):
         assert train(replace(config, on_nonfinite="skip")) is not None
@@ -160,10 +162,10 @@ def test_ruined_weights_are_neither_saved_nor_skipped_over(
     """A step whose gradient was finite can still write what is not."""
 
     def ruin_after(step: int) -> Callable[..., None]:
-        def ruining(job: Any, *args: Any) -> None:
-            count_or_stop(job, *args)
-            if job.step == step:
-                next(job.encoder.backbone.parameters()).data.fill_(INF)
+        def ruining(setup: Setup, progress: TrainingProgress, *args: Any) -> None:
+            count_or_stop(setup, progress, *args)
+            if progress.step == step:
+                setup.trained[0].data.fill_(INF)
 
         return ruining
 
@@ -173,7 +175,7 @@ def test_ruined_weights_are_neither_saved_nor_skipped_over(
         ("skipped", 4, "step 5: .*The weights themselves are not finite: an earlier step ruined them"),
     ):
         folder = config.output_dir.parent / name
-        monkeypatch.setattr(loop, "count_or_stop", ruin_after(step))
+        monkeypatch.setattr("biencoder.training.loop.count_or_stop", ruin_after(step))
         with pytest.raises(TrainingError, match=message):
             train(replace(config, output_dir=folder, on_nonfinite="skip"))
         assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000003"]

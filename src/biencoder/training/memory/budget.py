@@ -1,37 +1,20 @@
 """How many tokens' activations fit into the memory that one step may take."""
 
-import os
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from biencoder.device.allocator import give_back, held_bytes, resident_bytes
-from biencoder.device.cgroup import cgroup_limits
+from biencoder.device.allocator import held_bytes
+from biencoder.device.choice import facts
+from biencoder.device.cpu import FEWEST_ROWS
 from biencoder.model.architectures.native_layer import bytes_at_rest, weights_at_rest
-from biencoder.model.embedding import FEWEST_ROWS, rows_of_products
 from biencoder.model.encoder import Encoder
 from biencoder.model.packing import PackedBatch, pack
 from biencoder.terminal import say
 
-KEPT_TOKENS = 6144  # on a CPU: three chunks; a larger batch replays the rest
 HEADROOM = 2.0  # what a step takes, over the activations that autograd keeps: a chunk's passing ones, holes in the heap
 CHUNK_SHARE = 1 / 9  # of what a budget for the whole process leaves beside weights, gradients and moments
-# Tokens beyond which a chunk runs no faster: a CPU falls out of its caches, a GPU is busy.
-LARGEST_CHUNK = {"cpu": 2048, "cuda": 65_536}
-
-
-def default_activations(encoder: Encoder, bytes_per_token: int) -> int:
-    """Bytes that activations may take when nobody set a budget: on a CPU those of :data:`KEPT_TOKENS`.
-
-    At most half of the machine's, which the ranks on it share.
-    """
-    if encoder.device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(encoder.device)
-        return int(0.6 * free)
-    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(machine_memory() // 2 // ranks_here, KEPT_TOKENS * bytes_per_token)
 
 
 def activations_within(encoder: Encoder, budget: int, state: int) -> int:
@@ -39,9 +22,7 @@ def activations_within(encoder: Encoder, budget: int, state: int) -> int:
 
     What it holds now comes first, and ``state``: gradients, two moments and the weights as products take them.
     """
-    give_back(beyond=0)
-    held = torch.cuda.memory_allocated(encoder.device) if encoder.device.type == "cuda" else resident_bytes()
-    return int((budget - held - state) / HEADROOM)
+    return int((budget - facts(encoder.device).held() - state) / HEADROOM)
 
 
 def held_at_most(state: int, activations: int) -> int:
@@ -58,11 +39,6 @@ def _bytes_of(parameters: Iterable[nn.Parameter]) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
 
 
-def machine_memory() -> int:
-    """Bytes of memory that this process may use: the machine's, or those of the control groups it is in."""
-    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *cgroup_limits()])
-
-
 def token_budget(encoder: Encoder, memory_budget: int | None, max_length: int) -> tuple[int, int, int]:
     """Tokens to send through the model at once, tokens to keep activations of, and bytes to hold at most.
 
@@ -71,7 +47,7 @@ def token_budget(encoder: Encoder, memory_budget: int | None, max_length: int) -
 
     Args:
         encoder: in training mode, so that dropout's masks are counted.
-        memory_budget: bytes for the whole process; None for :func:`default_activations` beside everything else.
+        memory_budget: bytes for the whole process; None for the device's default beside everything else.
         max_length: tokens of the longest text, which costs most a token.
 
     Returns:
@@ -79,18 +55,18 @@ def token_budget(encoder: Encoder, memory_budget: int | None, max_length: int) -
         :func:`~biencoder.training.gradcache.accumulate_gradients`. Several chunks fit, so that what is left over of a
         batch is small.
     """
-    learning = _state_bytes(encoder)
+    device, learning = facts(encoder.device), _state_bytes(encoder)
     with weights_at_rest():
         bytes_per_token = activation_bytes_per_token(encoder, max_length)
         state = learning + bytes_at_rest()
     if memory_budget is None:
-        activations = default_activations(encoder, bytes_per_token)
+        activations = device.default_activations(bytes_per_token)
         chunk = activations // 2 // bytes_per_token
     else:
         activations = activations_within(encoder, memory_budget, state)
         beside = memory_budget - _bytes_of(encoder.parameters()) - learning
         chunk = int(CHUNK_SHARE * beside) // bytes_per_token
-    chunk = max(max_length, min(LARGEST_CHUNK[encoder.device.type], chunk))
+    chunk = max(max_length, min(device.largest_chunk, chunk))
     least = chunk * bytes_per_token
     if memory_budget is not None and activations < least:
         needed = memory_budget + HEADROOM * (least - activations)
@@ -104,9 +80,10 @@ def activation_bytes_per_token(encoder: Encoder, max_length: int) -> int:
 
     A few texts and twice as many: what does not grow with them (weights cast to bf16) drops out of the difference.
     """
+    device = facts(encoder.device)
     few = max(2, -(-FEWEST_ROWS // max_length))
     some, twice = (_saved_bytes(encoder, pack([[0] * max_length] * texts)) for texts in (few, 2 * few))
-    rows, twice_rows = (rows_of_products(texts * max_length, encoder.device) for texts in (few, 2 * few))
+    rows, twice_rows = (device.rows_of_products(texts * max_length) for texts in (few, 2 * few))
     return max(1, (twice - some) // (twice_rows - rows))
 
 

@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-import torch
-
-from biencoder.device.allocator import give_back, held_bytes
+from biencoder.device.allocator import held_bytes
+from biencoder.device.choice import facts
 from biencoder.distributed import max_over_ranks, rank
 from biencoder.errors import TrainingError
 from biencoder.terminal import say
@@ -48,9 +47,7 @@ def _halve_chunks(setup: Setup, progress: TrainingProgress, batch: TrainingBatch
     """Give all ranks chunks half as large as the largest that any of them has here, and half as many to keep."""
     progress.held_at_most = min(progress.held_at_most, int(LESS * held_bytes()))
     setup.optimizer.zero_grad()
-    give_back(beyond=0)
-    if setup.encoder.device.type == "cuda":
-        torch.cuda.empty_cache()
+    facts(setup.encoder.device).free_unused()
     parts = [*batch.chunks, *batch.guide_chunks]
     largest = max_over_ranks(max((part.tokens for part in parts if len(part.index) > 1), default=0))
     if not largest and not progress.keep_tokens:

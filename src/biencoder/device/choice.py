@@ -1,11 +1,32 @@
-"""Where to compute, and in which numbers."""
+"""Which device to compute on, what is known about it, and in which numbers to compute."""
 
 import contextlib
 
 import torch
 
 from biencoder.config.choices import AUTO, BF16, CPU, CUDA, FP32
+from biencoder.device.cpu import Cpu
+from biencoder.device.cuda import Cuda
+from biencoder.device.device import Device
 from biencoder.errors import UserError
+
+KNOWN: dict[str, Device] = {CPU: Cpu(), CUDA: Cuda()}
+UNKNOWN = Device()
+
+
+def facts(device: torch.device) -> Device:
+    """What is known about a device, by its type."""
+    return KNOWN.get(device.type, UNKNOWN)
+
+
+def kind_of(name: str) -> str:
+    """``cpu`` or ``cuda`` for what a person chose; ``cpu`` where there is no CUDA."""
+    return CPU if name == CPU or not torch.cuda.is_available() else CUDA
+
+
+def kind_with(collectives: str) -> str:
+    """The kind of device whose tensors a backend of ``torch.distributed`` takes."""
+    return next(kind for kind, device in KNOWN.items() if device.collectives == collectives)
 
 
 def choose_device(name: str) -> torch.device:
@@ -16,24 +37,14 @@ def choose_device(name: str) -> torch.device:
     """
     if name == CUDA and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch sees no CUDA device here; use --device cpu or auto")
-    if name == CPU or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", torch.cuda.current_device())
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether bf16 matrix products run in hardware; emulated ones are slower than float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    features = torch.cpu.get_capabilities()
-    return any(features.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    return torch.device(CPU) if kind_of(name) == CPU else torch.device(CUDA, torch.cuda.current_device())
 
 
 def choose_precision(name: str, device: torch.device) -> str:
     """``auto`` is ``bf16`` where the hardware has it, else ``fp32``. fp16 is never chosen."""
     if name != AUTO:
         return name
-    return BF16 if has_bf16(device) else FP32
+    return BF16 if facts(device).has_bf16() else FP32
 
 
 def autocast(precision: str | None, device: torch.device) -> contextlib.AbstractContextManager[None]:

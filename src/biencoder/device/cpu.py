@@ -1,0 +1,53 @@
+"""A CPU."""
+
+import os
+
+import torch
+
+from biencoder.device.allocator import give_back, resident_bytes
+from biencoder.device.cgroup import cgroup_limits
+from biencoder.device.device import Device
+
+KEPT_TOKENS = 6144  # three chunks; a larger batch replays the rest
+FEWEST_ROWS = 32  # of a product
+
+
+class Cpu(Device):
+    """Any CPU that PyTorch runs on. Beyond 2,048 tokens, a chunk falls out of its caches."""
+
+    largest_chunk = 2048
+    sums_embedding_gradients = True
+
+    def has_bf16(self) -> bool:
+        """Whether the processor has AVX512-BF16 or AMX."""
+        features = torch.cpu.get_capabilities()
+        return any(features.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+    def rows_of_products(self, count: int) -> int:
+        """Up to a quarter more rows than ``count``.
+
+        oneDNN compiles each product for its number of rows, which takes milliseconds and a megabyte each time. With
+        four numbers of rows an octave, it has soon compiled all that come. Nothing attends to the rows beyond the last
+        text.
+        """
+        step = max(FEWEST_ROWS, (1 << count.bit_length()) // 8)
+        return -(-count // step) * step
+
+    def default_activations(self, bytes_per_token: int) -> int:
+        """The bytes of :data:`KEPT_TOKENS` tokens, and at most half of the machine's memory, which ranks share."""
+        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return min(machine_memory() // 2 // ranks_here, KEPT_TOKENS * bytes_per_token)
+
+    def held(self) -> int:
+        """Bytes that this process has in memory, after it has given back what it does not use."""
+        give_back(beyond=0)
+        return resident_bytes()
+
+    def free_unused(self) -> None:
+        """Return free pages to the system."""
+        give_back(beyond=0)
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this process may use: the machine's, or those of the control groups it is in."""
+    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *cgroup_limits()])
