@@ -31,7 +31,7 @@ def wrap_kernels() -> None:
 
     from biencoder.model.architectures import native_layer
     from biencoder.model.attention import native as native_attention
-    from biencoder.model.kernels import linear as native_linear
+    from biencoder.model.kernels.library import linear as native_linear
 
     def named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from biencoder.model import kernels as native
+from biencoder.model.kernels import library as native
 
 NATIVE_SIZES: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 96}  # heads of 32
 KINDS = [name for name in native.NEEDS if native._library(name) is not None]

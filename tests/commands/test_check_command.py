@@ -4,10 +4,11 @@ from typing import Any
 import pytest
 from data_files import row, write_collection, write_jsonl
 
-from biencoder.commands.check import run, token_counter
+from biencoder.commands.check import run
 from biencoder.config import CheckConfig
 from biencoder.errors import UserError
 from biencoder.model.files.pretrained import load_tokenizer
+from biencoder.model.tokens import token_counter
 
 
 def config(path: Path, **more: Any) -> CheckConfig:

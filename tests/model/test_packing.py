@@ -7,7 +7,8 @@ import pytest
 import torch
 from tiny import random_texts, tiny_tokenizer
 
-from biencoder.model.packing import TEXTS_AT_ONCE, Tokens, chunks, pack, tokenize
+from biencoder.model.packing import chunks, pack
+from biencoder.model.tokens import TEXTS_AT_ONCE, Tokens, tokenize
 
 
 def as_lists(tokens: list[Tokens]) -> list[list[int]]:

@@ -10,7 +10,7 @@ from tiny import tiny_tokenizer
 
 from biencoder.data.plan.sampling import BatchPlan, KnownPositives, Sampler, share
 from biencoder.data.table import ExampleTable
-from biencoder.model.packing import tokenize
+from biencoder.model.tokens import tokenize
 from biencoder.training.batch import Batcher, Prompts, TrainingBatch
 
 ROWS: list[dict[str, Any]] = [

@@ -1,10 +1,6 @@
 """``biencoder check``: the data audit alone."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
-
-import numpy as np
-from numpy.typing import NDArray
 
 from biencoder.config import data_sets_of
 from biencoder.data.audit import WARN, audit
@@ -17,11 +13,9 @@ if TYPE_CHECKING:
     from biencoder.config import CheckConfig
 
 
-LETTERS_COUNTED = 1_000_000  # more than the tokens of any length that models take
-
-
 def run(config: "CheckConfig") -> None:
     """The command: read the data, print what is wrong with it."""
+    from biencoder.model.tokens import token_counter
     from biencoder.terminal import say, table
 
     lengths = None if config.model is None else token_counter(_tokenizer(config))
@@ -48,14 +42,3 @@ def _tokenizer(config: "CheckConfig") -> "PreTrainedTokenizerBase":
 
     assert config.model is not None
     return load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
-
-
-def token_counter(tokenizer: "PreTrainedTokenizerBase") -> Callable[[list[str]], NDArray[np.int64]]:
-    """How many tokens a tokenizer makes of each text, special tokens included; of a huge one, of its beginning."""
-
-    def count(texts: list[str]) -> NDArray[np.int64]:
-        beginnings = [text[:LETTERS_COUNTED] for text in texts]
-        ids = tokenizer(beginnings, truncation=False, return_attention_mask=False, verbose=False)["input_ids"]
-        return np.array([len(text) for text in ids], dtype=np.int64)
-
-    return count

@@ -23,7 +23,7 @@ from biencoder.model.architectures.table import longest_text
 from biencoder.model.files.data_only import data_only
 from biencoder.model.files.pretrained import load_weights, loading, locate, read_tokenizer, weights_fingerprint
 from biencoder.model.files.settings import adapter_base
-from biencoder.model.packing import LETTERS_A_TOKEN, TEXTS_AT_ONCE
+from biencoder.model.tokens import LETTERS_A_TOKEN, TEXTS_AT_ONCE
 
 BATCH_TOKENS = 8192  # of a padded batch
 PAIRS_AT_ONCE = 4096  # tokenised at a time, among which lengths are sorted

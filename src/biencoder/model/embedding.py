@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from biencoder.device.choice import facts
-from biencoder.model.architectures.last_layer import skips_unused_tokens
-from biencoder.model.attention.interface import Packing, packed
-from biencoder.model.packing import PackedBatch
+from biencoder.model.architectures.bert import skips_unused_tokens
+from biencoder.model.attention.interface import packed
+from biencoder.model.packing import PackedBatch, Packing
 
 PADDING = 0.2  # largest share of padding where an architecture needs it
 
@@ -37,7 +37,7 @@ def hidden_states(
         ``[T, D]`` and ``starts`` ``[N + 1]``. Where the last layer ran for the used tokens alone, each text is one
         token long: ``[N, D]`` and ``0, 1, … N``.
     """
-    packing = Packing(batch.lengths, batch.input_ids.device)
+    packing = batch.packing
     if first_position is None:
         return _padded(backbone, batch), packing.starts
     used = used_tokens(packing.starts) if skips_unused_tokens(backbone) else None

@@ -18,15 +18,16 @@ from biencoder.config.choices import AUTO, CLS, FP32, LAST
 from biencoder.device.choice import autocast, choose_device, choose_precision
 from biencoder.errors import UserError
 from biencoder.model.adapting.causality import is_decoder
-from biencoder.model.architectures.native_layer import weights_at_rest
+from biencoder.model.architectures.native_layer import prepared_weights
 from biencoder.model.architectures.table import enable_packing, longest_text
 from biencoder.model.embedding import hidden_states
 from biencoder.model.files.pretrained import load_checked, load_tokenizer, locate, weights_fingerprint
 from biencoder.model.files.saving import save_model
 from biencoder.model.files.settings import ModelSettings, read_settings
 from biencoder.model.head import DenseHead, Head
-from biencoder.model.packing import PackedBatch, Tokens, chunks, tokenize
+from biencoder.model.packing import PackedBatch, chunks
 from biencoder.model.representation import Dense, Representation
+from biencoder.model.tokens import Tokens, tokenize
 
 ENCODE_TOKENS = 8192  # a forward pass without gradient; more does not run faster, and takes more memory
 ENCODE_TEXTS = 4096  # texts tokenised at a time, among which lengths are sorted
@@ -242,7 +243,7 @@ class Encoder(nn.Module):
         training = self.backbone.training
         self.eval()
         try:
-            with torch.inference_mode(), weights_at_rest():
+            with torch.inference_mode(), prepared_weights():
                 yield
         finally:
             self.train(training)

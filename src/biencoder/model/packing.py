@@ -1,19 +1,88 @@
-"""Texts to packed rows of tokens: prompts, tokenising, sorting by length, cutting into chunks of bounded size."""
+"""Packed rows: texts end to end as one row of tokens with lengths, and no padding.
+
+Shapes: T tokens in the row, N texts, H heads, E size of a head.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from biencoder.device.choice import facts
+from biencoder.model.tokens import Tokens
 
-Tokens = NDArray[np.int32]  # of one text
-TEXTS_AT_ONCE = 256  # tokenizers keep offsets, words and what is cut off beside the ids: many times their memory
-LETTERS_A_TOKEN = 1000  # of a text, as many for each token that it may have are tokenised: 250 times the usual number
+
+@dataclass(frozen=True)
+class Block:
+    """``texts`` neighbours of one ``length``, from token ``start`` of the row: attention over them is one product."""
+
+    start: int
+    texts: int
+    length: int
+
+    @property
+    def tokens(self) -> slice:
+        """Where the block is in the row."""
+        return slice(self.start, self.start + self.texts * self.length)
+
+    def heads_first(self, row_THE: Tensor) -> Tensor:
+        """A view of the block's part of a row: ``[N, H, L, E]``."""
+        texts_NLHE: Tensor = row_THE[self.tokens].unflatten(0, (self.texts, self.length))
+        return texts_NLHE.transpose(1, 2)
+
+    def cut(self, at_once: int) -> "Iterator[Block]":
+        """The same texts in blocks of at most ``at_once`` of them."""
+        for first in range(0, self.texts, at_once):
+            texts = min(at_once, self.texts - first)
+            yield Block(self.start + first * self.length, texts, self.length)
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where the texts lie in a packed row.
+
+    Attention costs least when texts of equal length are neighbours. The row may go on after the last text; attention
+    gives zeros there.
+
+    Attributes:
+        lengths: of the texts.
+        device: of the row.
+        used: one token of each text, when the output of only these is used, and then any; None for all tokens.
+    """
+
+    lengths: tuple[int, ...]
+    device: torch.device
+    used: Tensor | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all texts."""
+        return sum(self.lengths)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text."""
+        return max(self.lengths)
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """Where each text begins, and the end of the row: ``[N + 1]`` int32 (``cu_seqlens`` of flash attention)."""
+        lengths = torch.tensor((0, *self.lengths), dtype=torch.int32)
+        return lengths.cumsum(0, dtype=torch.int32).to(self.device)
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """The row cut into neighbouring texts of equal length."""
+        blocks, start = [], 0
+        for length, texts in groupby(self.lengths):
+            blocks.append(Block(start, sum(1 for _ in texts), length))
+            start = blocks[-1].tokens.stop
+        return blocks
 
 
 @dataclass(frozen=True)
@@ -29,6 +98,11 @@ class PackedBatch:
     input_ids: Tensor
     lengths: tuple[int, ...]
     token_type_ids: Tensor | None = None
+
+    @property
+    def packing(self) -> Packing:
+        """Where the texts lie in the row."""
+        return Packing(self.lengths, self.input_ids.device)
 
     def to(self, device: torch.device) -> "PackedBatch":
         """The same batch on ``device``."""
@@ -52,31 +126,8 @@ class Chunk:
 
     @property
     def tokens(self) -> int:
-        """How many there are in the row."""
+        """Tokens in the row."""
         return self.batch.input_ids.numel()
-
-
-def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> list[Tokens]:
-    """Token ids of each text with the model's special tokens, cut to ``max_length`` tokens.
-
-    What is cut off is not tokenised first: ten megabytes would take gigabytes.
-
-    A text that yields no token at all (an empty one, for a tokenizer without special tokens) becomes its end-of-text or
-    padding token: a vector needs something to stand on.
-    """
-    filler = next((t for t in (tokenizer.eos_token_id, tokenizer.pad_token_id) if t is not None), 0)
-    ids: list[Tokens] = []
-    for start in range(0, len(texts), TEXTS_AT_ONCE):
-        encoded = tokenizer(
-            [text[: LETTERS_A_TOKEN * max_length] for text in texts[start : start + TEXTS_AT_ONCE]],
-            truncation=True,
-            max_length=max_length,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )
-        ids += [np.array(row or [filler], dtype=np.int32) for row in encoded["input_ids"]]
-    return ids
 
 
 def pack(sequences: Sequence[Sequence[int] | Tokens]) -> PackedBatch:
@@ -104,7 +155,7 @@ def chunks(sequences: Sequence[Sequence[int] | Tokens], max_tokens: int) -> Iter
 
 
 def cut_smaller(parts: Sequence[Chunk], max_tokens: int) -> list[Chunk]:
-    """Chunks of the same texts as :func:`chunks` cuts them for ``max_tokens``, out of those cut for as many or more."""
+    """Chunks of the same texts as :func:`chunks` cuts them for ``max_tokens``, out of chunks of as many or more."""
     if all(part.tokens <= max_tokens or len(part.index) == 1 for part in parts):
         return list(parts)
     sequences: dict[int, Tokens] = {}
@@ -114,5 +165,5 @@ def cut_smaller(parts: Sequence[Chunk], max_tokens: int) -> list[Chunk]:
     return list(chunks([sequences[i] for i in range(len(sequences))], max_tokens))
 
 
-def _chunk(sequences: Sequence[Sequence[int] | Tokens], index: np.ndarray) -> Chunk:
+def _chunk(sequences: Sequence[Sequence[int] | Tokens], index: NDArray[np.int64]) -> Chunk:
     return Chunk(pack([sequences[i] for i in index]), torch.from_numpy(index.copy()))

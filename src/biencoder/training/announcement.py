@@ -1,10 +1,10 @@
 """What a training run says before its first step."""
 
-from biencoder.commands.check import token_counter
 from biencoder.data.audit import audit
 from biencoder.distributed import world_size
 from biencoder.model.encoder import Encoder
-from biencoder.model.kernels import kind
+from biencoder.model.kernels.library import kind
+from biencoder.model.tokens import token_counter
 from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.terminal import say, table
 from biencoder.training.progress import TrainingProgress

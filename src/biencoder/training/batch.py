@@ -16,7 +16,8 @@ from torch import Tensor
 from biencoder.data.files.records import Example
 from biencoder.data.plan.sampling import BatchPlan, KnownPositives, share
 from biencoder.data.table import ExampleTable
-from biencoder.model.packing import Chunk, Tokens, chunks, cut_smaller
+from biencoder.model.packing import Chunk, chunks, cut_smaller
+from biencoder.model.tokens import Tokens
 from biencoder.objective.labels import Labels
 
 Tokenize = Callable[[Sequence[str]], list[Tokens]]

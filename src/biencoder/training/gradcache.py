@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from biencoder.device.allocator import give_back
 from biencoder.device.choice import facts
 from biencoder.distributed import gather, scatter_sum, sum_over_ranks
-from biencoder.model.architectures.native_layer import weights_at_rest
+from biencoder.model.architectures.native_layer import prepared_weights
 from biencoder.model.encoder import Encoder
 from biencoder.model.packing import Chunk
 from biencoder.model.representation import Representation, concatenate
@@ -95,7 +95,7 @@ def accumulate_gradients(
         OutOfMemoryError: on all ranks, when there is none left on any; part of the gradient may have been added.
     """
     give_back(held_at_most)  # or the kept chunks would lie around the holes that the last step's replays left
-    with weights_at_rest():
+    with prepared_weights():
         with memory_for_all():
             _share_embedding_gradients(encoder)
             encoded = encode_chunks(encoder, batch, keep_tokens, seed)

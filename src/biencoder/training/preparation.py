@@ -14,7 +14,7 @@ from biencoder.distributed import rank, world_size
 from biencoder.errors import UserError
 from biencoder.model.encoder import Encoder
 from biencoder.model.files.pretrained import checkpoint_activations
-from biencoder.model.packing import Tokens
+from biencoder.model.tokens import Tokens
 from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.objective.objective import Objective
 from biencoder.objective.similarity import SimilarityObjective

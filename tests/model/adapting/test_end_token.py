@@ -9,7 +9,7 @@ from tokenizers.models import WordLevel
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from biencoder.model.adapting.end_token import close_texts, is_closed
-from biencoder.model.packing import tokenize
+from biencoder.model.tokens import tokenize
 
 BEGIN, END = 2, 3
 LONG = " ".join(WORDS)

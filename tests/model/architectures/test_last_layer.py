@@ -4,15 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from attending import attend, attend_from
 from tiny import CONFIGS, gradient_errors, relative_error, tiny_model, vectors_and_gradients
 from torch import Tensor, nn
 from transformers import AutoModel
 
 from biencoder import Encoder
-from biencoder.model.architectures.bert import BERT_LIKE
-from biencoder.model.architectures.last_layer import skips_unused_tokens
-from biencoder.model.attention.interface import Packing, attend, attend_from
-from biencoder.model.packing import pack
+from biencoder.model.architectures.bert import BERT_LIKE, skips_unused_tokens
+from biencoder.model.packing import Packing, pack
 
 LENGTHS = (30, 12, 12, 12, 7, 2, 1)
 BATCH = pack([[5 + (7 * place + length) % 150 for place in range(length)] for length in LENGTHS])

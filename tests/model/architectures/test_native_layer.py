@@ -19,9 +19,9 @@ from biencoder import Encoder
 from biencoder.model.adapting.lora import add_lora
 from biencoder.model.architectures import native_layer
 from biencoder.model.architectures.bert import BERT_LIKE, bert_layers
-from biencoder.model.architectures.native_layer import bytes_at_rest, weights_at_rest
+from biencoder.model.architectures.native_layer import prepared_bytes, prepared_weights
 from biencoder.model.files.pretrained import checkpoint_activations
-from biencoder.model.kernels import Dropout, address, kernels, without_kernels
+from biencoder.model.kernels.library import KernelDropout, address, kernels, without_kernels
 from biencoder.model.packing import pack
 from biencoder.training.optimizer import adamw
 
@@ -106,7 +106,7 @@ def test_a_residual_norm_and_its_gradient_are_those_of_the_formula(dtype: torch.
     tolerance = 1e-6 if dtype == torch.float32 else 8e-3
     torch.manual_seed(0)
     given, residual, gain, bias = torch.randn(T, D).to(dtype), torch.randn(T, D), torch.randn(D), torch.randn(D)
-    dropout = Dropout(p)
+    dropout = KernelDropout(p)
     keep = torch.zeros(T, D, dtype=torch.uint8)
     library = kernels()
     assert library is not None
@@ -171,7 +171,7 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(precision: str, tmp_pa
 
 def test_weights_are_laid_out_once_where_they_are_at_rest_and_anew_where_not(tmp_path: Path) -> None:
     encoder = load(tmp_path)
-    with weights_at_rest():
+    with prepared_weights():
         before = encoder.embed(BATCH)
         held = native_layer._kept_products.get()
         assert held is not None
@@ -185,7 +185,7 @@ def test_weights_are_laid_out_once_where_they_are_at_rest_and_anew_where_not(tmp
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_what_weights_at_rest_take_is_known(precision: str, tmp_path: Path) -> None:
+def test_what_prepared_weights_take_is_known(precision: str, tmp_path: Path) -> None:
     encoder = load(tmp_path)
     encoder.precision = precision
     linear = [m for layer in bert_layers(encoder.backbone) for m in layer.modules() if isinstance(m, torch.nn.Linear)]
@@ -193,16 +193,16 @@ def test_what_weights_at_rest_take_is_known(precision: str, tmp_path: Path) -> N
     library = kernels()
     assert library is not None
     layouts = 2 if precision == "bf16" and library.has_linear() else 1  # kernels multiply by one in each direction
-    with weights_at_rest():
-        assert bytes_at_rest() == 0
+    with prepared_weights():
+        assert prepared_bytes() == 0
         encoder.embed(BATCH)
-        assert bytes_at_rest() == weights * layouts * (2 if precision == "bf16" else 4)
-    assert bytes_at_rest() == 0
+        assert prepared_bytes() == weights * layouts * (2 if precision == "bf16" else 4)
+    assert prepared_bytes() == 0
 
 
 def test_vectors_made_in_inference_mode_do_not_stand_in_the_way_of_training(tmp_path: Path) -> None:
     encoder = load(tmp_path)
-    with weights_at_rest():
+    with prepared_weights():
         encoder.encode(["word1 word2", "word3"])
         vectors_and_gradients(encoder, BATCH)
 

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from attending import attend
 from tiny import relative_error
 from torch import Tensor
 
-from biencoder.model.attention.interface import Packing, Run, active_packing, attend, packed
+from biencoder.model.attention.interface import active_packing, packed
+from biencoder.model.packing import Block, Packing
 
 LENGTHS = (6, 6, 1, 9, 3, 3, 3)
 HEADS, KEY_HEADS, SIZE = 4, 2, 8
@@ -82,10 +84,10 @@ def test_dropout_drops_weights_and_keeps_their_expectation() -> None:
     assert ((sums.mean(0) - 1).abs() / standard_error).max() < 5
 
 
-def test_runs_are_neighbours_of_equal_length() -> None:
-    assert PACKING.runs == [Run(0, 2, 6), Run(12, 1, 1), Run(13, 1, 9), Run(22, 3, 3)]
+def test_blocks_are_neighbours_of_equal_length() -> None:
+    assert PACKING.blocks == [Block(0, 2, 6), Block(12, 1, 1), Block(13, 1, 9), Block(22, 3, 3)]
     assert PACKING.starts.tolist() == [0, 6, 12, 13, 22, 25, 28, 31]
-    assert [run.stop for run in PACKING.runs] == [12, 13, 22, 31]
+    assert [block.tokens.stop for block in PACKING.blocks] == [12, 13, 22, 31]
 
 
 def test_a_packed_pass_ends_also_after_an_error() -> None:

@@ -4,12 +4,13 @@ import math
 
 import pytest
 import torch
+from attending import attend
 from tiny import bf16_errors_of_attention, bytes_kept, relative_error
 from torch import Tensor
 
 from biencoder.model.attention import cpu as cpu_attention
-from biencoder.model.attention.interface import Packing, attend
 from biencoder.model.dropout import keep_mask
+from biencoder.model.packing import Packing
 
 LENGTHS = (37, 37, 37, 20, 20, 5, 1)
 T, H, E = sum(LENGTHS), 4, 8

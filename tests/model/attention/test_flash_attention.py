@@ -6,12 +6,13 @@ from typing import cast
 
 import pytest
 import torch
+from attending import attend, attend_from
 from tiny import relative_error
 from torch import Tensor
 
-from biencoder.model.attention import interface as attention
-from biencoder.model.attention.flash import flash_runs
-from biencoder.model.attention.interface import Packing, attend, attend_from
+from biencoder.model.attention import flash
+from biencoder.model.attention.settings import AttentionSettings
+from biencoder.model.packing import Packing
 
 LENGTHS = (9, 9, 5, 1)
 T, H, E = sum(LENGTHS), 4, 8
@@ -57,7 +58,7 @@ def varlen_attn(
 @pytest.fixture
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
-    monkeypatch.setattr(attention, "flash_runs", lambda _, dropout: not dropout)
+    monkeypatch.setattr(flash, "runs", lambda _query, _key, _value, settings: not settings.dropout)
 
 
 def inputs(key_heads: int) -> list[Tensor]:
@@ -105,8 +106,10 @@ def test_rotated_queries_are_narrowed_to_the_values() -> None:
         (False, torch.bfloat16, 0.0, False),
     ],
 )
-def test_it_runs_on_a_gpu_in_half_precision_without_dropout(
+def test_it_runs_on_a_gpu_in_half_precision_without_dropout_and_bias(
     cuda: bool, dtype: torch.dtype, dropout: float, runs: bool
 ) -> None:
     value = cast("Tensor", SimpleNamespace(is_cuda=cuda, dtype=dtype))
-    assert flash_runs(value, dropout) == runs
+    for bias in (None, torch.zeros(H, 9, 9)):
+        settings = AttentionSettings(1.0, dropout=dropout, bias_HLL=bias)
+        assert flash.runs(value, value, value, settings) == (runs and bias is None)

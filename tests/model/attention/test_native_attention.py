@@ -5,20 +5,23 @@ import math
 
 import pytest
 import torch
+from attending import attend
 from native_kernels import kernels_of, needs_kernels
 from tiny import bf16_errors_of_attention, bytes_kept, relative_error
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from biencoder.model.attention.interface import Packing, attend
-from biencoder.model.attention.native import runs_natively
-from biencoder.model.kernels import Dropout, address, kernels
+from biencoder.model.attention import native
+from biencoder.model.attention.settings import AttentionSettings
+from biencoder.model.kernels.library import KernelDropout, address, kernels
+from biencoder.model.packing import Packing
 
 pytestmark = [needs_kernels, pytest.mark.usefixtures(kernels_of.__name__)]
 
 LENGTHS = (70, 70, 37, 33, 32, 5, 1)
 H = 3
 PACKING = Packing(LENGTHS, torch.device("cpu"))
+PLAIN = AttentionSettings(1.0)
 BEYOND = 9  # rows after the last text
 TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
 
@@ -30,7 +33,7 @@ def inputs(size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     return query, key, value
 
 
-def masks(packing: Packing, dropout: Dropout, heads: int = H) -> Tensor:
+def masks(packing: Packing, dropout: KernelDropout, heads: int = H) -> Tensor:
     """``[N, H, L, L]``: what the kernels keep."""
     longest, library = max(packing.lengths), kernels()
     assert library is not None
@@ -40,13 +43,13 @@ def masks(packing: Packing, dropout: Dropout, heads: int = H) -> Tensor:
     return keep
 
 
-def drawn_dropout(probability: float, seed: int) -> Dropout:
+def drawn_dropout(probability: float, seed: int) -> KernelDropout:
     torch.manual_seed(seed)
-    return Dropout(probability)
+    return KernelDropout(probability)
 
 
 def formula(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, causal: bool, window: int | None, dropout: Dropout
+    query: Tensor, key: Tensor, value: Tensor, scale: float, causal: bool, window: int | None, dropout: KernelDropout
 ) -> Tensor:
     """Text by text in float64 with plain autograd, over the masks that the kernels draw."""
     keep, attended, start = masks(PACKING, dropout), [], 0
@@ -170,13 +173,13 @@ def test_numbers_of_another_or_of_mixed_type_are_left_to_pytorch() -> None:
     query, key, value = (x.detach() for x in inputs(32, torch.float32))
     want = attend(query, key, value, PACKING)
     with torch.autocast("cpu", torch.float16):
-        assert not runs_natively(query, key, value)
+        assert not native.runs(query, key, value, PLAIN)
         half = attend(query, key, value, PACKING)
     assert half.dtype == torch.float16
     assert relative_error(half, want) < 1e-2
-    assert not runs_natively(query, key, value.bfloat16())  # rotary positions may widen the first two alone
-    assert not runs_natively(query.double(), key.double(), value.double())
-    assert runs_natively(query, key, value)
+    assert not native.runs(query, key, value.bfloat16(), PLAIN)  # rotary positions may widen the first two alone
+    assert not native.runs(query.double(), key.double(), value.double(), PLAIN)
+    assert native.runs(query, key, value, PLAIN)
 
 
 def test_what_is_not_finite_is_not_hidden() -> None:

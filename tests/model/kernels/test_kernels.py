@@ -4,7 +4,7 @@ import pytest
 import torch
 from native_kernels import KINDS, needs_kernels
 
-from biencoder.model import kernels as native
+from biencoder.model.kernels import library as native
 
 
 @needs_kernels
@@ -50,21 +50,21 @@ def test_an_installation_without_a_compiler_has_none(monkeypatch: pytest.MonkeyP
 
 def test_dropout_is_a_multiple_of_2_to_the_minus_16_and_its_seed_is_pytorchs() -> None:
     torch.manual_seed(5)
-    first, second = native.Dropout(0.1), native.Dropout(0.1)
+    first, second = native.KernelDropout(0.1), native.KernelDropout(0.1)
     torch.manual_seed(5)
-    again = native.Dropout(0.1)
+    again = native.KernelDropout(0.1)
     assert first.dropped == 6554
     assert first.factor == 65536 / (65536 - 6554)
     assert first.seed == again.seed != second.seed
 
 
 def test_a_probability_just_below_1_leaves_a_factor() -> None:
-    assert native.Dropout(0.999999).factor == 2**16
+    assert native.KernelDropout(0.999999).factor == 2**16
 
 
 def test_no_dropout_draws_nothing() -> None:
     torch.manual_seed(5)
     want = torch.rand(())
     torch.manual_seed(5)
-    assert native.Dropout(0.0).factor == 1
+    assert native.KernelDropout(0.0).factor == 1
     assert torch.rand(()) == want

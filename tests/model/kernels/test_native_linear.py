@@ -5,7 +5,7 @@ import torch
 from native_kernels import kernels_of, needs_kernels
 from torch import Tensor, nn
 
-from biencoder.model.kernels import without_kernels
+from biencoder.model.kernels.library import without_kernels
 from biencoder.model.kernels.linear import _PlainLinear, _TiledLinear, linear
 
 pytestmark = [needs_kernels, pytest.mark.usefixtures(kernels_of.__name__)]

@@ -97,9 +97,9 @@ def test_the_size_of_chunks_does_not_depend_on_what_the_process_holds(
 
 def test_a_budget_covers_the_weights_as_products_take_them(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "resident_bytes", lambda: 10**9)
-    monkeypatch.setattr(memory, "bytes_at_rest", lambda: 0)
+    monkeypatch.setattr(memory, "prepared_bytes", lambda: 0)
     alone = memory.token_budget(encoder, 3 * 10**9, 64)
-    monkeypatch.setattr(memory, "bytes_at_rest", lambda: 4 * 10**8)
+    monkeypatch.setattr(memory, "prepared_bytes", lambda: 4 * 10**8)
     beside = memory.token_budget(encoder, 3 * 10**9, 64)
     tokens = 4 * 10**8 / memory.HEADROOM / memory.activation_bytes_per_token(encoder, 64)
     assert alone[1] - beside[1] == pytest.approx(tokens, abs=1)

@@ -101,7 +101,9 @@ def test_the_step_is_taken_again_with_half_and_the_run_is_what_it_would_have_bee
     assert tokens["keep"] <= largest // 2 < final_state(whole.output_dir)["tokens"]["keep"]
     said = [line for line in capsys.readouterr().out.splitlines() if "memory ran out" in line]
     assert 1 <= len(said) <= 2
-    assert said[-1].endswith(f"in chunks of up to {tokens['chunk']:,} tokens, with the same batch and the same negatives")
+    assert said[-1].endswith(
+        f"in chunks of up to {tokens['chunk']:,} tokens, with the same batch and the same negatives"
+    )
 
 
 @pytest.mark.parametrize("start", [0, 2])

@@ -23,7 +23,7 @@ from biencoder.model.files.pretrained import DROPOUTS, empty_backbone, load_toke
 from biencoder.model.files.saving import save_model
 from biencoder.model.files.settings import ModelSettings, read_settings
 from biencoder.model.files.stored import StoredWeights
-from biencoder.model.packing import tokenize
+from biencoder.model.tokens import tokenize
 from biencoder.report.markdown import fenced, inline
 from biencoder.terminal import say
 

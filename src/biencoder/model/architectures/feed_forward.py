@@ -6,26 +6,15 @@ from the input takes less than a hundredth of a step.
 Shapes: T tokens, D hidden size, I intermediate size.
 """
 
-from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, linear
 
-from biencoder.model.architectures.bert import bert_layers
 
-
-def spare_activations(backbone: nn.Module) -> None:
-    """Let each layer keep the input of its GELU alone. Bound methods: a deep copy has its own."""
-    config: Any = backbone.config
-    for layer in bert_layers(backbone):
-        if config.hidden_act == "gelu":
-            layer.feed_forward_chunk = MethodType(_feed_forward, layer)
-
-
-def _feed_forward(layer: Any, attended: Tensor) -> Any:
-    """``[…, T, D]`` to ``[…, T, D]``."""
+def feed_forward(layer: Any, attended: Tensor) -> Any:
+    """``[…, T, D]`` -> ``[…, T, D]``: what ``layer.feed_forward_chunk`` computes, where the activation is GELU."""
     output = layer.output
     if type(output.dense) is not nn.Linear:  # an adapter around it
         return type(layer).feed_forward_chunk(layer, attended)

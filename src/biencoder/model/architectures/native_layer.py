@@ -13,7 +13,6 @@ import ctypes
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
-from types import MethodType
 from typing import Any, NamedTuple
 
 import torch
@@ -21,37 +20,30 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.activations import GELUActivation
 
-from biencoder.model.architectures.bert import bert_layers
 from biencoder.model.attention import native as attention
-from biencoder.model.attention.interface import Packing
-from biencoder.model.kernels import Dropout, address, is_narrow, kernels
+from biencoder.model.attention.settings import AttentionSettings
+from biencoder.model.kernels.library import KernelDropout, address, is_narrow, kernels
 from biencoder.model.kernels.linear import Linear, linear
+from biencoder.model.packing import Packing
 
 WIDTHS = 32  # hidden and intermediate sizes that the kernels take, and multiples of it
 
 
-def use_native_layers(backbone: nn.Module) -> None:
-    """Let each layer run by kernels where it can. Bound methods: a deep copy has its own."""
-    for layer in bert_layers(backbone):
-        layer.forward = MethodType(run_layer, layer)
-
-
-def run_layer(layer: Any, hidden: Tensor, attention_mask: Any = None, *args: Any, **kwargs: Any) -> Any:
-    """``[1, T, D]`` -> ``[1, T, D]``: by kernels if there are any for it, else as its author wrote."""
-    if not isinstance(attention_mask, Packing) or not _runs(layer, hidden):
-        return type(layer).forward(layer, hidden, attention_mask, *args, **kwargs)
+def run(layer: Any, hidden: Tensor, packing: Packing) -> Tensor:
+    """``[1, T, D]`` -> ``[1, T, D]``, of a layer that :func:`runs`."""
     parts = Parts.of(layer)
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else hidden.dtype
     trained = tuple(p for part in parts for p in (part.weight, part.bias))
     row = hidden.squeeze(0).contiguous()
     with torch.autocast("cpu", enabled=False):
         out: Tensor = _Layer.apply(  # type: ignore[no-untyped-call]
-            row, _plan(layer, attention_mask), _products(layer, parts, dtype), dtype, *trained
+            row, _plan(layer, packing), _products(layer, parts, dtype), dtype, *trained
         )
     return out.unsqueeze(0)
 
 
-def _runs(layer: Any, hidden: Tensor) -> bool:
+def runs(layer: Any, hidden: Tensor) -> bool:
+    """Whether there are kernels for this layer and input."""
     own = layer.attention.self
     return (
         kernels() is not None
@@ -108,7 +100,7 @@ _kept_products: ContextVar[dict[Any, _Products] | None] = ContextVar("products",
 
 
 @contextlib.contextmanager
-def weights_at_rest() -> Iterator[None]:
+def prepared_weights() -> Iterator[None]:
     """Inside of this block weights do not change, so that they are laid out once and not for each chunk."""
     token = _kept_products.set({})
     try:
@@ -117,8 +109,8 @@ def weights_at_rest() -> Iterator[None]:
         _kept_products.reset(token)
 
 
-def bytes_at_rest() -> int:
-    """Memory of what is laid out so far, inside of :func:`weights_at_rest`."""
+def prepared_bytes() -> int:
+    """Memory of what is laid out so far, inside of :func:`prepared_weights`."""
     return sum(product.nbytes for made in (_kept_products.get() or {}).values() for product in made)
 
 
@@ -137,10 +129,10 @@ def _products(layer: Any, parts: Parts, dtype: torch.dtype) -> _Products:
 class _Plan:
     """What a layer does to one chunk, beside its weights."""
 
-    attention: attention.Setting
+    attention: attention.DrawnAttention
     heads: int
-    after_attention: Dropout
-    after_feed_forward: Dropout
+    after_attention: KernelDropout
+    after_feed_forward: KernelDropout
     epsilon: tuple[float, float]
 
 
@@ -149,10 +141,14 @@ def _plan(layer: Any, packing: Packing) -> _Plan:
     probability = [module.p if layer.training else 0.0 for module in (own.dropout, layer.attention.output.dropout)]
     after = layer.output.dropout.p if layer.training else 0.0
     return _Plan(
-        attention.Setting(packing.starts, own.scaling, False, 0, Dropout(probability[0])),
+        attention.DrawnAttention(
+            packing,
+            AttentionSettings(own.scaling, dropout=probability[0]),
+            KernelDropout(probability[0]),
+        ),
         own.num_attention_heads,
-        Dropout(probability[1]),
-        Dropout(after),
+        KernelDropout(probability[1]),
+        KernelDropout(after),
         (layer.attention.output.LayerNorm.eps, layer.output.LayerNorm.eps),
     )
 
@@ -234,7 +230,14 @@ class _Normed(NamedTuple):
 
 
 def _residual_norm(
-    input_TD: Tensor, residual_TD: Tensor, gain: Tensor, bias: Tensor, epsilon: float, dropout: Dropout, *, keep: bool
+    input_TD: Tensor,
+    residual_TD: Tensor,
+    gain: Tensor,
+    bias: Tensor,
+    epsilon: float,
+    dropout: KernelDropout,
+    *,
+    keep: bool,
 ) -> _Normed:
     """Layer normalisation (Ba et al. 2016) of the residual and the input with dropout."""
     rows, width = input_TD.shape
@@ -264,7 +267,7 @@ def _norm_gradient(
     normal_TD: Tensor,
     deviation_T: Tensor,
     gain: Tensor,
-    dropout: Dropout,
+    dropout: KernelDropout,
 ) -> _NormGradient:
     """From the gradient of the output, which may come in two parts."""
     rows, width = gradient_TD.shape

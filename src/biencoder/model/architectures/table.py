@@ -5,19 +5,15 @@ the table (DeBERTa's disentangled attention, say) runs in padded chunks sorted b
 """
 
 import logging
-import math
 from collections.abc import Callable
-from types import MethodType
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from biencoder.errors import UserError
-from biencoder.model.architectures.feed_forward import spare_activations
-from biencoder.model.architectures.last_layer import spare_last_layer
-from biencoder.model.architectures.native_layer import use_native_layers
-from biencoder.model.attention.interface import IMPLEMENTATION, Packing, active_packing, attend
+from biencoder.model.architectures.bert import patch_layers
+from biencoder.model.architectures.mpnet import patch_mpnet
+from biencoder.model.attention.interface import IMPLEMENTATION
 
 logger = logging.getLogger(__name__)
 
@@ -84,10 +80,8 @@ def enable_packing(backbone: nn.Module) -> int | None:
         return None
     config._attn_implementation = IMPLEMENTATION
     if config.model_type == "mpnet":
-        _pack_mpnet(backbone)
-    use_native_layers(backbone)
-    spare_last_layer(backbone)
-    spare_activations(backbone)
+        patch_mpnet(backbone)
+    patch_layers(backbone)
     return first(config)
 
 
@@ -102,46 +96,3 @@ def longest_text(config: Config) -> int | None:
     if positions is None:
         return None
     return int(positions) - FIRST_POSITION.get(config.model_type, _from_zero)(config)
-
-
-def _pack_mpnet(backbone: Any) -> None:
-    """MPNet computes its attention itself and adds a bias by distance. Bound methods: a deep copy has its own."""
-    encoder = backbone.encoder
-    encoder.compute_position_bias = MethodType(_mpnet_position_bias, encoder)
-    for layer in encoder.layer:
-        layer.attention.attn.forward = MethodType(_mpnet_attention, layer.attention.attn)
-
-
-def _mpnet_position_bias(encoder: Any, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """The bias is needed for the longest text only, not for the row."""
-    packing = active_packing()
-    if packing is not None:
-        hidden = hidden[:, : max(packing.lengths)]
-    return type(encoder).compute_position_bias(encoder, hidden, *args, **kwargs)
-
-
-def _mpnet_attention(
-    module: Any, hidden: Tensor, attention_mask: Any = None, position_bias: Tensor | None = None, **kwargs: Any
-) -> Any:
-    if not isinstance(attention_mask, Packing):
-        if attention_mask is not None and attention_mask.dtype == torch.bool:
-            attention_mask = _additive(attention_mask, hidden)
-        return type(module).forward(module, hidden, attention_mask, position_bias, **kwargs)
-    heads = (module.num_attention_heads, module.attention_head_size)
-    query, key, value = (project(hidden[0]).unflatten(-1, heads) for project in (module.q, module.k, module.v))
-    assert position_bias is not None
-    attended = attend(
-        query,
-        key,
-        value,
-        attention_mask,
-        scale=1 / math.sqrt(module.attention_head_size),
-        dropout=module.dropout.p if module.training else 0.0,
-        bias_HLL=position_bias[0],
-    )
-    return (module.o(attended.flatten(1)).unsqueeze(0),)
-
-
-def _additive(mask: Tensor, like: Tensor) -> Tensor:
-    """MPNet adds its mask to the scores; ours is a table of what may be seen."""
-    return like.new_zeros(mask.shape).masked_fill(~mask, float("-inf"))

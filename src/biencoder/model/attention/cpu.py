@@ -8,62 +8,49 @@ algorithm 4): only the masks of dropout are, at a byte each.
 Shapes: T tokens in the row, H heads, E size of a head, N texts of L tokens in a block, M = N x H.
 """
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.amp import custom_bwd, custom_fwd
 
+from biencoder.config.choices import CPU
+from biencoder.model.attention.settings import AttentionSettings, ungrouped
 from biencoder.model.dropout import keep_mask
+from biencoder.model.packing import Block, Packing
 
-BLOCK = 2**20  # scores computed at a time: 4 MB in float32
-
-
-class Block(NamedTuple):
-    """``texts`` neighbours of ``length`` tokens each, from token ``start``, and the mask that they share."""
-
-    start: int
-    texts: int
-    length: int
-    mask_LL: Tensor | None
-
-    @property
-    def tokens(self) -> slice:
-        """Where they are in the row."""
-        return slice(self.start, self.start + self.texts * self.length)
+SCORES_AT_ONCE = 2**20  # 4 MB in float32
 
 
-def attend_on_cpu(
-    query_THE: Tensor, key_THE: Tensor, value_THE: Tensor, runs: list[Block], *, scale: float, dropout: float
+Part = tuple[Block, Tensor | None]  # some texts, and the mask that they share: bool, True where a token is seen
+
+
+def runs(query_THE: Tensor, key_TKE: Tensor, value_TKE: Tensor, settings: AttentionSettings) -> bool:  # noqa: ARG001
+    """On a CPU, with dropout or for a backward pass; without both, PyTorch's own attention is as fast."""
+    is_plain = query_THE.device.type == CPU and settings.bias_HLL is None
+    return is_plain and bool(settings.dropout or torch.is_grad_enabled())
+
+
+def attend(
+    query_THE: Tensor, key_TKE: Tensor, value_TKE: Tensor, packing: Packing, settings: AttentionSettings
 ) -> Tensor:
-    """``scaled_dot_product_attention`` within each text, with dropout on the attention weights.
-
-    Args:
-        query_THE: ``[T, H, E]``; key and value likewise.
-        key_THE: see query.
-        value_THE: see query.
-        runs: the texts; masks are bool, True where a token may be seen.
-        scale: factor on the scores.
-        dropout: probability below 1.
-
-    Returns:
-        ``[T, H, E]``, contiguous, in the precision of autocast where that is on.
-    """
+    """See :func:`~biencoder.model.attention.providers.attend`; in the precision of autocast where that is on."""
+    rows = ungrouped(query_THE, key_TKE, value_TKE)
     if torch.is_autocast_enabled("cpu"):
         narrow = torch.get_autocast_dtype("cpu")
-        query_THE, key_THE, value_THE = (x.to(narrow) for x in (query_THE, key_THE, value_THE))
-    blocks = [block for run in runs for block in _cut(run, query_THE.shape[1])]
+        query_THE, key_THE, value_THE = (x.to(narrow) for x in rows)
+    else:
+        query_THE, key_THE, value_THE = rows
+    parts: list[Part] = []
+    for block in packing.blocks:
+        mask_LL = settings.seen(block.length, query_THE.device)
+        at_once = max(1, SCORES_AT_ONCE // (query_THE.shape[1] * block.length**2))
+        parts += [(part, mask_LL) for part in block.cut(at_once)]
     with torch.autocast("cpu", enabled=False):
-        attended: Tensor = _Attention.apply(query_THE, key_THE, value_THE, blocks, scale, dropout)  # type: ignore[no-untyped-call]
+        attended: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
+            query_THE, key_THE, value_THE, parts, settings.scale, settings.dropout
+        )
     return attended
-
-
-def _cut(run: Block, heads: int) -> Iterator[Block]:
-    at_once = max(1, BLOCK // (heads * run.length**2))
-    for first in range(0, run.texts, at_once):
-        texts = min(at_once, run.texts - first)
-        yield run._replace(start=run.start + first * run.length, texts=texts)
 
 
 class _Attention(torch.autograd.Function):
@@ -76,14 +63,14 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     @custom_fwd(device_type="cpu")  # type: ignore[untyped-decorator]
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, blocks: list[Block], scale: float, dropout: float
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, parts: list[Part], scale: float, dropout: float
     ) -> Tensor:
         out = torch.empty_like(query, memory_format=torch.contiguous_format)
-        out[blocks[-1].tokens.stop :] = 0
+        out[parts[-1][0].tokens.stop :] = 0
         keeps = []
-        for block in blocks:
+        for block, mask_LL in parts:
             query_MLE, key_MLE, value_MLE = (_heads_first(x, block) for x in (query, key, value))
-            weights_MLL = _weights(query_MLE, key_MLE, scale, block.mask_LL)
+            weights_MLL = _weights(query_MLE, key_MLE, scale, mask_LL)
             factor = 1.0
             if dropout:
                 keep_MLL, factor = keep_mask(tuple(weights_MLL.shape), dropout)
@@ -91,7 +78,7 @@ class _Attention(torch.autograd.Function):
                 keeps.append(keep_MLL)
             _tokens_first(torch.bmm(weights_MLL, value_MLE).mul_(factor), out, block)
         ctx.save_for_backward(query, key, value, *keeps)
-        ctx.blocks, ctx.scale, ctx.factor = blocks, scale, factor
+        ctx.parts, ctx.scale, ctx.factor = parts, scale, factor
         return out
 
     @staticmethod
@@ -100,13 +87,13 @@ class _Attention(torch.autograd.Function):
         query, key, value, *keeps = ctx.saved_tensors
         to_query, to_key, to_value = made = [torch.empty_like(gradients[0]) for _ in range(3)]
         for tensor in made:
-            tensor[ctx.blocks[-1].tokens.stop :] = 0
-        for number, block in enumerate(ctx.blocks):
+            tensor[ctx.parts[-1][0].tokens.stop :] = 0
+        for number, (block, mask_LL) in enumerate(ctx.parts):
             query_MLE, key_MLE, value_MLE, gradient_MLE = (
                 _heads_first(x, block) for x in (query, key, value, gradients[0])
             )
             gradient_MLE.mul_(ctx.factor)
-            weights_MLL = _weights(query_MLE, key_MLE, ctx.scale, block.mask_LL)
+            weights_MLL = _weights(query_MLE, key_MLE, ctx.scale, mask_LL)
             to_scores_MLL = torch.bmm(gradient_MLE, value_MLE.transpose(1, 2))
             kept_MLL = weights_MLL
             if keeps:
@@ -135,13 +122,12 @@ def _softmax_backward(gradient: Tensor, softmax: Tensor) -> None:
 
 def _heads_first(row_THE: Tensor, block: Block) -> Tensor:
     """A copy of a block's texts as ``[M, L, E]``, in float32 at least."""
-    texts_NHLE = row_THE[block.tokens].unflatten(0, (block.texts, block.length)).transpose(1, 2)
     wide = torch.promote_types(row_THE.dtype, torch.float32)
+    texts_NHLE = block.heads_first(row_THE)
     copied: Tensor = texts_NHLE.to(wide, memory_format=torch.contiguous_format, copy=True).flatten(0, 1)
     return copied
 
 
 def _tokens_first(block_MLE: Tensor, row_THE: Tensor, block: Block) -> None:
     """Write ``[M, L, E]`` to where the texts are in the row."""
-    texts_NHLE = row_THE[block.tokens].unflatten(0, (block.texts, block.length)).transpose(1, 2)
-    texts_NHLE.copy_(block_MLE.unflatten(0, (block.texts, -1)))
+    block.heads_first(row_THE).copy_(block_MLE.unflatten(0, (block.texts, -1)))

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from biencoder.model.kernels import address, kernels
+from biencoder.model.kernels.library import address, kernels
 
 SIDE = 32  # rows of a tile's turn: space for a weight's gradient is a multiple of it
 

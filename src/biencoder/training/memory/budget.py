@@ -8,7 +8,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from biencoder.device.allocator import held_bytes
 from biencoder.device.choice import facts
 from biencoder.device.cpu import FEWEST_ROWS
-from biencoder.model.architectures.native_layer import bytes_at_rest, weights_at_rest
+from biencoder.model.architectures.native_layer import prepared_bytes, prepared_weights
 from biencoder.model.encoder import Encoder
 from biencoder.model.packing import PackedBatch, pack
 from biencoder.terminal import say
@@ -56,9 +56,9 @@ def token_budget(encoder: Encoder, memory_budget: int | None, max_length: int) -
         batch is small.
     """
     device, learning = facts(encoder.device), _state_bytes(encoder)
-    with weights_at_rest():
+    with prepared_weights():
         bytes_per_token = activation_bytes_per_token(encoder, max_length)
-        state = learning + bytes_at_rest()
+        state = learning + prepared_bytes()
     if memory_budget is None:
         activations = device.default_activations(bytes_per_token)
         chunk = activations // 2 // bytes_per_token

@@ -1,0 +1,100 @@
+"""Compiled kernels for training and encoding on a CPU, where they were built and the processor can run them.
+
+``setup.py`` builds the same source once for each kind of processor; without a compiler there is none, and PyTorch's own
+operations compute the same, slower. They are called by ctypes, with the addresses of tensors: there is no copy, and no
+other thread waits. Their threads are those of PyTorch's OpenMP library, which is the first that the loader finds.
+"""
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Iterator
+from contextvars import ContextVar
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+# Fastest first: what each was compiled for.
+NEEDS = {
+    "amx": ("amx_tile", "amx_bf16", "avx512_bf16", "avx512_vl"),
+    "avx512_bf16": ("avx512_bf16", "avx512_bw", "avx512_dq", "avx512_vl"),
+    "avx2": ("avx2", "fma3"),
+}
+# oneDNN's own variable, by which PyTorch's products do without what a processor has: the kernels do without it too.
+LIMIT = "ONEDNN_MAX_CPU_ISA"
+WITHIN = {
+    **dict.fromkeys(("SSE41", "AVX"), ()),
+    **dict.fromkeys(("AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"), ("avx2",)),
+    **dict.fromkeys(("AVX512_CORE_BF16", "AVX512_CORE_FP16"), ("avx512_bf16", "avx2")),
+}
+TYPES = (torch.float32, torch.bfloat16)
+INTERFACE = 2  # counts changes of how kernels are called: a library that was built before one is not used
+_off: ContextVar[bool] = ContextVar("off", default=False)
+
+
+def kernels() -> ctypes.CDLL | None:
+    """The library to call; None where there is none, or inside of :func:`without_kernels`."""
+    return None if _off.get() else _loaded()
+
+
+def kind() -> str | None:
+    """For what kind of processor the library in use was compiled, a key of :data:`NEEDS`; None without one."""
+    return next((name for name in NEEDS if _library(name) is not None), None) if kernels() is not None else None
+
+
+@contextlib.contextmanager
+def without_kernels() -> Iterator[None]:
+    """Inside of this block PyTorch's own operations do all the work."""
+    token = _off.set(True)
+    try:
+        yield
+    finally:
+        _off.reset(token)
+
+
+def address(tensor: Tensor | None) -> ctypes.c_void_p:
+    """Where its numbers begin; null for None."""
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def is_narrow(tensor: Tensor) -> int:
+    """How the kernels are told that numbers are bf16 and not float32."""
+    return int(tensor.dtype == torch.bfloat16)
+
+
+class KernelDropout:
+    """Dropout as the kernels take it: a probability in multiples of 2^-16, and where its masks come from.
+
+    A mask is a function of this seed alone, so that none is kept between forward and backward pass.
+    """
+
+    def __init__(self, probability: float) -> None:
+        self.dropped = min(round(probability * 2**16), 2**16 - 1)
+        self.factor = 2**16 / (2**16 - self.dropped)
+        self.seed = int(torch.randint(2**63 - 1, ())) if self.dropped else 0
+
+    @property
+    def words(self) -> tuple[ctypes.c_uint64, ctypes.c_uint32, ctypes.c_float]:
+        """Seed, probability and factor as the kernels take them."""
+        return ctypes.c_uint64(self.seed), ctypes.c_uint32(self.dropped), ctypes.c_float(self.factor)
+
+
+@cache
+def _loaded() -> ctypes.CDLL | None:
+    return next((library for name in NEEDS if (library := _library(name)) is not None), None)
+
+
+@cache
+def _library(name: str) -> ctypes.CDLL | None:
+    """The library for one kind of processor; None where it was not built, or this is another processor."""
+    allowed = WITHIN.get(os.environ.get(LIMIT, "").upper(), tuple(NEEDS))
+    features = torch.cpu.get_capabilities()
+    if name not in allowed or not all(features.get(need, False) for need in NEEDS[name]):
+        return None
+    spec = find_spec(f"{__package__}._{name}")
+    if spec is None or spec.origin is None:
+        return None
+    library = ctypes.CDLL(spec.origin)
+    return library if library.prepare(INTERFACE) else None

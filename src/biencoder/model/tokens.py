@@ -1,0 +1,46 @@
+"""Texts to token ids."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+Tokens = NDArray[np.int32]  # of one text
+TEXTS_AT_ONCE = 256  # tokenizers keep offsets, words and what is cut off beside the ids: many times their memory
+LETTERS_A_TOKEN = 1000  # letters of a text that are tokenised for each token it may have: 250 times the usual number
+LETTERS_COUNTED = 1_000_000  # letters of a text whose tokens are counted: more tokens than any model takes
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> list[Tokens]:
+    """Token ids of each text with the model's special tokens, cut to ``max_length`` tokens.
+
+    The rest of a long text is cut off before it is tokenised: ten megabytes of text would take gigabytes.
+
+    A text that yields no token at all (an empty one, for a tokenizer without special tokens) becomes the tokenizer's
+    end-of-text or padding token: a vector needs something to stand on.
+    """
+    filler = next((t for t in (tokenizer.eos_token_id, tokenizer.pad_token_id) if t is not None), 0)
+    ids: list[Tokens] = []
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        encoded = tokenizer(
+            [text[: LETTERS_A_TOKEN * max_length] for text in texts[start : start + TEXTS_AT_ONCE]],
+            truncation=True,
+            max_length=max_length,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        ids += [np.array(row or [filler], dtype=np.int32) for row in encoded["input_ids"]]
+    return ids
+
+
+def token_counter(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[str]], NDArray[np.int64]]:
+    """A function that counts each text's tokens, special tokens included; of a huge text, those of its beginning."""
+
+    def count(texts: list[str]) -> NDArray[np.int64]:
+        beginnings = [text[:LETTERS_COUNTED] for text in texts]
+        ids = tokenizer(beginnings, truncation=False, return_attention_mask=False, verbose=False)["input_ids"]
+        return np.array([len(text) for text in ids], dtype=np.int64)
+
+    return count
