@@ -157,7 +157,8 @@ def test_the_line_ends_by_itself_at_the_total(screen: Terminal) -> None:
     assert screen.getvalue().endswith("took 0 s\n")
     progress.close()
     assert screen.getvalue().count("\n") == 1
-    assert terminal._rewriting is None
+    say("the next thing")
+    assert screen.getvalue().endswith("took 0 s\nthe next thing\n")  # no line is drawn anew below it
 
 
 def test_what_is_said_meanwhile_stands_above_the_line(screen: Terminal) -> None:

@@ -39,7 +39,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def words(monkeypatch: pytest.MonkeyPatch) -> None:
     """The base model knows the animals' names and nothing else."""
     monkeypatch.setattr("biencoder.model.encoder.Encoder.load", lambda *_, **__: BagOfWords(" ".join(ANIMALS)))
-    monkeypatch.setattr("biencoder.commands.check._tokenizer", lambda _: None)
+    monkeypatch.setattr("biencoder.model.files.pretrained.load_tokenizer", lambda *_, **__: None)
     monkeypatch.setattr("biencoder.commands.check.token_counter", lambda _: None)
 
 
