@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import re
@@ -90,6 +91,27 @@ def claim(descriptor: int, path: Path, refusal: str) -> None:
         raise UserError(refusal) from error
     except OSError as error:  # a file system without locks
         logger.info("%s cannot be locked (%s): start no second run there", path, error.strerror)
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """The file of the same name with one more ending."""
+    return path.with_name(path.name + suffix)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write an object, whole or not at all."""
+    with atomic_write(path) as file:
+        json.dump(content, file, indent=2)
+        file.write("\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object that a file holds; None for no such file, or another content."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 @contextlib.contextmanager

@@ -5,12 +5,13 @@ Everything is printed as it is: no markup is interpreted, and control characters
 shown, not obeyed.
 """
 
+import contextlib
 import logging
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import IO
 
@@ -202,3 +203,19 @@ def _terminal_width() -> int:
         return os.get_terminal_size(sys.stderr.fileno()).columns or 80
     except OSError:
         return 80
+
+
+@contextlib.contextmanager
+def progress_line(label: str = "encode") -> Iterator[Callable[[int, int], Callable[[int], None]]]:
+    """A progress line that appears when it is started, with the number of units and those done before.
+
+    What starting it returns is called with the number of units done. The line ends with the block.
+    """
+    with contextlib.ExitStack() as stack:
+        yield lambda total, done: stack.enter_context(Progress(total, label, done=done)).update
+
+
+def shorten(text: str, most: int = 160) -> str:
+    """The text on one line, with at most so many characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 1] + "…"

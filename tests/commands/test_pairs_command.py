@@ -15,7 +15,7 @@ from tiny import tiny_model
 
 from biencoder.cli import main
 from biencoder.data.table import ExampleTable
-from biencoder.pairs import endpoint, generate
+from biencoder.pairs.asking import endpoint, generate
 
 KEY = "sk-very-secret-0123456789"
 ANIMALS = ("cat", "dog", "horse", "cow", "pig", "hen", "duck", "goose", "owl", "fox", "wolf", "bear", "deer", "hare",

@@ -48,13 +48,13 @@ def test_a_run_killed_at_a_file_operation_ends_in_the_same_bytes(place: Place, n
 @pytest.mark.parametrize(
     "fault",
     [
-        AtCall("biencoder.training.step", "sum_gradients", 4),  # the second epoch's first step
+        AtCall("biencoder.training.steps.train_step", "sum_gradients", 4),  # the second epoch's first step
         AtCall("biencoder.model.encoder", "chunks", 3),  # the evaluation between the epochs
     ],
 )
 def test_a_run_killed_in_a_step_or_an_evaluation_ends_in_the_same_bytes(place: Place, fault: AtCall) -> None:
     outcome = place.inject(fault)
-    assert (outcome.codes, outcome.from_step) == ([-9], 4 if fault.module.endswith(".step") else 3)
+    assert (outcome.codes, outcome.from_step) == ([-9], 4 if fault.module.endswith(".train_step") else 3)
     assert outcome.equal, outcome
 
 

@@ -26,10 +26,10 @@ from biencoder.data.table import ExampleTable
 from biencoder.distributed import sum_gradients
 from biencoder.errors import TrainingError, UserError
 from biencoder.training.gradcache import StepLosses, accumulate_gradients
-from biencoder.training.memory import smaller_chunks
 from biencoder.training.run import train
 from biencoder.training.sources import negatives
 from biencoder.training.state.checkpoint import newest_checkpoint
+from biencoder.training.steps import smaller_chunks
 
 ROWS = 60
 
@@ -100,7 +100,7 @@ def train_until(step: int, config: TrainConfig, monkeypatch: pytest.MonkeyPatch)
         sum_gradients(parameters)
 
     with monkeypatch.context() as patched:
-        patched.setattr("biencoder.training.step.sum_gradients", stopping)
+        patched.setattr("biencoder.training.steps.train_step.sum_gradients", stopping)
         with pytest.raises(KilledError):
             train(config)
 

@@ -227,7 +227,7 @@ UNLUCKY = """
 import os
 if os.environ.get("RANK") == "1":
     from biencoder.model.encoder import Encoder
-    from biencoder.training import step
+    from biencoder.training.steps import train_step as step
     sum_gradients, steps, calls, forward = step.sum_gradients, iter(range(10**6)), iter(range(10**6)), Encoder.forward
     def spoiling(parameters):
         if next(steps) == 2:
@@ -265,7 +265,7 @@ def test_what_befalls_one_rank_all_of_them_bear_alike(
         if next(steps) == 2:
             parameters[0].grad = torch.full_like(parameters[0], float("nan"))
 
-    monkeypatch.setattr("biencoder.training.step.sum_gradients", spoiling)
+    monkeypatch.setattr("biencoder.training.steps.train_step.sum_gradients", spoiling)
     assert main(words(place, tmp_path / "one", **asked)) == 0
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
 
@@ -274,7 +274,7 @@ FAIL = """
 import os, signal
 if os.environ.get("RANK") == "1":
     from biencoder.errors import TrainingError
-    from biencoder.training import step
+    from biencoder.training.steps import train_step as step
     real, calls = step.sum_gradients, iter(range(10**6))
     def failing(parameters):
         if next(calls) == 2:

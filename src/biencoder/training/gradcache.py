@@ -34,8 +34,8 @@ from biencoder.model.packing import Chunk
 from biencoder.model.representation import Representation, concatenate
 from biencoder.objective.objective import Objective
 from biencoder.training.batch import TrainingBatch
+from biencoder.training.guide import Guidance, Guide
 from biencoder.training.memory.out_of_memory import memory_for_all
-from biencoder.training.sources.guide import Guidance, Guide
 
 SCORES_AT_ONCE = 2**20  # elements of the score matrix that the objective holds at a time: 4 MB in float32
 

@@ -12,6 +12,7 @@ from biencoder.data.plan.sampling import KnownPositives, Sampler
 from biencoder.data.table import ExampleTable
 from biencoder.distributed import rank, world_size
 from biencoder.errors import UserError
+from biencoder.model.base_model import prepare_backbone
 from biencoder.model.encoder import Encoder
 from biencoder.model.files.pretrained import checkpoint_activations
 from biencoder.model.tokens import Tokens
@@ -19,13 +20,12 @@ from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.objective.objective import Objective
 from biencoder.objective.similarity import SimilarityObjective
 from biencoder.terminal import say
-from biencoder.training.base_model import prepare_backbone
 from biencoder.training.batch import Batcher, Prompts
+from biencoder.training.guide import Guide
 from biencoder.training.memory.budget import token_budget
 from biencoder.training.optimizer import adamw, usual_learning_rate
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
-from biencoder.training.sources.guide import Guide
 
 HELD_OUT_COST = 0.1  # share of the run's own cost that all evaluations on the default held-out set may take together
 HELD_OUT_QUERIES = 500  # at most

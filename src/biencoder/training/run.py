@@ -1,4 +1,4 @@
-"""``biencoder train``: from a configuration to a tuned model in a folder, and the report of what it gained."""
+"""A training run: from a configuration to a tuned model in a folder, and the report of what it gained."""
 
 import contextlib
 import errno
@@ -22,21 +22,21 @@ from biencoder.distributed import (
 )
 from biencoder.errors import TrainingError, UserError, first_line
 from biencoder.model.adapting.lora import merge_lora
-from biencoder.model.adapting.merging import mix_in
+from biencoder.model.base_model import choose_trained, refuse_without_dropout
+from biencoder.model.merging.merge import mix_in
 from biencoder.report.training import Outcome, report_result, write_evaluation, write_model_card
 from biencoder.retrieval.evaluate import Evaluation
 from biencoder.terminal import Progress, say
 from biencoder.training.announcement import announce
-from biencoder.training.base_model import choose_trained, refuse_without_dropout
-from biencoder.training.evaluation import evaluate_and_keep_best, evaluate_guards, evaluate_on
-from biencoder.training.loop import train_steps
 from biencoder.training.memory.out_of_memory import ran_out_of_memory
 from biencoder.training.preparation import evaluation_data, prepare_encoder, set_up
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
 from biencoder.training.state.checkpoint import load_best, restore_state, step_of
 from biencoder.training.state.output_folder import OutputFolder
-from biencoder.training.state.snapshot import restore
+from biencoder.training.steps.evaluation import evaluate_and_keep_best, evaluate_guards, evaluate_on
+from biencoder.training.steps.loop import train_steps
+from biencoder.training.steps.snapshot import restore
 from biencoder.training.watch.signals import finishing_steps, stops_by_signal
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -65,11 +65,6 @@ class TrainResult:
     after: Evaluation
     guards_before: dict[str, Evaluation]
     guards_after: dict[str, Evaluation]
-
-
-def run(config: TrainConfig) -> None:
-    """The command: :func:`train`, whose report is on the terminal."""
-    train(config)
 
 
 def train(config: TrainConfig) -> TrainResult | None:

@@ -16,7 +16,6 @@ from transformers import PreTrainedModel
 from biencoder.errors import UserError
 from biencoder.model.adapting.freezing import find_blocks
 from biencoder.model.dropout import use_fast_dropout
-from biencoder.model.files.settings import ADAPTER_CONFIG, read_json
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of the names in it
@@ -72,8 +71,13 @@ def merge_lora(backbone: PreTrainedModel) -> None:
     backbone.delete_adapter(list(backbone.peft_config))
 
 
-def merge_adapter(backbone: PreTrainedModel, folder: Path) -> None:
+def merge_adapter(backbone: PreTrainedModel, folder: Path, settings: dict[str, Any]) -> None:
     """Load the adapter in ``folder`` into ``backbone``, its base, and merge it.
+
+    Args:
+        backbone: the adapter's base model.
+        folder: of the adapter.
+        settings: what its ``adapter_config.json`` holds.
 
     Raises:
         UserError: peft is not installed.
@@ -84,7 +88,7 @@ def merge_adapter(backbone: PreTrainedModel, folder: Path) -> None:
 
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise ValueError(f"no {ADAPTER_WEIGHTS} in it; an adapter_model.bin is not read, for a pickle can run code")
-    config = LoraConfig(**_settings(folder, LoraConfig().to_dict()))
+    config = LoraConfig(**_handled_settings(settings, LoraConfig().to_dict()))
     weights = load_file(folder / ADAPTER_WEIGHTS)
     try:
         backbone.add_adapter(config)
@@ -98,13 +102,12 @@ def merge_adapter(backbone: PreTrainedModel, folder: Path) -> None:
     backbone.requires_grad_(True)
 
 
-def _settings(folder: Path, usual: dict[str, Any]) -> dict[str, Any]:
+def _handled_settings(saved: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
     """What an adapter's configuration says of the products, and nothing by which peft would import or load more.
 
     Raises:
         ValueError: it sets something that changes the vectors and is not handled.
     """
-    saved = read_json(folder / ADAPTER_CONFIG)
     handled = {name: saved[name] for name in HANDLED if name in saved}
     if saved.get("init_lora_weights", True) not in INITIALISATIONS:
         raise ValueError(f"its adapter sets init_lora_weights to {saved['init_lora_weights']!r}, which is not handled")

@@ -17,7 +17,7 @@ from biencoder.errors import UserError, first_line
 from biencoder.model.adapting.lora import merge_adapter
 from biencoder.model.dropout import use_fast_dropout
 from biencoder.model.files.data_only import data_only, refuse_links_out
-from biencoder.model.files.settings import ADAPTER_CONFIG, adapter_base, read_settings
+from biencoder.model.files.settings import ADAPTER_CONFIG, adapter_base, read_json, read_settings
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def load_backbone(folder: Path, dropout: float | None = None, *, trust_remote_co
     else:
         backbone = load_backbone(_base_folder(folder, base), dropout, trust_remote_code=trust_remote_code)
         with quiet():
-            merge_adapter(backbone, folder)
+            merge_adapter(backbone, folder, read_json(folder / ADAPTER_CONFIG))
     pooler = getattr(backbone, "pooler", None)
     if isinstance(pooler, nn.Module):
         pooler.requires_grad_(False)

@@ -17,8 +17,8 @@ from biencoder.data.random_bits import scramble
 from biencoder.data.table import ExampleTable
 from biencoder.data.text import fold, text_hash
 from biencoder.errors import UserError
-from biencoder.retrieval.encode import Progress, TextEncoder, finite, shifted
 from biencoder.retrieval.mapped_vectors import map_vectors
+from biencoder.retrieval.text_encoder import Advance, TextEncoder, finite, shifted
 
 ENCODED_AT_ONCE = 16_384  # passages between two writes to the matrix; lengths are sorted among a quarter of them
 
@@ -111,7 +111,7 @@ class Candidates:
     def __getitem__(self, number: int) -> str:
         return self._texts[int(self._entries[number])]
 
-    def vectors(self, encoder: TextEncoder, progress: Progress | None = None) -> NDArray[np.float32]:
+    def vectors(self, encoder: TextEncoder, progress: Advance | None = None) -> NDArray[np.float32]:
         """All texts as passages, float32 ``[len(self), D]``, memory-mapped from an unnamed temporary file.
 
         Raises:

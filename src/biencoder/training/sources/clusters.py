@@ -14,9 +14,10 @@ from biencoder.data.plan.similar_groups import similar_groups
 from biencoder.data.table import ExampleTable
 from biencoder.device.allocator import give_back
 from biencoder.distributed import broadcast_object, rank
-from biencoder.retrieval.encode import TextEncoder, progress_line
 from biencoder.retrieval.mapped_vectors import map_vectors
 from biencoder.retrieval.mining.queries import Queries, encode_queries
+from biencoder.retrieval.text_encoder import TextEncoder
+from biencoder.terminal import progress_line
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
 from biencoder.training.state.saved_array import Places, saved_array

@@ -15,9 +15,9 @@ from biencoder.data.mined_table import MinedTable
 from biencoder.data.table import ExampleTable
 from biencoder.device.allocator import give_back
 from biencoder.distributed import broadcast_object, rank
-from biencoder.retrieval.encode import TextEncoder, progress_line
 from biencoder.retrieval.mining.mine import Mined, mine
-from biencoder.terminal import say
+from biencoder.retrieval.text_encoder import TextEncoder
+from biencoder.terminal import progress_line, say
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
 from biencoder.training.state.saved_array import Places, saved_array

@@ -17,11 +17,12 @@ from biencoder.errors import TrainingError
 from biencoder.model.encoder import Encoder
 from biencoder.model.packing import PackedBatch
 from biencoder.model.representation import Representation
-from biencoder.training import loop, preparation
+from biencoder.training import preparation
 from biencoder.training.memory.out_of_memory import OutOfMemoryError, memory_for_all, ran_out_of_memory
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.run import train
 from biencoder.training.setup import Setup
+from biencoder.training.steps import loop
 
 CPU_SAYS = "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
 CPU_SAYS += "allocate 8589934592 bytes. Error code 12 (Cannot allocate memory)"
@@ -80,7 +81,7 @@ def test_the_step_is_taken_again_with_half_and_the_run_is_what_it_would_have_bee
     def remember(parameters: list[nn.Parameter]) -> None:
         found.append([p.grad.clone() for p in parameters if p.grad is not None])
 
-    monkeypatch.setattr("biencoder.training.step.sum_gradients", remember)
+    monkeypatch.setattr("biencoder.training.steps.train_step.sum_gradients", remember)
     whole = replace(config, output_dir=tmp_path / "whole")
     with monkeypatch.context() as roomy:
         calls = small_memory(roomy, 10**9, RuntimeError(CPU_SAYS))
@@ -184,7 +185,7 @@ def test_memory_that_runs_out_elsewhere_is_one_message(tmp_path: Path, monkeypat
     def fail(*_: Any) -> None:
         raise RuntimeError(CPU_SAYS)
 
-    monkeypatch.setattr("biencoder.training.step.sum_gradients", fail)
+    monkeypatch.setattr("biencoder.training.steps.train_step.sum_gradients", fail)
     with pytest.raises(TrainingError, match="memory ran out where smaller chunks do not help"):
         train(config)
 

@@ -96,7 +96,7 @@ def test_only_lora_is_in_a_checkpoint_and_the_run_resumes_bit_for_bit(
 
     cut = configure(bases["qwen3"], data, tmp_path / "cut", **settings)
     with monkeypatch.context() as patched:
-        patched.setattr("biencoder.training.step.sum_gradients", stopping)
+        patched.setattr("biencoder.training.steps.train_step.sum_gradients", stopping)
         with pytest.raises(KeyboardInterrupt):
             train(cut)
     newest = newest_checkpoint(tmp_path / "cut" / "checkpoints")

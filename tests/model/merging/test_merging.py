@@ -12,9 +12,9 @@ from tiny import random_texts, tiny_model
 
 from biencoder import Encoder
 from biencoder.cli import main
-from biencoder.model.adapting.average import slerp
-from biencoder.model.adapting.merging import mix_in
 from biencoder.model.files.pretrained import load_backbone
+from biencoder.model.merging.average import slerp
+from biencoder.model.merging.merge import mix_in
 
 TEXTS = random_texts(20)
 

@@ -1,7 +1,6 @@
-"""``biencoder merge``: one model whose weights are the average of several models' (a model soup)."""
+"""One model whose weights are the average of several models' (a model soup)."""
 
 import math
-import shlex
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,19 +11,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from biencoder.commands.export import PROBES
-from biencoder.config import MergeConfig
 from biencoder.errors import UserError
-from biencoder.files import atomic_write
-from biencoder.model.adapting.average import slerp, weighted_mean
 from biencoder.model.architectures.table import has_own_code
 from biencoder.model.encoder import resolve
 from biencoder.model.files.pretrained import DROPOUTS, empty_backbone, load_tokenizer, locate
 from biencoder.model.files.saving import save_model
 from biencoder.model.files.settings import ModelSettings, read_settings
 from biencoder.model.files.stored import StoredWeights
+from biencoder.model.merging.average import slerp, weighted_mean
+from biencoder.model.parity import PROBES
 from biencoder.model.tokens import tokenize
-from biencoder.report.markdown import fenced, inline
 from biencoder.terminal import say
 
 Average = Callable[[Sequence[Tensor]], Tensor]
@@ -64,34 +60,33 @@ class Parent:
         return cls(path, backbone, load_tokenizer(path, trust_remote_code=trust_remote_code), settings)
 
 
-def run(config: MergeConfig) -> None:
-    """The command: compare the models, average their weights, write the folder.
+def merge(
+    paths: Sequence[str], shares: Sequence[float], folder: Path, *, spherical: bool, trust_remote_code: bool
+) -> None:
+    """Write a model whose weights are the average of some models' into ``folder``.
+
+    Args:
+        paths: folders or hub names of the models.
+        shares: of the models, in their order; they sum to 1.
+        folder: where the model goes.
+        spherical: interpolate two models on the great circle, not on the line.
+        trust_remote_code: see :meth:`~biencoder.model.encoder.Encoder.load`.
 
     Raises:
-        UserError: the output folder holds something already, a model does not load, or the models are not alike.
+        UserError: a model does not load, or the models are not alike.
     """
-    folder = config.output_dir
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--output-dir {folder}: exists and is not empty; name a new folder")
-    shares = normalized(config.weights or (1.0,) * len(config.models))
-    parents = [Parent.load(path, trust_remote_code=config.trust_remote_code) for path in config.models]
+    parents = [Parent.load(path, trust_remote_code=trust_remote_code) for path in paths]
     for other in parents[1:]:
         refuse_unlike(parents[0], other)
     backbone = parents[0].backbone
     average: Average = (
         (lambda tensors: slerp(tensors[0], tensors[1], shares[1]))
-        if config.spherical
+        if spherical
         else (lambda tensors: weighted_mean(tensors, shares))
     )
-    _fill(backbone, averaged(backbone, config.models, average))
+    _fill(backbone, averaged(backbone, paths, average))
     settings = resolve(_settings(parents), parents[0].tokenizer, backbone)
     save_model(folder, backbone, parents[0].tokenizer, settings)
-    _write_card(folder, config, shares)
-    if config.weights is not None and config.weights != shares:
-        say(f"weights {_listed(config.weights)} are scaled to sum to 1: {_listed(shares)}")
-    say(f"{folder}: {' + '.join(f'{share:.4g} {path}' for share, path in zip(shares, config.models, strict=True))}")
-    merged, first = shlex.quote(str(folder)), shlex.quote(config.models[0])
-    say(f"What it is worth: biencoder evaluate --model {merged} --data BEIR_DIR --baseline {first}")
 
 
 def normalized(weights: Sequence[float]) -> tuple[float, ...]:
@@ -216,32 +211,3 @@ def _fill(backbone: PreTrainedModel, weights: dict[str, Tensor]) -> None:
     if any(name not in weights for name in backbone.state_dict()):
         backbone.pooler = None
     backbone.load_state_dict(weights, assign=True)
-
-
-def _listed(weights: Sequence[float]) -> str:
-    return ", ".join(f"{weight:.4g}" for weight in weights)
-
-
-def _write_card(folder: Path, config: MergeConfig, shares: Sequence[float]) -> None:
-    """Write ``README.md``: from what the model was made, and how."""
-    parents = "\n".join(
-        f"{share:<8.6g}{path}".replace("\n", " ") for share, path in zip(shares, config.models, strict=True)
-    )
-    way = "spherical interpolation, tensor by tensor," if config.spherical else "a weighted mean"
-    with atomic_write(folder / "README.md") as file:
-        file.write(
-            f"""---
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
-tags: [sentence-transformers, sentence-similarity, feature-extraction, biencoder, merge]
----
-
-# {inline(folder.resolve().name)}
-
-Weights merged with [biencoder](https://pypi.org/project/biencoder/): {way} of these models, in these shares:
-
-{fenced(parents)}
-
-Use it as any of them: `Encoder.load(folder)` of biencoder, or `SentenceTransformer(folder)`.
-"""
-        )

@@ -6,10 +6,10 @@ import pytest
 from language_model import LanguageModel, Reply, says
 
 from biencoder.errors import UserError
+from biencoder.pairs.asking.endpoint import Endpoint
+from biencoder.pairs.asking.generate import Answers, Asking, Calls, Interview, choose, count_calls, read_answers
+from biencoder.pairs.asking.journal import Journal
 from biencoder.pairs.documents import Document
-from biencoder.pairs.endpoint import Endpoint
-from biencoder.pairs.generate import Answers, Asking, Calls, Interview, choose, count_calls, read_answers
-from biencoder.pairs.journal import Journal
 
 ASKING = Asking("Ask: {passage}", "m", 1, 30)
 DOCUMENTS = [Document("", f"Document number {number} has just about as many words as it needs.") for number in range(9)]

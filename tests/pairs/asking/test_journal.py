@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from biencoder.errors import UserError
-from biencoder.pairs.journal import Answer, Journal, digest
+from biencoder.pairs.asking.journal import Answer, Journal, digest
 
 
 def test_answers_outlive_the_run_and_a_line_that_was_cut_off(tmp_path: Path) -> None:

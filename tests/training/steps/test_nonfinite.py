@@ -23,8 +23,8 @@ from biencoder.model.representation import Representation
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.run import train
 from biencoder.training.setup import Setup
-from biencoder.training.watch import nonfinite
-from biencoder.training.watch.nonfinite import as_json, shown_mean
+from biencoder.training.steps import nonfinite
+from biencoder.training.steps.nonfinite import as_json, shown_mean
 
 NAN, INF = float("nan"), float("inf")
 
@@ -44,7 +44,7 @@ def spoil_gradients(monkeypatch: pytest.MonkeyPatch, *calls: int, value: float =
             gradient = next(p.grad for p in parameters if p.grad is not None)
             gradient.view(-1)[0] = value
 
-    monkeypatch.setattr("biencoder.training.step.sum_gradients", spoiling)
+    monkeypatch.setattr("biencoder.training.steps.train_step.sum_gradients", spoiling)
 
 
 def spoil_text(monkeypatch: pytest.MonkeyPatch, tokens: list[int]) -> None:
@@ -112,7 +112,7 @@ def test_skipped_steps_leave_weights_and_optimizer_and_are_counted_everywhere(
         return count_or_stop(setup, *args)
 
     count_or_stop = nonfinite.count_or_stop
-    monkeypatch.setattr("biencoder.training.loop.count_or_stop", remember)
+    monkeypatch.setattr("biencoder.training.steps.loop.count_or_stop", remember)
     spoil_gradients(monkeypatch, 3, 4, 9)
     with caplog.at_level(logging.WARNING):
         assert train(replace(config, on_nonfinite="skip")) is not None
@@ -175,7 +175,7 @@ def test_ruined_weights_are_neither_saved_nor_skipped_over(
         ("skipped", 4, "step 5: .*The weights themselves are not finite: an earlier step ruined them"),
     ):
         folder = config.output_dir.parent / name
-        monkeypatch.setattr("biencoder.training.loop.count_or_stop", ruin_after(step))
+        monkeypatch.setattr("biencoder.training.steps.loop.count_or_stop", ruin_after(step))
         with pytest.raises(TrainingError, match=message):
             train(replace(config, output_dir=folder, on_nonfinite="skip"))
         assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000003"]

@@ -1,4 +1,4 @@
-"""The training loop: batches prepared ahead, one :func:`~biencoder.training.step.train_step` each, and what follows it.
+"""The training loop: batches are prepared ahead, and each of them is one ``train_step``.
 
 After a step come its line in ``metrics.jsonl``, an evaluation, a checkpoint, or the end by a signal, when they are due.
 """
@@ -13,17 +13,17 @@ from biencoder.distributed import barrier, rank
 from biencoder.errors import Stopped
 from biencoder.terminal import Progress
 from biencoder.training.batch import TrainingBatch
-from biencoder.training.evaluation import evaluate_and_keep_best
 from biencoder.training.gradcache import StepLosses
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
 from biencoder.training.sources.clusters import use_clusters
 from biencoder.training.sources.negatives import use_hard_negatives
 from biencoder.training.state.checkpoint import checkpoint_path
-from biencoder.training.state.metrics_file import log_step
-from biencoder.training.state.snapshot import save
-from biencoder.training.step import train_step
-from biencoder.training.watch.nonfinite import count_or_stop
+from biencoder.training.steps.evaluation import evaluate_and_keep_best
+from biencoder.training.steps.metrics_file import log_step
+from biencoder.training.steps.nonfinite import count_or_stop
+from biencoder.training.steps.snapshot import save
+from biencoder.training.steps.train_step import train_step
 from biencoder.training.watch.signals import stop_asked
 
 logger = logging.getLogger(__name__)

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from biencoder.data.random_bits import scramble
 from biencoder.data.text import fold, text_hash
 from biencoder.errors import UserError
+from biencoder.pairs.asking.endpoint import Endpoint, Nonsense, Stopped
+from biencoder.pairs.asking.journal import Answer, Journal, digest
+from biencoder.pairs.asking.questions import fill, parse
 from biencoder.pairs.documents import Document
-from biencoder.pairs.endpoint import Endpoint, Nonsense, Stopped
-from biencoder.pairs.journal import Answer, Journal, digest
 from biencoder.pairs.methods import PASSAGE_LEAST
-from biencoder.pairs.questions import fill, parse
 from biencoder.pairs.sentences import count_words, cut
-from biencoder.retrieval.encode import Progress
+from biencoder.retrieval.text_encoder import Advance
 
 HOPELESS = 20  # answers of which not one can be used
 
@@ -129,7 +129,7 @@ class Interview:
         self._made = 0
         self._pending: dict[concurrent.futures.Future[str], tuple[str, str]] = {}
 
-    def run(self, documents: Iterable[Document], progress: Progress) -> Answers:
+    def run(self, documents: Iterable[Document], progress: Advance) -> Answers:
         """Ask about every document; what came back unusable and is not in the journal is in the result.
 
         Raises:
@@ -155,7 +155,7 @@ class Interview:
                 raise
         return self._answers
 
-    def _collect(self, progress: Progress) -> None:
+    def _collect(self, progress: Advance) -> None:
         done, _ = concurrent.futures.wait(self._pending, return_when=concurrent.futures.FIRST_COMPLETED)
         for future in done:
             key, passage = self._pending.pop(future)

@@ -10,9 +10,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from biencoder.retrieval.encode import Progress, TextEncoder, finite, shifted
 from biencoder.retrieval.mapped_vectors import map_vectors
 from biencoder.retrieval.search import search
+from biencoder.retrieval.text_encoder import Advance, TextEncoder, finite, shifted
 
 BATCH = 4096  # texts encoded at a time, and questions searched at a time
 
@@ -24,7 +24,7 @@ def round_trip(
     passages: Iterable[str],
     questions: Iterable[tuple[str, int]],
     k: int,
-    progress: Progress | None = None,
+    progress: Advance | None = None,
 ) -> NDArray[np.bool_]:
     """Which questions find their passage in the top ``k`` of all passages, by exact search; bool ``[Q]``.
 

@@ -12,8 +12,8 @@ from biencoder.terminal import Progress
 from biencoder.training.batch import TrainingBatch
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
-from biencoder.training.step import StepResult
-from biencoder.training.watch.nonfinite import as_json, shown_mean
+from biencoder.training.steps.nonfinite import as_json, shown_mean
+from biencoder.training.steps.train_step import StepResult
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from biencoder.model.representation import Dense, concatenate
 from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.objective.labels import Labels
 from biencoder.training.batch import TrainingBatch
-from biencoder.training.sources.guide import Guidance, Guide
+from biencoder.training.guide import Guidance, Guide
 
 QUERIES = Dense(torch.eye(3))
 # Passage 0 answers query 0, 1 query 1, 2 query 2; 3 is nearer to query 0 than its own positive, 4 is as near.

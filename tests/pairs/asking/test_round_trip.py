@@ -3,8 +3,8 @@ import pytest
 from language_model import BagOfWords
 
 from biencoder.errors import UserError
-from biencoder.pairs import round_trip as module
-from biencoder.pairs.round_trip import round_trip
+from biencoder.pairs.asking import round_trip as module
+from biencoder.pairs.asking.round_trip import round_trip
 
 WORDS = "router reset button potassium heart cake sugar oven"
 PASSAGES = ["The router has a reset button", "Potassium and the heart", "Sugar in the oven makes a cake", "Cake"]

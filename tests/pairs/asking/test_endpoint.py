@@ -6,8 +6,8 @@ import pytest
 from language_model import BREAK, CUT, STALL, TRICKLE, LanguageModel, Reply, says
 
 from biencoder.errors import UserError
-from biencoder.pairs import endpoint
-from biencoder.pairs.endpoint import ATTEMPTS, Endpoint, Nonsense, Stopped
+from biencoder.pairs.asking import endpoint
+from biencoder.pairs.asking.endpoint import ATTEMPTS, Endpoint, Nonsense, Stopped
 
 KEY = "sk-very-secret-0123456789"
 

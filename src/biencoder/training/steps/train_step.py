@@ -7,11 +7,11 @@ import torch
 from biencoder.distributed import sum_gradients
 from biencoder.training.batch import TrainingBatch
 from biencoder.training.gradcache import StepLosses
-from biencoder.training.memory.smaller_chunks import accumulate_within_memory
 from biencoder.training.optimizer import learning_rate_at
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
-from biencoder.training.watch.nonfinite import NonFinite, find_nonfinite
+from biencoder.training.steps.nonfinite import NonFinite, find_nonfinite
+from biencoder.training.steps.smaller_chunks import accumulate_within_memory
 
 
 @dataclass(frozen=True)

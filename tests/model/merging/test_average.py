@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from biencoder.model.adapting.average import slerp, weighted_mean
+from biencoder.model.merging.average import slerp, weighted_mean
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

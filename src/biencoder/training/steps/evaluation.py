@@ -8,8 +8,8 @@ from biencoder.terminal import Progress, say
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
 from biencoder.training.state.checkpoint import save_best, trained_state
-from biencoder.training.state.metrics_file import write_metrics
-from biencoder.training.watch.nonfinite import refuse_ruined_weights
+from biencoder.training.steps.metrics_file import write_metrics
+from biencoder.training.steps.nonfinite import refuse_ruined_weights
 
 
 def evaluate_and_keep_best(setup: Setup, progress: TrainingProgress) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from biencoder.errors import UserError
-from biencoder.pairs.questions import fill, load_prompt, parse
+from biencoder.pairs.asking.questions import fill, load_prompt, parse
 
 PASSAGE = "Hold the button on the back for ten seconds. Is the light red?"
 

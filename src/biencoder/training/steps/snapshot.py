@@ -19,9 +19,9 @@ from biencoder.training.state.checkpoint import (
     save_checkpoint,
     trained_state,
 )
-from biencoder.training.state.metrics_file import forget_metrics_after
+from biencoder.training.steps.metrics_file import forget_metrics_after
+from biencoder.training.steps.nonfinite import refuse_ruined_weights
 from biencoder.training.watch.learning import Watch
-from biencoder.training.watch.nonfinite import refuse_ruined_weights
 
 
 def save(setup: Setup, progress: TrainingProgress) -> None:
