@@ -74,16 +74,10 @@ def encode_file(
     rows, dim = summary.rows, encoder.dim
     source = {"rows": rows, "dim": dim, "kind": kind, "texts": summary.fingerprint, "model": encoder.fingerprint}
     partial, record = beside(output, ".partial"), beside(output, ".partial.json")
-    if output.is_file() and description(output) == source:
-        if not partial.exists():
-            record.unlink(missing_ok=True)  # a kill came before it
-        logger.info("%s is already whole for these texts, model and settings: nothing to do", output)
-        return Encoded(output, rows, dim, reused=rows)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    if not partial.exists() and output.is_file() and read_json(record) == {"rows_done": rows, "source": source}:
-        _describe(output, record, source)  # a kill came between the last two steps of publishing
+    if _is_whole(output, partial, record, source):
         return Encoded(output, rows, dim, reused=rows)
     header = _header(rows, dim)
+    output.parent.mkdir(parents=True, exist_ok=True)
     _check_space(output, 4 * dim * rows - (partial.stat().st_size if partial.exists() else 0))
     with open_claimed(partial) as file:
         reused = _rows_done(partial, record, source, len(header))
@@ -111,6 +105,20 @@ def encode_file(
 def description(output: Path) -> dict[str, Any] | None:
     """What a matrix was made from (``rows``, ``dim``, ``kind``, digests ``texts`` and ``model``); None if unknown."""
     return read_json(beside(output, ".json"))
+
+
+def _is_whole(output: Path, partial: Path, record: Path, source: dict[str, Any]) -> bool:
+    """Whether an earlier run has made this very matrix; what a kill left undone at its very end is done now."""
+    if output.is_file() and description(output) == source:
+        if not partial.exists():
+            record.unlink(missing_ok=True)  # a kill came before it
+        logger.info("%s is already whole for these texts, model and settings: nothing to do", output)
+        return True
+    finished = {"rows_done": source["rows"], "source": source}
+    if not partial.exists() and output.is_file() and read_json(record) == finished:
+        _describe(output, record, source)  # a kill came between the last two steps of publishing
+        return True
+    return False
 
 
 def _encode_batch(encoder: TextEncoder, texts: list[str], kind: str, progress: Advance | None) -> np.ndarray:

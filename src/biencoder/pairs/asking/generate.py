@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from biencoder.data.random_bits import scramble
+from biencoder.data.random_bits import splitmix64
 from biencoder.data.text import fold, text_hash
 from biencoder.errors import UserError
 from biencoder.pairs.asking.endpoint import Endpoint, Nonsense, Stopped
@@ -66,7 +66,7 @@ def choose(asking: Asking, documents: Iterable[Document], most: int | None, seed
     _, first = np.unique(values, return_index=True)
     first = first[np.frombuffer(long_enough, dtype=np.bool_)[first]] if hashes else first
     if most is not None:
-        order = np.argsort(scramble(values[first] ^ scramble(np.array([seed], dtype=np.uint64))), kind="stable")
+        order = np.argsort(splitmix64(values[first] ^ splitmix64(np.array([seed], dtype=np.uint64))), kind="stable")
         first = first[order[:most]]
     chosen = np.zeros(len(values), dtype=np.bool_)
     chosen[first] = True

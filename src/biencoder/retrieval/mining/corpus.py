@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from biencoder.data.random_bits import scramble
+from biencoder.data.random_bits import splitmix64
 from biencoder.data.table import ExampleTable
 from biencoder.data.text import fold, text_hash
 from biencoder.errors import UserError
@@ -173,7 +173,7 @@ def gather(table: ExampleTable, corpus: Iterable[str] | None, *, with_negatives:
 
 def contradicted(table: ExampleTable, folded: FoldedTable) -> NDArray[np.bool_]:
     """Which hard negatives are a positive of their query in some row, bool by ``table.negative_hashes.values``."""
-    query = scramble(folded.query)
+    query = splitmix64(folded.query)
     positives = query[table.positive_hashes.owners()] ^ folded.positives
     negatives = query[table.negative_hashes.owners()] ^ folded.negatives
     return np.isin(negatives, positives)
