@@ -1,4 +1,4 @@
-"""The ways to stop with one line instead of a traceback, and what a library's error says in one."""
+"""Errors that end a command with one line instead of a traceback."""
 
 import signal
 
@@ -19,7 +19,7 @@ class Stopped(KeyboardInterrupt):
 
     Args:
         number: of the signal.
-        where: the step it came to and the checkpoint that was written for it; nothing when there was no need of one.
+        where: the step that the run came to and the checkpoint for that step; empty when there is none.
     """
 
     def __init__(self, number: int, where: str = "") -> None:
@@ -28,5 +28,5 @@ class Stopped(KeyboardInterrupt):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in short: PyTorch's and Arrow's may go on with a stack of C++."""
+    """The first line of an error's message: PyTorch and Arrow may add a C++ stack below it."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -12,15 +12,15 @@ SMALLEST_ANGLE = 1e-6  # radians, and from the opposite too: below it the arc is
 def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """``Σ wᵢ tᵢ`` (model soups, Wortsman et al., ICML 2022; of a base and its tuned model: WiSE-FT, CVPR 2022).
 
-    Summed in float32, of more than two in float64. What has weight 0 is left out altogether, so that weights 1 and 0
-    give the first tensor bit for bit.
+    The sum is float32, or float64 for more than two tensors. A tensor with weight 0 is left out altogether, so that
+    weights 1 and 0 give the first tensor bit for bit.
 
     Args:
         tensors: of one shape.
         weights: as many; they sum to 1.
 
     Returns:
-        The mean in the dtype of the first tensor. Of tensors without fractions (buffers of integers): the first.
+        The mean in the dtype of the first tensor. For tensors of integers (buffers): the first tensor.
     """
     first = tensors[0]
     if not first.is_floating_point():
@@ -38,8 +38,8 @@ def weighted_mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor
 def slerp(one: Tensor, other: Tensor, share: float) -> Tensor:
     """Spherical interpolation (Shoemake, SIGGRAPH 1985): ``(sin((1-s)Ω) a + sin(sΩ) b) / sin Ω``.
 
-    Ω is the angle between the tensors, each as one vector. Two of one length keep it on the way, where their mean is
-    shorter. Parallel, opposite and zero tensors have no arc of their own: they are interpolated on the line.
+    Ω is the angle between the tensors, each as one vector. Two vectors of one length keep it on the arc; their mean is
+    shorter. Parallel, opposite and zero tensors have no arc of their own, so they are interpolated on the line.
 
     Args:
         one: the tensor at ``share`` 0.
@@ -60,10 +60,10 @@ def slerp(one: Tensor, other: Tensor, share: float) -> Tensor:
 
 
 def _angle(one: Tensor, other: Tensor) -> float:
-    """Between two tensors as vectors, in radians; 0 where one is zero.
+    """The angle between two tensors as vectors, in radians; 0 if one is zero.
 
-    By the half-angle (Kahan), because a cosine in float32 cannot tell angles below 3e-4 from 0, and a tuned model is
-    that near to its base.
+    It is computed by the half-angle (Kahan), because a cosine in float32 cannot tell angles below 3e-4 from 0, and a
+    tuned model is that close to its base.
     """
     precision = torch.promote_types(one.dtype, torch.float32)
     units = []

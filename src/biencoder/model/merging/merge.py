@@ -98,7 +98,7 @@ def normalized(weights: Sequence[float]) -> tuple[float, ...]:
 def averaged(backbone: PreTrainedModel, paths: Sequence[str], average: Average) -> dict[str, Tensor]:
     """The average of each tensor of ``backbone`` over models on disk, which are read tensor by tensor.
 
-    A pooler, which takes no part in any pooling here and which not every file has, comes from the models that have one.
+    No pooling here uses a pooler, and not every file has one. It comes from the models that have it.
 
     Raises:
         UserError: a model that cannot be read, or a tensor whose shape is not the same in all; it is named.
@@ -139,12 +139,12 @@ def mix_in(backbone: PreTrainedModel, path: str, share: float) -> None:
 
 
 def _stored(path: str, backbone: PreTrainedModel, names: Iterable[str]) -> StoredWeights:
-    """The weights of a model like ``backbone``, whose code is trusted if that of ``backbone`` was."""
+    """The weights of a model like ``backbone``; its own code is trusted if the code of ``backbone`` was."""
     return StoredWeights(path, names, backbone.base_model_prefix, trust_remote_code=has_own_code(backbone))
 
 
 def refuse_unlike(first: Parent, other: Parent) -> None:
-    """Stop where an average would be of weights that mean different things.
+    """Stop where an average would mix weights that mean different things.
 
     Raises:
         UserError: names the first setting of architecture, tokenizer or pooling that differs.
@@ -165,14 +165,14 @@ def refuse_unlike(first: Parent, other: Parent) -> None:
 
 
 def _probes(vocabulary: Iterable[str]) -> tuple[str, ...]:
-    """Texts on which tokenizers of one vocabulary may still differ: by case, accents, punctuation, special tokens."""
+    """Texts that tokenizers of one vocabulary may still treat differently: case, accents, punctuation, special tokens."""
     words = sorted(vocabulary)
     some = " ".join(words[:: max(1, len(words) // PROBE_TOKENS)])
     return (*PROBES, some, some.upper())
 
 
 def _settings_of(one: PreTrainedConfig, two: PreTrainedConfig) -> list[str]:
-    """What both configurations say of the architecture; settings of every model there is are no part of it."""
+    """What both configurations say about the architecture, without the settings that every model has."""
     general = PreTrainedConfig().to_dict().keys()
     both = [name for name in one.to_dict() if name in two.to_dict() and name not in general]
     kept = [name for name in both if name not in FREE_SETTINGS and not name.startswith(("classifier_", "_"))]
@@ -193,7 +193,7 @@ def _unlike(first: str, other: str, name: str, one: Any, two: Any) -> UserError:
 
 
 def _settings(parents: Sequence[Parent]) -> ModelSettings:
-    """Those of the first model that says any; a plain transformers folder, as many bases are, says none."""
+    """The settings of the first model that has some; a plain transformers folder, as many bases are, has none."""
     saying = [parent for parent in parents if parent.settings.pooling is not None]
     if not saying:
         return parents[0].settings
@@ -202,12 +202,12 @@ def _settings(parents: Sequence[Parent]) -> ModelSettings:
         values = {getattr(parent.settings, name) for parent in saying}
         if len(values) > 1:
             kept = getattr(chosen.settings, name)
-            say(f"the models' {name.replace('_', ' ')}s differ: that of {chosen.path} is kept, {kept!r}")
+            say(f"the models' {name.replace('_', ' ')}s differ; the merged model takes {kept!r} from {chosen.path}")
     return chosen.settings
 
 
 def _fill(backbone: PreTrainedModel, weights: dict[str, Tensor]) -> None:
-    """Give an empty backbone its weights; a pooler that no model has is left out."""
+    """Give an empty backbone its weights; leave out a pooler that no model has."""
     if any(name not in weights for name in backbone.state_dict()):
         backbone.pooler = None
     backbone.load_state_dict(weights, assign=True)
