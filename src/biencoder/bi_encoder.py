@@ -213,8 +213,8 @@ def _checked_temperature(temperature: float, normalize: bool) -> float:
         return 1.0
     if temperature > HIGHEST_TEMPERATURE:
         raise ValueError(
-            f"temperature {temperature} is above {HIGHEST_TEMPERATURE} with normalised vectors: cosines lie in [-1, 1], "
-            "so the logits would be nearly equal and teach nothing; use 0.01 to 0.1"
+            f"temperature {temperature} is above {HIGHEST_TEMPERATURE} with normalised vectors. Cosines lie in "
+            "[-1, 1], so the logits would be nearly equal and teach nothing; use 0.01 to 0.1"
         )
     return temperature
 

@@ -20,7 +20,7 @@ from biencoder.retrieval.comparison import (
 )
 from biencoder.retrieval.evaluate import retrieve, score, texts_to_encode
 from biencoder.retrieval.trec import write_trec_run
-from biencoder.terminal import Progress, say, table
+from biencoder.terminal import ProgressLine, say, table
 
 
 def run(config: EvaluateConfig) -> None:
@@ -56,5 +56,5 @@ def run(config: EvaluateConfig) -> None:
 
 def _found_by(config: EvaluateConfig, model: str, collection: Collection) -> dict[str, dict[str, float]]:
     encoder = load_encoder(replace(config, model=model))
-    with Progress(texts_to_encode(collection), "encode") as line:
+    with ProgressLine(texts_to_encode(collection), "encode") as line:
         return retrieve(encoder, collection, k=config.top_k, progress=line.update)

@@ -22,7 +22,7 @@ from biencoder.pairs.documents import Document, read_documents
 from biencoder.pairs.methods import PASSAGE_LEAST, Pair
 from biencoder.pairs.written import Written, write_pairs
 from biencoder.retrieval.text_encoder import TextEncoder
-from biencoder.terminal import Progress, say
+from biencoder.terminal import ProgressLine, say
 
 GENERATED = "question"  # the method of a pair whose query a language model wrote
 
@@ -82,7 +82,7 @@ def _ask(
         say(f"{len(journal) - calls.known:,} other answers in it are to another prompt, model or text: not used")
     if not calls.calls:
         return Counter()
-    with Progress(calls.calls, "questions") as line:
+    with ProgressLine(calls.calls, "questions") as line:
         try:
             return (
                 Interview(asking, endpoint, journal, config.concurrency)
@@ -119,5 +119,5 @@ def _round_trip(
     passages = (text for _, text, _ in read_answers(asking, _chosen(config, chosen), journal, Answers()))
     questions = zip((pair.query for pair in candidates), owners.tolist(), strict=True)
     answered = int(chosen.sum())  # at most: a refused passage is not encoded
-    with Progress(answered + len(owners), "encode") as line:
+    with ProgressLine(answered + len(owners), "encode") as line:
         return round_trip(encoder, passages, questions, config.round_trip_k, line.update)

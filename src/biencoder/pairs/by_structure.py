@@ -7,7 +7,7 @@ from biencoder.pairs.candidates import Candidates
 from biencoder.pairs.documents import read_documents
 from biencoder.pairs.methods import METHODS, PASSAGE_LEAST, pairs_of
 from biencoder.pairs.written import Written, write_pairs
-from biencoder.terminal import Progress
+from biencoder.terminal import ProgressLine
 
 
 def pairs_by_structure(config: PairsConfig, total: int) -> Written:
@@ -25,7 +25,7 @@ def pairs_by_structure(config: PairsConfig, total: int) -> Written:
 
 def _take_apart(config: PairsConfig, candidates: Candidates, total: int) -> None:
     methods = config.methods or tuple(METHODS)
-    with Progress(total, "documents") as line:
+    with ProgressLine(total, "documents") as line:
         for number, document in enumerate(read_documents(config.documents), 1):
             key = document.key
             for pair in pairs_of(document, methods, seed=config.seed, passage_words=config.passage_words):

@@ -26,7 +26,7 @@ from biencoder.model.base_model import choose_trained, refuse_without_dropout
 from biencoder.model.merging.merge import mix_in
 from biencoder.report.training import Outcome, report_result, write_evaluation, write_model_card
 from biencoder.retrieval.evaluate import Evaluation
-from biencoder.terminal import Progress, say
+from biencoder.terminal import ProgressLine, say
 from biencoder.training.announcement import announce
 from biencoder.training.memory.out_of_memory import ran_out_of_memory
 from biencoder.training.preparation import evaluation_data, prepare_encoder, set_up
@@ -127,7 +127,7 @@ def _train(config: TrainConfig) -> TrainResult | None:
     barrier()  # every rank has seen the folder as it was
     with folder.claimed() if rank() == 0 else contextlib.nullcontext():
         _start_or_resume(setup, progress, folder, identity)
-        with finishing_steps(), Progress(setup.total_steps, "train", done=progress.step) as line:
+        with finishing_steps(), ProgressLine(setup.total_steps, "train", done=progress.step) as line:
             train_steps(setup, progress, line)
         return _finish(setup, progress, folder, began)
 

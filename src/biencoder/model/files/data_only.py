@@ -78,7 +78,7 @@ def refuse_links_out(folder: Path, where: str) -> None:
             if entry.is_symlink() and not any(_leads_into(entry, root) for root in allowed):
                 raise UserError(
                     f"{where}: {entry.relative_to(home)} is a link that leads out of the folder. A model from "
-                    "someone else could read any of your files that way. If the model is yours, put the file itself there"
+                    "someone else could read your files that way. If the model is yours, put the file itself there"
                 )
 
 

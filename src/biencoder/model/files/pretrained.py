@@ -145,8 +145,8 @@ def load_weights(kind: Any, folder: Path, config: Any, *, trust_remote_code: boo
     """
     if not any(folder.glob("*.safetensors")):
         raise ValueError(
-            "it has no *.safetensors file. biencoder does not read pytorch_model.bin, because a pickle can run code; to convert "
-            "one, load it with transformers and call save_pretrained"
+            "it has no *.safetensors file. biencoder does not read pytorch_model.bin, because a pickle can run code. "
+            "To convert one, load it with transformers and call save_pretrained"
         )
     with quiet():
         loaded: tuple[PreTrainedModel, dict[str, Any]] = kind.from_pretrained(
@@ -180,7 +180,7 @@ def checkpoint_activations(backbone: PreTrainedModel, options: dict[str, Any] | 
 
 
 def _refuse_random_weights(report: dict[str, Any]) -> None:
-    """transformers fills missing weights with random numbers and only logs that. Refuse it, but for a pooler."""
+    """Refuse weights that the file lacks: transformers fills them with random numbers. Only a pooler may be missing."""
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler"))
     if missing:
         raise ValueError(f"the file of weights lacks {missing[0]}, one of {len(missing)} that config.json asks for")

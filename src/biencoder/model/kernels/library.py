@@ -40,7 +40,7 @@ def kernels() -> ctypes.CDLL | None:
 
 
 def kind() -> str | None:
-    """The kind of processor that the library in use was compiled for, a key of :data:`NEEDS`; None without a library."""
+    """The kind of processor that the library in use is for, a key of :data:`NEEDS`; None without a library."""
     return next((name for name in NEEDS if _library(name) is not None), None) if kernels() is not None else None
 
 

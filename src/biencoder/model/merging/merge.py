@@ -165,7 +165,7 @@ def refuse_unlike(first: Parent, other: Parent) -> None:
 
 
 def _probes(vocabulary: Iterable[str]) -> tuple[str, ...]:
-    """Texts that tokenizers of one vocabulary may still treat differently: case, accents, punctuation, special tokens."""
+    """Texts that tokenizers of one vocabulary may treat differently: case, accents, punctuation, special tokens."""
     words = sorted(vocabulary)
     some = " ".join(words[:: max(1, len(words) // PROBE_TOKENS)])
     return (*PROBES, some, some.upper())

@@ -4,7 +4,7 @@ from biencoder.data.files.beir import Collection
 from biencoder.device.allocator import give_back
 from biencoder.distributed import broadcast_object, rank
 from biencoder.retrieval.evaluate import DECIDING, Evaluation, evaluate, texts_to_encode
-from biencoder.terminal import Progress, say
+from biencoder.terminal import ProgressLine, say
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
 from biencoder.training.state.checkpoint import save_best, trained_state
@@ -40,7 +40,7 @@ def evaluate_guards(setup: Setup) -> dict[str, Evaluation]:
 
 def _evaluate(setup: Setup, collection: Collection) -> Evaluation:
     give_back(beyond=0)  # an evaluation takes other sizes than training, which would lie beside the free ones
-    with Progress(texts_to_encode(collection), "evaluate") as line:
+    with ProgressLine(texts_to_encode(collection), "evaluate") as line:
         dims = (setup.config.dims or ())[1:]
         evaluation = evaluate(setup.encoder, collection, dims=dims, progress=line.update)
     give_back(beyond=0)  # or each evaluation would leave the process a little larger

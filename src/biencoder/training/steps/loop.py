@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from biencoder.distributed import barrier, rank
 from biencoder.errors import Stopped
-from biencoder.terminal import Progress
+from biencoder.terminal import ProgressLine
 from biencoder.training.batch import TrainingBatch
 from biencoder.training.gradcache import StepLosses
 from biencoder.training.progress import TrainingProgress
@@ -29,7 +29,7 @@ from biencoder.training.watch.signals import stop_asked
 logger = logging.getLogger(__name__)
 
 
-def train_steps(setup: Setup, progress: TrainingProgress, line: Progress) -> None:
+def train_steps(setup: Setup, progress: TrainingProgress, line: ProgressLine) -> None:
     """Take the steps that are left, in batches of similar rows and with the hard negatives that are due.
 
     Args:
@@ -46,7 +46,7 @@ def train_steps(setup: Setup, progress: TrainingProgress, line: Progress) -> Non
         _train_until(use_hard_negatives(setup, progress), setup, progress, line)
 
 
-def _train_until(step: int, setup: Setup, progress: TrainingProgress, line: Progress) -> None:
+def _train_until(step: int, setup: Setup, progress: TrainingProgress, line: ProgressLine) -> None:
     setup.encoder.train()
     began = time.perf_counter()
     for batch in _prepared_ahead(progress, step):

@@ -8,7 +8,7 @@ from typing import Any
 from biencoder.distributed import rank
 from biencoder.files import atomic_write
 from biencoder.objective.contrastive import ContrastiveObjective
-from biencoder.terminal import Progress
+from biencoder.terminal import ProgressLine
 from biencoder.training.batch import TrainingBatch
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
@@ -24,7 +24,7 @@ def log_step(
     batch: TrainingBatch,
     taken: StepResult,
     seconds: float,
-    line: Progress,
+    line: ProgressLine,
     more: dict[str, Any],
 ) -> None:
     """Write the line of a step, and show the means of the last ones.
