@@ -1,4 +1,4 @@
-"""What is done to a base model before it is trained: which way it attends, how its texts end, which weights learn."""
+"""Prepare a base model for training: which way it attends, how its texts end, which weights learn."""
 
 from pathlib import Path
 
@@ -33,9 +33,9 @@ def prepare_backbone(encoder: Encoder, config: TrainConfig) -> None:
 
 
 def refuse_without_dropout(encoder: Encoder) -> None:
-    """Raise `UserError` for a model that gives a text the same vector twice in training, though texts alone are given.
+    """Raise `UserError` for a model without dropout when the data are single texts.
 
-    Unsupervised SimCSE (Gao et al. 2021) learns from the difference that dropout makes between the two.
+    Unsupervised SimCSE (Gao et al. 2021) learns from the difference that dropout makes between two vectors of one text.
     """
     text = pack(encoder.tokenize(["a text"]))
     training = encoder.training
@@ -45,8 +45,8 @@ def refuse_without_dropout(encoder: Encoder) -> None:
     encoder.train(training)
     if torch.equal(first, second):
         raise UserError(
-            "--train-data holds texts without a query, which teach by the difference that dropout makes, and this "
-            "model has none; give --dropout 0.1"
+            "--train-data holds texts without a query. They teach by the difference that dropout makes, and this "
+            "model has no dropout; give --dropout 0.1"
         )
 
 
@@ -66,20 +66,20 @@ def _refuse_adapter(encoder: Encoder, config: TrainConfig) -> None:
 
 
 def _prepare_tokenizer(encoder: Encoder, config: TrainConfig) -> None:
-    """What language models' tokenizers lack for embeddings: padding, and, unless a convention is there, an end."""
+    """Add what language models' tokenizers lack for embeddings: padding and, unless there is a convention, an end."""
     tokenizer = encoder.tokenizer
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # sentence-transformers pads, and masks what it padded
-    plain = read_settings(locate(config.model)).pooling is None  # else its vectors have a meaning, which is kept
+    plain = read_settings(locate(config.model)).pooling is None  # otherwise its vectors have a meaning already
     if plain and encoder.settings.pooling == LAST and not close_texts(tokenizer):
-        say(f"{config.model}: its tokenizer cannot end a text in an end-of-sequence token; its last word stands in")
+        say(f"{config.model}: its tokenizer cannot add an end-of-sequence token; the last word takes its place")
 
 
 def choose_trained(encoder: Encoder, config: TrainConfig) -> None:
-    """Freeze what is to be frozen, add LoRA, and say how much is left to learn.
+    """Freeze weights, add LoRA, and say how much is left to learn.
 
     Raises:
-        UserError: more layers than there are, nothing left to train, or peft is missing.
+        UserError: there are fewer layers than asked for, nothing is left to train, or peft is missing.
     """
     backbone = encoder.backbone
     everything = sum(parameter.numel() for parameter in encoder.parameters() if parameter.requires_grad)

@@ -1,4 +1,4 @@
-"""A second model that tells which passages of a batch answer a query besides its own (Solatorio 2024, GISTEmbed).
+"""A second model that finds further passages of a batch that answer a query (Solatorio 2024, GISTEmbed).
 
 Shapes: b queries and p passages of this rank, B queries of a block, P passages and Q queries that ranks share.
 """
@@ -19,7 +19,7 @@ ROUNDING = 1e-6  # of a score: equal texts in different chunks must count as equ
 
 @dataclass(frozen=True)
 class Guide:
-    """The model that is asked; it is not trained.
+    """The second model; it is not trained.
 
     Attributes:
         encoder: represents texts as the guide sees them.

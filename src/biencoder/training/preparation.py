@@ -1,4 +1,4 @@
-"""From a configuration to a run at its first step: the model, the rows to train and to evaluate on, the batches."""
+"""From a configuration to a run at its first step: model, rows to train and to evaluate on, batches."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -37,7 +37,7 @@ def prepare_encoder(config: TrainConfig) -> tuple[Encoder, TrainConfig]:
     """The base model, and the configuration with every ``auto`` and None resolved by it.
 
     Raises:
-        UserError: no such model, or a temperature that cannot work with it.
+        UserError: there is no such model, or an option does not fit it.
     """
     encoder = Encoder.load(
         config.model,
@@ -173,7 +173,7 @@ def _objective(config: TrainConfig, data_set: DataSet, scored: bool) -> Objectiv
 
 
 def _guide(config: TrainConfig) -> Guide | None:
-    """The model that is asked for false negatives, before the budget of memory counts what is held."""
+    """The model that finds false negatives. It is loaded before the memory budget counts what the process holds."""
     if config.guide is None:
         return None
     longest = max(config.query_max_len, config.passage_max_len)
@@ -185,7 +185,7 @@ def _guide(config: TrainConfig) -> Guide | None:
         trust_remote_code=config.trust_remote_code,
     )
     if not encoder.settings.normalize and config.guide_margin:
-        say(f"{config.guide}: its vectors are not normalised, so --guide-margin is in units of its own scores")
+        say(f"{config.guide}: its vectors are not normalised, so --guide-margin is on the scale of its scores")
     return Guide(encoder, config.guide_margin)
 
 

@@ -68,7 +68,7 @@ def write_metrics(setup: Setup, record: dict[str, Any]) -> None:
 
 
 def forget_metrics_after(path: Path, step: int) -> None:
-    """Drop the lines of steps that a resumed run takes again, and a line that was cut off."""
+    """Remove the lines of steps that a resumed run takes again, and a line that was cut off."""
     if not path.exists():
         return
     kept = []
@@ -77,6 +77,6 @@ def forget_metrics_after(path: Path, step: int) -> None:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
         except json.JSONDecodeError:
-            logger.warning("%s: a line that a killed run left unfinished is dropped", path)
+            logger.warning("%s: dropped a line that a killed run left unfinished", path)
     with atomic_write(path) as file:
         file.writelines(kept)

@@ -1,7 +1,7 @@
-"""A loss or a gradient that is not a finite number: which rows it comes from, and whether the run goes on without them.
+"""A loss or a gradient that is not finite: which rows cause it, and whether the run continues without them.
 
 All ranks decide alike. They judge by the loss of the global batch and by the norm of the summed gradient, which are the
-same on all of them, never by what a rank has computed by itself.
+same on all ranks, and never by what one rank has computed alone.
 """
 
 import logging
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 LINES_SHOWN = 10  # of each file, on the terminal; metrics.jsonl has all
 
-Lines = dict[str, list[int]]  # file to lines; to rows of a Parquet file
+Lines = dict[str, list[int]]  # file to line numbers; for a Parquet file, to row numbers
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class NonFinite:
         step: counted from 1.
         loss: of the global batch.
         norm: of the gradient, before clipping.
-        data_set: which the batch is of, where there are several.
+        data_set: the data set of the batch, if there are several.
         rows: of the global batch.
-        suspects: those among them whose own vectors, or else whose own loss, are not finite.
-        weights: whether the weights themselves are not finite, so that no batch can be.
+        suspects: the rows whose own vectors, or else whose own loss, are not finite.
+        weights: whether the weights themselves are not finite, so that no batch can be finite.
     """
 
     step: int
@@ -53,7 +53,7 @@ class NonFinite:
     weights: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """What ``metrics.jsonl`` says of it beside loss and norm."""
+        """What ``metrics.jsonl`` records beside loss and norm."""
         return {"data_set": self.data_set, "rows": self.rows, "suspects": self.suspects, "weights": self.weights}
 
     def __str__(self) -> str:
@@ -65,9 +65,9 @@ class NonFinite:
         if self.weights:
             return said + "The weights themselves are not finite: an earlier step ruined them"
         if not self.suspects:
-            return said + "The loss of each row is finite by itself: it is the gradient that is not"
+            return said + "The loss of each row is finite; only the gradient is not"
         if self.suspects == self.rows:
-            return said + "All of its rows are concerned"
+            return said + "All of its rows are affected"
         return said + f"It comes from {_shown(self.suspects)}"
 
 
@@ -91,9 +91,10 @@ def find_nonfinite(setup: Setup, progress: TrainingProgress, losses: StepLosses,
 
 
 def _bad_by_vectors(plan: BatchPlan, mine: slice, losses: StepLosses) -> NDArray[np.int64]:
-    """Places in the batch, of this rank, whose query or one of whose passages has a vector that is not finite.
+    """This rank's places in the batch where the query or a passage has a vector that is not finite.
 
-    A passage's would spoil the loss of every query that it is a negative of, so vectors tell more than losses do.
+    A passage with such a vector spoils the loss of every query that it is a negative for, so vectors tell more than
+    losses.
     """
     bad = ~losses.texts.finite().cpu().numpy()
     queries, passages = bad[: len(losses.of_queries)], bad[len(losses.of_queries) :]
@@ -107,7 +108,7 @@ def _bad_by_loss(mine: slice, losses: StepLosses) -> NDArray[np.int64]:
 
 
 def lines_of(table: ExampleTable, rows: NDArray[np.int64]) -> Lines:
-    """Where rows of the table stand: lines by file."""
+    """The lines of some rows of the table, by file."""
     lines: Lines = {}
     for row in rows:
         file, _, line = table.location(int(row)).rpartition(":")
@@ -133,7 +134,7 @@ def count_or_stop(setup: Setup, progress: TrainingProgress, nonfinite: NonFinite
     """Count a step that was not taken, or end the run; neither weights nor optimizer have changed.
 
     Raises:
-        TrainingError: the run is not to go on.
+        TrainingError: the run must not continue.
     """
     config, skipped = setup.config, progress.skipped
     if nonfinite is None:
@@ -147,7 +148,7 @@ def count_or_stop(setup: Setup, progress: TrainingProgress, nonfinite: NonFinite
         return
     if config.on_nonfinite == SKIP and not nonfinite.weights:
         mend = f"{skipped.in_a_row} steps before it were skipped, and --max-nonfinite is {config.max_nonfinite}. "
-        mend += "So many in a row are no accident: try a lower --learning-rate, or --precision fp32"
+        mend += "So many in a row are not an accident: try a lower --learning-rate, or --precision fp32"
     else:
         mend = "Try a lower --learning-rate, or --precision fp32 (in another --output-dir)"
         mend += (
@@ -163,7 +164,7 @@ def refuse_ruined_weights(setup: Setup, progress: TrainingProgress) -> None:
     """Stop before weights that are not finite are evaluated, or saved over good ones.
 
     Raises:
-        TrainingError: they are not finite.
+        TrainingError: the weights are not finite.
     """
     if progress.step > 0 and not weights_are_finite(setup):
         raise TrainingError(
@@ -174,14 +175,14 @@ def refuse_ruined_weights(setup: Setup, progress: TrainingProgress) -> None:
 
 
 def shown_mean(losses: Sequence[float]) -> str:
-    """The mean of those that are finite, and how many are not."""
+    """The mean of the finite losses, and how many are not finite."""
     finite = [loss for loss in losses if math.isfinite(loss)]
     mean = f"{sum(finite) / len(finite):.4f}" if finite else "nan"
     return mean if len(finite) == len(losses) else f"{mean} ({len(losses) - len(finite)} of {len(losses)} not finite)"
 
 
 def as_json(value: Any) -> Any:
-    """The value with numbers that JSON has not (NaN, infinities) as the words ``float`` and other languages read."""
+    """The value with NaN and infinities, which JSON lacks, as the words that ``float`` and other languages read."""
     if isinstance(value, dict):
         return {key: as_json(each) for key, each in value.items()}
     if isinstance(value, float) and not math.isfinite(value):

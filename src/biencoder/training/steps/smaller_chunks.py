@@ -1,4 +1,4 @@
-"""A step for which memory runs out is taken again in smaller chunks: the same batch, the same negatives."""
+"""When memory runs out, the step is taken again in smaller chunks, with the same batch and the same negatives."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from biencoder.training.memory.out_of_memory import OutOfMemoryError
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
 
-LESS = 0.9  # of what was held when memory ran out, may be held from then on
+LESS = 0.9  # share of the memory held when it ran out that may be held from then on
 
 
 def accumulate_within_memory(setup: Setup, progress: TrainingProgress, batch: TrainingBatch) -> StepLosses:
@@ -66,6 +66,6 @@ def _too_little(setup: Setup, progress: TrainingProgress, longest: int, said: st
     return TrainingError(
         f"step {progress.step + 1:,}: memory runs out with one text at a time, of {longest:,} tokens at most ({said}). "
         f"Lower --passage-max-len or --query-max-len, give --gradient-checkpointing or --lora-rank, take a smaller "
-        f"model, or make room: other processes, a limit on this one (ulimit -v, a container). "
+        f"model, or free memory: end other processes, or raise the limit of this one (ulimit -v, a container). "
         f"{setup.newest_checkpoint_said}"
     )
