@@ -1,5 +1,6 @@
 """Errors that end a command with one line instead of a traceback."""
 
+import importlib.util
 import signal
 
 
@@ -30,3 +31,17 @@ class Stopped(KeyboardInterrupt):
 def first_line(error: BaseException) -> str:
     """The first line of an error's message: PyTorch and Arrow may add a C++ stack below it."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def require_package(package: str, what: str, extra: str) -> None:
+    """Raise `UserError` when a package of an optional extra is not installed.
+
+    Args:
+        package: its name, as it is imported.
+        what: needs it, at the beginning of the sentence.
+        extra: of biencoder, which brings it.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise UserError(
+            f"{what} needs the package {package}, which is missing here; type: pip install biencoder[{extra}]"
+        )

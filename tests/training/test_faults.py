@@ -65,7 +65,7 @@ def test_a_full_disk_is_one_message_and_the_run_goes_on_when_there_is_room(place
     outcome = place.inject(AtOperation(numbers_of(place, name, part)[-1], "full"))
     assert outcome.codes == [2]
     [error] = [line for line in outcome.said.splitlines() if line.startswith("biencoder: error: ")]
-    assert "No space left on device. Make room, and the same command goes on from the last checkpoint" in error
+    assert "No space left on device. Free some space; then the same command continues from the last checkpoint" in error
     assert "Traceback" not in outcome.said
     assert outcome.equal, outcome
 
@@ -73,7 +73,7 @@ def test_a_full_disk_is_one_message_and_the_run_goes_on_when_there_is_room(place
 @pytest.mark.parametrize(("name", "how"), [("optimizer.safetensors", "cut"), ("model.safetensors", "one bit flipped")])
 def test_a_broken_checkpoint_is_passed_over_for_the_one_before(place: Place, name: str, how: str) -> None:
     outcome = place.inject(Damage(f"{NEWEST}/{name}", how))
-    assert f"{NEWEST} is broken and passed over: {name}" in outcome.said_then
+    assert f"{NEWEST} is damaged and is skipped: {name}" in outcome.said_then
     assert outcome.from_step == 6
     assert outcome.equal, outcome
 

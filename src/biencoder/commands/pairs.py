@@ -4,12 +4,11 @@ import shlex
 
 from biencoder.commands import check
 from biencoder.config import CheckConfig, PairsConfig
-from biencoder.errors import UserError
-from biencoder.pairs.by_questions import GENERATED, pairs_by_questions
+from biencoder.errors import UserError, require_package
 from biencoder.pairs.by_structure import pairs_by_structure
 from biencoder.pairs.documents import read_documents
 from biencoder.pairs.methods import METHODS
-from biencoder.pairs.written import Written
+from biencoder.pairs.written import GENERATED, Written
 from biencoder.terminal import say, shorten, table
 
 SOME_MODEL = "BAAI/bge-small-en-v1.5"
@@ -25,7 +24,10 @@ def run(config: PairsConfig) -> None:
     total = sum(1 for _ in read_documents(config.documents))
     if not total:
         raise UserError(f"--documents {config.documents}: the file holds no document")
-    make = pairs_by_structure if config.generator is None else pairs_by_questions
+    make = pairs_by_structure
+    if config.generator is not None:
+        require_package("httpx2", "--generator", "pairs")
+        from biencoder.pairs.by_questions import pairs_by_questions as make  # with the HTTP client of that extra
     _report(config, make(config, total), total)
 
 

@@ -20,11 +20,9 @@ from biencoder.pairs.asking.round_trip import round_trip
 from biencoder.pairs.candidates import Candidates
 from biencoder.pairs.documents import Document, read_documents
 from biencoder.pairs.methods import PASSAGE_LEAST, Pair
-from biencoder.pairs.written import Written, write_pairs
+from biencoder.pairs.written import GENERATED, Written, write_pairs
 from biencoder.retrieval.text_encoder import TextEncoder
 from biencoder.terminal import ProgressLine, say
-
-GENERATED = "question"  # the method of a pair whose query a language model wrote
 
 
 def pairs_by_questions(config: PairsConfig, total: int) -> Written:

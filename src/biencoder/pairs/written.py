@@ -13,6 +13,7 @@ from biencoder.files import atomic_write
 from biencoder.pairs.candidates import Candidates, Selection
 from biencoder.pairs.methods import Pair
 
+GENERATED = "question"  # the method of a pair whose query a language model wrote
 SHOWN_EXAMPLES = 3
 SHOWN_COMMON = 5
 

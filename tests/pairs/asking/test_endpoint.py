@@ -7,7 +7,7 @@ from language_model import BREAK, CUT, STALL, TRICKLE, LanguageModel, Reply, say
 
 from biencoder.errors import UserError
 from biencoder.pairs.asking import endpoint
-from biencoder.pairs.asking.endpoint import ATTEMPTS, Endpoint, Nonsense, Stopped
+from biencoder.pairs.asking.endpoint import ATTEMPTS, CallCancelledError, Endpoint, UnusableAnswerError
 
 KEY = "sk-very-secret-0123456789"
 
@@ -126,7 +126,7 @@ def test_what_no_further_call_will_mend_ends_at_once(reply: Reply, message: str)
     ],
 )
 def test_nonsense_has_a_name(reply: Reply, kind: str, paid: bool) -> None:
-    with LanguageModel(lambda *_: reply) as server, pytest.raises(Nonsense) as caught:
+    with LanguageModel(lambda *_: reply) as server, pytest.raises(UnusableAnswerError) as caught:
         Endpoint(server.url, "m", 5).ask("x")
     assert (str(caught.value), caught.value.paid) == (kind, paid)
     assert server.calls["x"] == 1
@@ -136,7 +136,10 @@ def test_nonsense_has_a_name(reply: Reply, kind: str, paid: bool) -> None:
 def test_a_key_that_the_server_repeats_is_struck_out(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     body = json.dumps({"error": f"wrong key {KEY}"}).encode()
-    with LanguageModel(lambda *_: Reply(body, status)) as server, pytest.raises((UserError, Nonsense)) as caught:
+    with (
+        LanguageModel(lambda *_: Reply(body, status)) as server,
+        pytest.raises((UserError, UnusableAnswerError)) as caught,
+    ):
         Endpoint(server.url, "m", 5).ask("x")
     shown = str(caught.value) + getattr(caught.value, "detail", "")
     assert "wrong key ***" in shown
@@ -147,13 +150,13 @@ def test_a_key_that_the_server_repeats_is_struck_out(status: int, monkeypatch: p
 
 def test_a_key_that_no_header_can_hold_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-\nsecret")
-    with pytest.raises(UserError, match=r"^OPENAI_API_KEY: the API key holds characters that no key has$"):
+    with pytest.raises(UserError, match=r"^OPENAI_API_KEY: the API key holds characters that a key cannot have$"):
         Endpoint("http://localhost:1/v1", "m", 5)
 
 
 @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://x/v1", "http://", "http://x:99999999/", "http://a b/v1"])
 def test_no_address(url: str) -> None:
-    with pytest.raises(UserError, match=r"is no address such as http://localhost:8000/v1"):
+    with pytest.raises(UserError, match=r"is not an address such as http://localhost:8000/v1"):
         Endpoint(url, "m", 5)
 
 
@@ -168,6 +171,6 @@ def test_a_stopped_run_makes_no_further_attempt() -> None:
     with LanguageModel(lambda *_: Reply(status=500)) as server:
         asked = Endpoint(server.url, "m", 5)
         asked.stop.set()
-        with pytest.raises(Stopped):
+        with pytest.raises(CallCancelledError):
             asked.ask("x")
         assert not server.calls

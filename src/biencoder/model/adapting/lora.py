@@ -3,7 +3,6 @@
 An adapter that is loaded is merged into the weights of its base, so that what is loaded is a model like any other.
 """
 
-import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from biencoder.errors import UserError
+from biencoder.errors import UserError, require_package
 from biencoder.model.adapting.freezing import find_blocks
 from biencoder.model.dropout import use_fast_dropout
 
@@ -48,7 +47,7 @@ def add_lora(
     Raises:
         UserError: peft is not installed, or there is no linear layer to put it beside.
     """
-    require_peft("--lora-rank")
+    require_package("peft", "--lora-rank", "lora")
     from peft import LoraConfig
 
     config = LoraConfig(
@@ -83,7 +82,7 @@ def merge_adapter(backbone: PreTrainedModel, folder: Path, settings: dict[str, A
         UserError: peft is not installed.
         ValueError: the adapter has no weights in safetensors, or they are of another base.
     """
-    require_peft(f"{folder}, an adapter,")
+    require_package("peft", f"{folder}, an adapter,", "lora")
     from peft import LoraConfig, set_peft_model_state_dict
 
     if not (folder / ADAPTER_WEIGHTS).is_file():
@@ -115,12 +114,6 @@ def _handled_settings(saved: dict[str, Any], usual: dict[str, Any]) -> dict[str,
         if name not in HANDLED and name not in FREE and value and value != usual.get(name):
             raise ValueError(f"its adapter sets {name}, which is not handled")
     return handled
-
-
-def require_peft(what: str) -> None:
-    """Raise `UserError` where peft is not installed."""
-    if importlib.util.find_spec("peft") is None:
-        raise UserError(f"{what} needs the package peft, which is missing here; type: pip install biencoder[lora]")
 
 
 def _linear_layers(backbone: nn.Module, first_layer: int) -> str:

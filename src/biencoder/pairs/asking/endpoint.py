@@ -1,17 +1,15 @@
-"""An OpenAI-compatible endpoint over the standard library's HTTP: one question put until it is answered or hopeless."""
+"""An OpenAI-compatible endpoint: one question is sent until it is answered or there is no hope."""
 
 import email.utils
-import http.client
 import os
 import random
 import ssl
 import threading
 import time
-import urllib.error
-import urllib.request
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx2
 import orjson
 
 from biencoder.errors import UserError
@@ -24,16 +22,23 @@ LARGEST_ANSWER = 16 << 20  # bytes
 TEMPERATURE = 0.7  # as in Promptagator (Dai et al. 2023)
 
 _PATH = "/chat/completions"
+_HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "biencoder"}
 _TRY_AGAIN = (408, 425, 429)
 _THIS_PASSAGE = (400, 413, 422)  # too long, or refused for what it says
+_READ_FROM = f"; the API key is read from {' or '.join(KEY_VARIABLES)}"
+_HINTS = {
+    401: _READ_FROM,
+    403: _READ_FROM,
+    404: "; the address usually ends in /v1, and --generator-model must be a model that it serves",
+}
 _QUOTED = 200  # characters of the endpoint's own words in a message
 
 
-class Nonsense(Exception):  # noqa: N818 (an answer, not a fault of the program)
-    """An answer without a usable text; the message is the kind, ``detail`` what was found.
+class UnusableAnswerError(Exception):
+    """An answer without a usable text; the message is the kind.
 
     Attributes:
-        detail: for people.
+        detail: what was found, for people.
         paid: whether the endpoint did its work, so that asking again would cost again.
     """
 
@@ -43,12 +48,12 @@ class Nonsense(Exception):  # noqa: N818 (an answer, not a fault of the program)
         self.paid = paid
 
 
-class Stopped(Exception):  # noqa: N818 (somebody else's fault)
+class CallCancelledError(Exception):
     """The run ends; this call was not made, or not again."""
 
 
 class Endpoint:
-    """Where questions are written.
+    """Where questions are written. It may be used from several threads.
 
     Args:
         url: the address before ``/chat/completions``, such as ``http://localhost:8000/v1``.
@@ -65,37 +70,40 @@ class Endpoint:
         self._model = model
         self._timeout = timeout
         self._key = _key()
-        self._opener = urllib.request.build_opener(_NoRedirects)
+        headers = _HEADERS | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
+        # Redirects are errors: a client that followed one would send the API key to another host.
+        self._client = httpx2.Client(
+            headers=headers,
+            timeout=timeout,
+            follow_redirects=False,
+            limits=httpx2.Limits(max_connections=None),
+        )
 
     def ask(self, content: str) -> str:
-        """The answer to one message. Safe to call from several threads.
+        """The answer to one message.
 
         Overload (429), faults of the server (5xx), broken connections and timeouts are met by waiting and asking again,
-        twice as long each time and as long as ``Retry-After`` says.
+        twice as long each time, and as long as ``Retry-After`` says.
 
         Raises:
-            Nonsense: an answer came, but no text in it.
-            Stopped: the event ``stop`` was set meanwhile.
+            UnusableAnswerError: an answer came, but no text in it.
+            CallCancelledError: the event ``stop`` was set meanwhile.
             UserError: the endpoint refuses all calls, or did not answer in `ATTEMPTS` attempts.
         """
-        body = orjson.dumps(
-            {
-                "model": self._model,
-                "messages": [{"role": "user", "content": content}],
-                "temperature": TEMPERATURE,
-                "stream": False,
-            }
-        )
+        question = {"role": "user", "content": content}
+        body = {"model": self._model, "messages": [question], "temperature": TEMPERATURE, "stream": False}
+        said = ""
         for attempt in range(ATTEMPTS):
             if self.stop.is_set():
-                raise Stopped
+                raise CallCancelledError
+            wait = None
             try:
-                return self._text(self._post(body))
-            except urllib.error.HTTPError as error:
-                with error:
-                    said, wait = self._refusal(error), _retry_after(error.headers.get("Retry-After"))
-            except (OSError, http.client.HTTPException) as error:
-                said, wait = self._broken(error), None
+                response, answer = self._post(body)
+                if response.is_success:
+                    return self._text(answer)
+                said, wait = self._refusal(response, answer), _retry_after(response.headers.get("Retry-After"))
+            except httpx2.TransportError as error:
+                said = self._broken(error)
             if wait is not None and wait > LONGEST_WAIT:
                 raise UserError(f"--generator {self.url}: {said}; it wants {wait:.0f} s of rest, start again then")
             if attempt + 1 < ATTEMPTS:
@@ -104,68 +112,61 @@ class Endpoint:
                 self.stop.wait(max(backoff, wait or 0.0))
         raise UserError(f"--generator {self.url}: no answer in {ATTEMPTS} attempts; the last: {said}")
 
-    def _post(self, body: bytes) -> bytes:
-        headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "biencoder"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        request = urllib.request.Request(self.url + _PATH, body, headers, method="POST")
+    def _post(self, body: dict[str, Any]) -> tuple[httpx2.Response, bytes]:
+        """The response and its body, within the deadline."""
         deadline = time.monotonic() + self._timeout
-        with self._opener.open(request, timeout=self._timeout) as response:
-            parts, size = [], 0
-            while part := response.read1(1 << 16):
-                parts.append(part)
-                size += len(part)
+        with self._client.stream("POST", self.url + _PATH, json=body) as response:
+            answer = bytearray()
+            for part in response.iter_bytes():
+                answer += part
                 if time.monotonic() > deadline:
-                    raise TimeoutError("timed out")
-                if size > LARGEST_ANSWER:
-                    raise Nonsense("too long", f"more than {LARGEST_ANSWER:,} bytes")
-            if size < int(response.headers.get("Content-Length") or 0):
-                raise ConnectionError("the answer was cut off")
-        return b"".join(parts)
+                    raise httpx2.ReadTimeout("the answer took too long")
+                if len(answer) > LARGEST_ANSWER:
+                    raise UnusableAnswerError("too long", f"more than {LARGEST_ANSWER:,} bytes")
+        return response, bytes(answer)
 
     def _text(self, body: bytes) -> str:
         try:
             answer = orjson.loads(body)
         except orjson.JSONDecodeError:
-            raise Nonsense("not JSON", self._quote(body)) from None
+            raise UnusableAnswerError("not JSON", self._quote(body)) from None
         try:
             text: Any = answer["choices"][0]["message"]["content"]
         except (KeyError, IndexError, TypeError):
-            raise Nonsense("no choices", self._quote(body)) from None
+            raise UnusableAnswerError("no choices", self._quote(body)) from None
         if not isinstance(text, str) or not text.strip():
-            raise Nonsense("empty", self._quote(body))
+            raise UnusableAnswerError("empty", self._quote(body))
         return self._without_key(text)
 
-    def _refusal(self, error: urllib.error.HTTPError) -> str:
-        """What to say of an error that may pass.
+    def _refusal(self, response: httpx2.Response, body: bytes) -> str:
+        """What to say about an error that may pass.
 
         Raises:
-            Nonsense: the endpoint does not take this one message.
+            UnusableAnswerError: the endpoint does not take this one message.
             UserError: it takes none.
         """
-        try:
-            words = self._quote(error.read(4096))
-        except (OSError, http.client.HTTPException):
-            words = ""
-        said = f"{error.code} {self._without_key(str(error.reason or ''))}".strip() + (f": {words}" if words else "")
-        if error.code in _TRY_AGAIN or error.code >= 500:
+        code, words = response.status_code, self._quote(body)
+        said = f"{code} {self._without_key(response.reason_phrase)}".strip() + (f": {words}" if words else "")
+        if code in _TRY_AGAIN or code >= 500:
             return said
-        if error.code in _THIS_PASSAGE:
-            raise Nonsense(f"refused with {error.code}", said, paid=False) from None
-        hint = {
-            401: f"; the API key is read from {' or '.join(KEY_VARIABLES)}",
-            403: f"; the API key is read from {' or '.join(KEY_VARIABLES)}",
-            404: "; the address usually ends in /v1, and --generator-model must be a model that it serves",
-        }.get(error.code, "")
-        raise UserError(f"--generator {self.url}: {said}{hint}") from None
+        if code in _THIS_PASSAGE:
+            raise UnusableAnswerError(f"refused with {code}", said, paid=False)
+        raise UserError(f"--generator {self.url}: {said}{_HINTS.get(code, '')}")
 
-    def _broken(self, error: OSError | http.client.HTTPException) -> str:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        if isinstance(reason, ssl.SSLCertVerificationError):
-            raise UserError(f"--generator {self.url}: {reason.verify_message or reason}") from None
-        if isinstance(reason, TimeoutError):
+    def _broken(self, error: httpx2.TransportError) -> str:
+        """What to say about a connection that failed.
+
+        Raises:
+            UserError: the certificate of the endpoint is not valid, which no further attempt mends.
+        """
+        if isinstance(error, httpx2.TimeoutException):
             return f"no answer in {self._timeout:g} s (--request-timeout)"
-        return self._without_key(str(reason)) or type(reason).__name__
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                raise UserError(f"--generator {self.url}: {cause.verify_message or cause}") from None
+            cause = cause.__cause__ or cause.__context__
+        return self._without_key(str(error)) or type(error).__name__
 
     def _quote(self, body: bytes) -> str:
         words = " ".join(self._without_key(body.decode(errors="replace")).split())
@@ -176,13 +177,6 @@ class Endpoint:
         return text.replace(self._key, "***") if self._key else text
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect is an error: followed, it would take the API key to another host."""
-
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
-
-
 def _checked(url: str) -> str:
     address = url.rstrip("/").removesuffix(_PATH)
     try:
@@ -191,13 +185,10 @@ def _checked(url: str) -> str:
     except ValueError:
         usable = False
     if not usable or not address.isascii() or any(character <= " " for character in address):
-        raise UserError(f"--generator {url}: is no address such as http://localhost:8000/v1")
+        raise UserError(f"--generator {url}: is not an address such as http://localhost:8000/v1")
     if "@" in parts.netloc or parts.query or parts.fragment:
         # Not repeated in the message: it may hold a secret.
-        raise UserError(
-            "--generator: the address must hold no user, password or query; "
-            f"an API key is read from {' or '.join(KEY_VARIABLES)}"
-        )
+        raise UserError(f"--generator: the address must not hold a user, a password or a query{_READ_FROM}")
     return address
 
 
@@ -205,7 +196,7 @@ def _key() -> str:
     for name in KEY_VARIABLES:
         if key := os.environ.get(name, "").strip():
             if not key.isascii() or not key.isprintable():
-                raise UserError(f"{name}: the API key holds characters that no key has")  # without showing them
+                raise UserError(f"{name}: the API key holds characters that a key cannot have")  # without showing them
             return key
     return ""
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from biencoder.data.random_bits import splitmix64
 from biencoder.data.text import fold, text_hash
 from biencoder.errors import UserError
-from biencoder.pairs.asking.endpoint import Endpoint, Nonsense, Stopped
+from biencoder.pairs.asking.endpoint import CallCancelledError, Endpoint, UnusableAnswerError
 from biencoder.pairs.asking.journal import Answer, Journal, digest
 from biencoder.pairs.asking.questions import fill, parse
 from biencoder.pairs.documents import Document
@@ -166,7 +166,7 @@ class Interview:
     def _keep(self, future: "concurrent.futures.Future[str]", key: str, passage: str) -> None:
         try:
             answer, detail = Answer(future.result()), ""
-        except Nonsense as nonsense:
+        except UnusableAnswerError as nonsense:
             if not nonsense.paid:
                 self._fault(str(nonsense), nonsense.detail)
                 return
@@ -189,10 +189,10 @@ class Interview:
         for future, (key, _) in self._pending.items():
             try:
                 self._journal.add(key, Answer(future.result()))
-            except Nonsense as nonsense:
+            except UnusableAnswerError as nonsense:
                 if nonsense.paid:
                     self._journal.add(key, Answer("", str(nonsense)))
-            except (Stopped, UserError):
+            except (CallCancelledError, UserError):
                 continue
 
 
