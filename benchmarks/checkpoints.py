@@ -12,11 +12,11 @@ from pathlib import Path
 from benchmarks.workload import print_table, sample
 from biencoder.config import TrainConfig
 from biencoder.demo.mini_lm import find_model
-from biencoder.training import loop
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.run import train
 from biencoder.training.setup import Setup
 from biencoder.training.state.checkpoint import newest_checkpoint
+from biencoder.training.steps import loop
 
 COLUMNS = ["what", "seconds"]
 

@@ -136,7 +136,7 @@ def moments(table: Table, place: Place, draw: random.Random) -> None:
     """Steps, evaluations and signals of one way of training."""
     scenario = place.scenario
     if place.ranks == 1:
-        steps = (AtCall("biencoder.training.step", "sum_gradients", n) for n in range(8))
+        steps = (AtCall("biencoder.training.steps.train_step", "sum_gradients", n) for n in range(8))
         table.add(f"SIGKILL between gradient and weights of each step: {scenario}", each(place, steps), killed)
         passes = (AtCall("biencoder.model.encoder", "chunks", n) for n in range(6))
         table.add(f"SIGKILL in evaluation or mining: {scenario}", each(place, passes), killed)

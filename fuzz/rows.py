@@ -6,8 +6,8 @@ import io
 import atheris
 
 with atheris.instrument_imports(include=["biencoder"]):
-    from biencoder.data.blank import is_blank
     from biencoder.data.files.records import BadRows, Example, iter_examples
+    from biencoder.data.text import is_blank
     from biencoder.errors import UserError
 
 import pyarrow as pa

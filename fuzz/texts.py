@@ -11,8 +11,8 @@ with atheris.instrument_imports(include=["biencoder"]):
     from biencoder.errors import UserError
     from biencoder.pairs.documents import read_documents
     from biencoder.pairs.sentences import plain, sections, sentences
-    from biencoder.retrieval.evaluate import write_trec_run
     from biencoder.retrieval.texts import read_texts
+    from biencoder.retrieval.trec import write_trec_run
     from biencoder.terminal import escape
 
 from fuzz.driver import Place, fuzz, require

@@ -202,7 +202,7 @@ def test_arguments_that_cannot_be(bert: str) -> None:
         BiEncoderModel(bert, sentence_pooling_method="max")
     model = BiEncoderModel(bert).train()
     query, passage = tokenized(bert)
-    with pytest.raises(ValueError, match="5 passages are no whole number of groups for 3 queries"):
+    with pytest.raises(ValueError, match="5 passages do not make equal groups for 3 queries"):
         model(query, {name: tensor[:5] for name, tensor in passage.items()})
     query["attention_mask"][1] = 0
     with pytest.raises(ValueError, match="row 1 of attention_mask has no real token"):

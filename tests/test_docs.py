@@ -44,6 +44,30 @@ def options_table(config: type[Config]) -> str:
     return "\n".join(lines)
 
 
+LINE_LINK = re.compile(r"\[`(\w+)`\]\(([^)#]+)#L(\d+)\)")
+
+
+def defined_at(path: Path, name: str) -> int:
+    """The line that defines a function or class of a file, or else a method, from 1."""
+    lines = list(enumerate(path.read_text(encoding="utf-8").splitlines(), 1))
+    for indent in ("", " +"):
+        found = [number for number, line in lines if re.match(rf"{indent}(def|class) {name}\b", line)]
+        if found:
+            (only,) = found
+            return only
+    raise LookupError(f"{path} defines no {name}")
+
+
+def with_lines(page: Path, text: str) -> str:
+    """The page with links to lines that lead to the definitions they name."""
+
+    def point(match: re.Match[str]) -> str:
+        name, path, _ = match.groups()
+        return f"[`{name}`]({path}#L{defined_at(page.parent / path, name)})"
+
+    return LINE_LINK.sub(point, text)
+
+
 def with_tables(text: str) -> str:
     def fill(match: re.Match[str]) -> str:
         name = match[1]
@@ -56,6 +80,19 @@ def with_tables(text: str) -> str:
 def test_the_tables_of_options_are_those_of_the_code(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert text == with_tables(text), "run: python tests/test_docs.py"
+
+
+def test_links_to_lines_lead_to_what_they_name() -> None:
+    page = ROOT / "docs" / "architecture.md"
+    text = page.read_text(encoding="utf-8")
+    assert len(LINE_LINK.findall(text)) > 15
+    assert text == with_lines(page, text), "run: python tests/test_docs.py"
+
+
+def test_the_training_step_is_two_clicks_from_the_readme() -> None:
+    assert "(docs/architecture.md)" in PAGES[0].read_text(encoding="utf-8")
+    linked = {name for name, _, _ in LINE_LINK.findall((ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"))}
+    assert "train_step" in linked
 
 
 def test_every_command_has_its_table() -> None:
@@ -109,4 +146,5 @@ def test_the_changelog_knows_the_version() -> None:
 
 if __name__ == "__main__":
     for document in PAGES:
-        document.write_text(with_tables(document.read_text(encoding="utf-8")), encoding="utf-8")
+        text = with_lines(document, with_tables(document.read_text(encoding="utf-8")))
+        document.write_text(text, encoding="utf-8")

@@ -20,8 +20,8 @@ from biencoder.objective.objective import Losses
 from biencoder.training.preparation import prepare_encoder, set_up
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
-from biencoder.training.state.snapshot import restore, save
-from biencoder.training.step import train_step
+from biencoder.training.steps.snapshot import restore, save
+from biencoder.training.steps.train_step import train_step
 
 STEPS = 30
 

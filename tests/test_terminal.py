@@ -1,16 +1,35 @@
 import io
 import logging
+import re
+import sys
 from types import SimpleNamespace
 
 import pytest
+from rich.cells import cell_len
 
 from biencoder import terminal
-from biencoder.terminal import LogHandler, Progress, duration, escape, say, table
+from biencoder.terminal import LogHandler, ProgressLine, duration, escape, say, table
+
+BAR = re.compile("[━╸╺]+")
 
 
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+    def lines(self) -> list[str]:
+        """What a person sees: the lines of the screen, without colours. Fails for a code that is not known here."""
+        screen, row = [""], 0
+        for part in re.findall("\x1b\\[[?0-9;]*[A-Za-z]|[\r\n]|[^\x1b\r\n]+|\x1b", self.getvalue()):
+            if part == "\n":
+                row += 1
+                screen += [""] * (row == len(screen))
+            elif part == "\x1b[2K":
+                screen[row] = ""
+            elif not (part == "\r" or part.endswith("m") or part in ("\x1b[?25l", "\x1b[?25h")):
+                assert not part.startswith("\x1b"), repr(part)
+                screen[row] += part
+        return screen
 
 
 class Clock:
@@ -29,6 +48,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Terminal:
         terminal, "sys", SimpleNamespace(stdout=stream, stderr=stream)
     )  # pytest swaps sys.stderr itself
     monkeypatch.delenv("TERM", raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
     return stream
 
 
@@ -78,7 +98,7 @@ def test_other_ranks_are_quiet(capsys: pytest.CaptureFixture[str], monkeypatch: 
     monkeypatch.setenv("RANK", "1")
     say("x")
     table([["1"]], ["a"])
-    Progress(1).update(1)
+    ProgressLine(1).update(1)
     handler = LogHandler()
     handler.emit(logging.makeLogRecord({"msg": "usual", "levelno": logging.INFO, "levelname": "INFO"}))
     assert capsys.readouterr() == ("", "")
@@ -108,7 +128,7 @@ def test_durations(seconds: float, text: str) -> None:
 
 def test_progress_in_a_log_file_is_a_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    progress = Progress(10_000, "train", clock=clock)
+    progress = ProgressLine(10_000, "train", clock=clock)
     for step in range(1, 10_001):
         clock.now += 0.1
         progress.update(step, loss=0.123456, speed="12.5 pairs/s")
@@ -120,7 +140,7 @@ def test_progress_in_a_log_file_is_a_few_lines(capsys: pytest.CaptureFixture[str
 
 def test_progress_in_a_log_file_waits_ten_seconds_and_breaks_long_silence(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    progress = Progress(100, clock=clock)
+    progress = ProgressLine(100, clock=clock)
     clock.now = 9.0
     progress.update(50)
     assert capsys.readouterr().err == ""
@@ -133,7 +153,7 @@ def test_progress_in_a_log_file_waits_ten_seconds_and_breaks_long_silence(capsys
 
 def test_progress_of_a_resumed_run_counts_its_own_speed(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
-    progress = Progress(100, done=50, clock=clock)
+    progress = ProgressLine(100, done=50, clock=clock)
     clock.now = 20.0
     progress.update(60)
     assert capsys.readouterr().err == "60/100  60%  1 min 20 s left\n"
@@ -141,36 +161,126 @@ def test_progress_of_a_resumed_run_counts_its_own_speed(capsys: pytest.CaptureFi
 
 def test_progress_on_a_terminal_is_one_line(screen: Terminal) -> None:
     clock = Clock()
-    with Progress(4, "encode", clock=clock) as progress:
+    with ProgressLine(4, "encode", clock=clock) as progress:
         for done in (1, 2, 3):
             clock.now += 1
+            progress.update(done, loss=0.5)
+            (line,) = screen.lines()
+            assert BAR.sub("BAR", line) == f"encode {done}/4  {done * 25}%  BAR  loss 0.5  {4 - done} s left"
+    assert screen.lines()[1:] == [""]
+
+
+def test_the_line_is_drawn_ten_times_a_second_at_most(screen: Terminal) -> None:
+    clock = Clock()
+    with ProgressLine(1000, clock=clock) as progress:
+        for done in range(500):
+            clock.now += 0.01
             progress.update(done)
-    text = screen.getvalue()
-    assert text.count("\n") == 1
-    assert text.count("\r\x1b[2K") == 3
-    assert text.endswith("encode 3/4  75%  1 s left\n")
+        assert 45 <= screen.getvalue().count("left") <= 50
+
+
+def test_the_bar_grows_with_the_share_done(screen: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")  # then only what is done is drawn
+    clock = Clock()
+    lengths = []
+    with ProgressLine(4, clock=clock) as progress:
+        for done in (0, 1, 2, 3, 4):
+            clock.now += 1
+            progress.update(done)
+            lengths.append(screen.lines()[0].count("━"))
+    assert lengths == [0, 7, 15, 22, 30]
+
+
+@pytest.mark.parametrize("columns", [20, 50, 60, 80])
+def test_the_line_fits_a_narrow_window_and_wide_characters(
+    columns: int, screen: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    clock = Clock()
+    with ProgressLine(10, "漢字漢字", clock=clock) as progress:
+        clock.now = 1.0
+        progress.update(5, text="名前", loss=0.5)
+        (line,) = screen.lines()
+    assert line.startswith("漢字漢字 5/10")
+    assert cell_len(line) <= columns
+    assert line.endswith("…" if columns == 20 else "text 名前  loss 0.5  1 s left")
+    assert bool(BAR.search(line)) == (columns > 50)  # the bar goes before the text does
 
 
 def test_the_line_ends_by_itself_at_the_total(screen: Terminal) -> None:
-    progress = Progress(2)
+    progress = ProgressLine(2)
     progress.update(2)
-    assert screen.getvalue().endswith("took 0 s\n")
     progress.close()
-    assert screen.getvalue().count("\n") == 1
-    say("the next thing")
-    assert screen.getvalue().endswith("took 0 s\nthe next thing\n")  # no line is drawn anew below it
+    say("next")
+    line, *below = screen.lines()
+    assert line.endswith("took 0 s")
+    assert below == ["next", ""]
+
+
+def test_the_line_leaves_the_cursor_visible(screen: Terminal) -> None:
+    clock = Clock()
+    with ProgressLine(2, clock=clock) as progress:
+        clock.now += 1
+        progress.update(1)
+        written = screen.getvalue()  # all that a killed run has written
+    assert written.rfind("\x1b[?25h") > written.rfind("\x1b[?25l")
 
 
 def test_what_is_said_meanwhile_stands_above_the_line(screen: Terminal) -> None:
     clock = Clock()
-    with Progress(10, clock=clock) as progress:
+    path = "[b]/" + "long folder/" * 20
+    with ProgressLine(10, clock=clock) as progress:
         clock.now = 1.0
         progress.update(5)
-        say("saved a checkpoint")
-    shown = screen.getvalue().split("\r\x1b[2K")
-    assert shown == ["", "5/10  50%  1 s left", "saved a checkpoint\n", "5/10  50%  1 s left\n"]
+        say("saved a checkpoint \x1b[2J")
+        table([["1"]], ["[b]"])
+        LogHandler().emit(logging.makeLogRecord({"msg": path, "levelno": logging.INFO, "levelname": "INFO"}))
+        print("of another library", file=sys.stderr)
+        *above, line = screen.lines()
+    assert above[0] == r"saved a checkpoint \x1b[2J"
+    assert above[1] == "[b]"
+    assert above[3:] == ["  1", f"info: {path}", "of another library"]
+    assert BAR.sub("BAR", line) == "5/10  50%  BAR  1 s left"
+
+
+def test_results_go_to_a_file_while_the_line_stands(screen: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.StringIO()
+    monkeypatch.setattr(terminal, "sys", SimpleNamespace(stdout=file, stderr=screen))
+    clock = Clock()
+    with ProgressLine(2, clock=clock) as progress:
+        clock.now += 1
+        progress.update(1)
+        say("result")
+        assert len(screen.lines()) == 1
+    assert file.getvalue() == "result\n"
+
+
+def test_a_task_within_a_task_has_the_line_to_itself(screen: Terminal) -> None:
+    clock = Clock()
+    with ProgressLine(10, "train", clock=clock) as outer:
+        clock.now += 1
+        outer.update(5)
+        with ProgressLine(2, "evaluate", clock=clock) as inner:
+            clock.now += 1
+            inner.update(1)
+            assert [line.split()[0] for line in screen.lines()] == ["evaluate"]
+            inner.update(2)
+        clock.now += 1
+        outer.update(6)
+    assert [line.split(" ")[0] for line in screen.lines()] == ["evaluate", "train", ""]
+
+
+def test_a_signals_message_is_not_drawn_over(screen: Terminal) -> None:
+    clock = Clock()
+    with ProgressLine(10, "train", clock=clock) as progress:
+        clock.now += 1
+        progress.update(5)
+        screen.write("\nbiencoder: SIGTERM\n")  # past rich, as the signal handler writes
+        clock.now += 1
+        progress.update(6)
+    assert [line.split(" ")[0] for line in screen.lines()] == ["train", "biencoder:", "train", ""]
 
 
 def test_nothing_to_do_is_done(capsys: pytest.CaptureFixture[str]) -> None:
-    Progress(0).update(0)
+    ProgressLine(0).update(0)
     assert capsys.readouterr().err == "0/0  100%  took 0 s\n"

@@ -25,7 +25,7 @@ from biencoder.distributed import sum_gradients
 from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.training import gradcache
 from biencoder.training.batch import Batcher, Prompts
-from biencoder.training.sources.guide import Guide
+from biencoder.training.guide import Guide
 
 TEMPERATURE = 0.3
 WEIGHT = 0.7  # of the distillation, in the trainer

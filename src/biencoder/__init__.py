@@ -13,9 +13,9 @@ from biencoder.errors import UserError
 
 if TYPE_CHECKING:
     from biencoder.bi_encoder import BiEncoderModel
-    from biencoder.commands.mine import mine_hard_negatives
     from biencoder.model.encoder import Encoder
     from biencoder.retrieval.evaluate import evaluate
+    from biencoder.retrieval.mining.mine_files import mine_hard_negatives
     from biencoder.training.run import train
 
 __version__ = "0.1.0"
@@ -35,7 +35,7 @@ _LAZY = {
     "BiEncoderModel": "biencoder.bi_encoder",
     "Encoder": "biencoder.model.encoder",
     "evaluate": "biencoder.retrieval.evaluate",
-    "mine_hard_negatives": "biencoder.commands.mine",
+    "mine_hard_negatives": "biencoder.retrieval.mining.mine_files",
     "train": "biencoder.training.run",
 }
 

@@ -1,4 +1,4 @@
-"""``BiEncoderModel``: the training model from which BAAI's BGE embeddings came, its contract kept to the letter.
+"""``BiEncoderModel``: the training model from which BAAI's BGE embeddings came, with its contract kept to the letter.
 
 Shapes: B queries, G passages in a group, L tokens, D dimensions. Under ``negatives_cross_device`` B counts all ranks'.
 """
@@ -65,15 +65,15 @@ class BiEncoderModel(nn.Module):
         sentence_pooling_method: ``cls`` (the first real token), ``mean`` (over real tokens) or ``last``.
         negatives_cross_device: share queries and passages over all ranks of the process group.
         temperature: similarities are divided by it in training. Ignored (1.0) without normalisation.
-        use_inbatch_neg: the passages of other queries are negatives too; else those of the query's own group only.
+        use_inbatch_neg: passages of other queries are negatives too; otherwise only the query's own group counts.
 
     Attributes:
         encoder: backbone and head. In ``state_dict`` the backbone's names begin with ``model.``, as the original's do.
         temperature: the one in use.
 
     Raises:
-        ValueError: no model name, an unknown pooling, a temperature that is not positive, or one above 0.5 with
-            normalised vectors.
+        ValueError: there is no model name, the pooling is unknown, the temperature is not positive, or it is above
+            0.5 with normalised vectors.
     """
 
     def __init__(
@@ -124,8 +124,8 @@ class BiEncoderModel(nn.Module):
             teacher_score: ``[B, G]`` or ``[B·G]``; adds soft-label distillation to the contrastive loss.
 
         Raises:
-            ValueError: the number of passages is no multiple of the number of queries, or the teacher's scores are not
-                as many as the passages.
+            ValueError: the number of passages is not a multiple of the number of queries, or there are not as many
+                teacher scores as passages.
         """
         q_reps, p_reps = self.encode(query), self.encode(passage)
         if q_reps is None or p_reps is None:
@@ -134,7 +134,7 @@ class BiEncoderModel(nn.Module):
             with torch.autocast(q_reps.device.type, enabled=False):
                 return EncoderOutput(scores=Dense(q_reps).scores(Dense(p_reps)), q_reps=q_reps, p_reps=p_reps)
         if not len(q_reps) or len(p_reps) % len(q_reps):
-            raise ValueError(f"{len(p_reps)} passages are no whole number of groups for {len(q_reps)} queries")
+            raise ValueError(f"{len(p_reps)} passages do not make equal groups for {len(q_reps)} queries")
         group_size = len(p_reps) // len(q_reps)
         teacher = _grouped(teacher_score, len(q_reps), group_size)
         if self.negatives_cross_device and self.use_inbatch_neg:
@@ -213,8 +213,8 @@ def _checked_temperature(temperature: float, normalize: bool) -> float:
         return 1.0
     if temperature > HIGHEST_TEMPERATURE:
         raise ValueError(
-            f"temperature {temperature} with normalised vectors: cosines lie in [-1, 1], and divided by more than "
-            f"{HIGHEST_TEMPERATURE} they are nearly equal logits that teach nothing; use 0.01 to 0.1"
+            f"temperature {temperature} is above {HIGHEST_TEMPERATURE} with normalised vectors. Cosines lie in "
+            "[-1, 1], so the logits would be nearly equal and teach nothing; use 0.01 to 0.1"
         )
     return temperature
 
@@ -228,7 +228,7 @@ def _grouped(teacher_score: Tensor | None, queries: int, group_size: int) -> Ten
 
 
 def _pack_padded(features: Mapping[str, Tensor]) -> tuple[PackedBatch, Tensor]:
-    """Drop the padding and put the longest texts first; the tensor brings vectors back into the order of the rows."""
+    """Drop the padding and put the longest texts first; the tensor puts vectors back into the order of the rows."""
     mask_NL = features["attention_mask"].bool()
     lengths = mask_NL.sum(dim=1)
     order = lengths.argsort(descending=True, stable=True)

@@ -62,19 +62,19 @@ COMMANDS = {
     ),
     "train": Command(
         TrainConfig,
-        "biencoder.training.run",
+        "biencoder.commands.train",
         "fine-tune an embedding model",
         "biencoder train --model BAAI/bge-small-en-v1.5 --train-data pairs.jsonl --output-dir my-model",
     ),
     "evaluate": Command(
         EvaluateConfig,
-        "biencoder.retrieval.evaluate",
+        "biencoder.commands.evaluate",
         "measure nDCG@10, MRR@10, recall and MAP on a BEIR folder",
         "biencoder evaluate --model my-model --data beir/scifact --split test",
     ),
     "encode": Command(
         EncodeConfig,
-        "biencoder.retrieval.encode",
+        "biencoder.commands.encode",
         "encode texts as a matrix of float32 vectors",
         "biencoder encode --model my-model --input passages.txt --output passages.npy",
     ),
@@ -92,7 +92,7 @@ COMMANDS = {
     ),
     "score": Command(
         ScoreConfig,
-        "biencoder.retrieval.scoring.by_cross_encoder",
+        "biencoder.commands.score",
         "add a teacher model's scores to training data, for distillation",
         "biencoder score --reranker my-reranker --train-data mined.jsonl --output scored.jsonl",
     ),
@@ -104,7 +104,7 @@ COMMANDS = {
     ),
     "merge": Command(
         MergeConfig,
-        "biencoder.model.adapting.merging",
+        "biencoder.commands.merge",
         "average the weights of several models, to keep what the base model knew",
         "biencoder merge BAAI/bge-small-en-v1.5 my-model --weights 0.5 0.5 --output-dir my-merged-model",
     ),

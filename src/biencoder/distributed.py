@@ -1,12 +1,12 @@
-"""The only place that knows ranks: starting the process group, gathering embeddings, summing gradients.
+"""The only file that knows ranks: it starts the process group, gathers embeddings and sums gradients.
 
-One global batch has one loss, the mean over all its B queries, whatever number of ranks W shares the work. Two ways
-lead to its gradient, and both end in the gradient of that mean itself, never in W or 1/W of it:
+A global batch has one loss: the mean over all its B queries, however many ranks W share the work. There are two ways to
+its gradient. Both give the gradient of that mean, never W times or 1/W of it:
 
 - The trainer gives each rank the sum of *its* queries' losses over B, and *sums* parameter gradients over ranks.
 - Under ``DistributedDataParallel``, which *averages*, each rank computes the whole mean on gathered embeddings.
 
-In both, the gradient that reaches a gathered embedding is the sum of what every rank's loss says about it.
+In both, the gradient that reaches a gathered embedding is the sum over the losses of all ranks.
 
 Shapes: n rows on this rank, N rows on all ranks in rank order, D dimensions.
 """
@@ -58,9 +58,10 @@ def process_group(device: str) -> Iterator[None]:
 
 
 def first_to_fail() -> bool:
-    """Whether no other rank has said before that it failed, so that one error is printed and not one a rank.
+    """Whether this rank is the first that failed, so that one error is printed and not one for each rank.
 
-    The others fail too, in the collective where they wait for the one that is gone; theirs is no news.
+    The other ranks fail as well, in the collective where they wait for the rank that is gone. Their errors tell nothing
+    new.
     """
     if not is_distributed():
         return True
@@ -70,7 +71,7 @@ def first_to_fail() -> bool:
 
 
 def lost_a_rank(error: Exception) -> bool:
-    """Whether ``error`` is that of a collective in which another rank no longer takes part."""
+    """Whether ``error`` comes from a collective that another rank has left."""
     return is_distributed() and (isinstance(error, dist.DistError) or "gloo" in str(error))
 
 
@@ -128,7 +129,7 @@ def scatter_sum(gradient: Tensor, sizes: list[int]) -> Tensor:
 
 
 def sizes_of_ranks(size: int, device: torch.device) -> list[int]:
-    """Each rank's number, on all ranks."""
+    """The sizes of all ranks, in rank order."""
     if not is_distributed():
         return [size]
     mine = torch.tensor([size], device=device)
@@ -153,7 +154,7 @@ class _Gather(torch.autograd.Function):
 def gather_with_gradient(rows: Tensor) -> Tensor:
     """Every rank's rows, in rank order: ``[n, D]`` -> ``[N, D]``.
 
-    The gradient of a row is the sum of the gradients that all ranks' losses have for it.
+    The gradient of a row is the sum of its gradients from the losses of all ranks.
     """
     if not is_distributed():
         return rows
@@ -162,7 +163,7 @@ def gather_with_gradient(rows: Tensor) -> Tensor:
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its sum over ranks, in one collective; a rank without one (no queries) adds zero."""
+    """Replace each gradient by its sum over ranks, in one collective; a rank that had no queries adds zero."""
     if not is_distributed():
         return
     trained = [p for p in parameters if p.requires_grad]

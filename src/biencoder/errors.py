@@ -1,5 +1,6 @@
-"""The ways to stop with one line instead of a traceback, and what a library's error says in one."""
+"""Errors that end a command with one line instead of a traceback."""
 
+import importlib.util
 import signal
 
 
@@ -19,7 +20,7 @@ class Stopped(KeyboardInterrupt):
 
     Args:
         number: of the signal.
-        where: the step it came to and the checkpoint that was written for it; nothing when there was no need of one.
+        where: the step that the run came to and the checkpoint for that step; empty when there is none.
     """
 
     def __init__(self, number: int, where: str = "") -> None:
@@ -28,5 +29,19 @@ class Stopped(KeyboardInterrupt):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in short: PyTorch's and Arrow's may go on with a stack of C++."""
+    """The first line of an error's message: PyTorch and Arrow may add a C++ stack below it."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def require_package(package: str, what: str, extra: str) -> None:
+    """Raise `UserError` when a package of an optional extra is not installed.
+
+    Args:
+        package: its name, as it is imported.
+        what: needs it, at the beginning of the sentence.
+        extra: of biencoder, which brings it.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise UserError(
+            f"{what} needs the package {package}, which is missing here; type: pip install biencoder[{extra}]"
+        )

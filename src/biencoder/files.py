@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import re
@@ -58,31 +59,31 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def open_claimed(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file to read and write, made when missing, that no other process has open in this way.
+    """Open a file to read and write, and lock it against other processes; it is created when missing.
 
     Raises:
-        UserError: another one has.
+        UserError: another process has locked it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     with os.fdopen(descriptor, "r+b") as file:
         claim(descriptor, path, being_written(path))
-        # It may be renamed to its final name between the two lines above, by the process that had it.
+        # The process that had the lock may have renamed the file to its final name between the two lines above.
         if not path.exists() or not os.path.samestat(os.fstat(descriptor), path.stat()):
             raise UserError(being_written(path))
         yield file
 
 
 def being_written(path: Path) -> str:
-    """What is said to the second of two runs with one output."""
+    """The message for the second of two runs with one output."""
     return f"{path}: another run is writing to it; wait for its end, or name another --output"
 
 
 def claim(descriptor: int, path: Path, refusal: str) -> None:
-    """Lock an open file or folder against other processes; the system lifts that when this one closes it, or ends.
+    """Lock an open file or folder against other processes; the system unlocks it when this process closes it or ends.
 
     Raises:
-        UserError: another one has the lock; says ``refusal``.
+        UserError: another process has the lock; the message is ``refusal``.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -92,9 +93,30 @@ def claim(descriptor: int, path: Path, refusal: str) -> None:
         logger.info("%s cannot be locked (%s): start no second run there", path, error.strerror)
 
 
+def beside(path: Path, suffix: str) -> Path:
+    """The file of the same name with one more ending."""
+    return path.with_name(path.name + suffix)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write an object, whole or not at all."""
+    with atomic_write(path) as file:
+        json.dump(content, file, indent=2)
+        file.write("\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object that a file holds; None when there is no such file or it holds something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
 @contextlib.contextmanager
 def system_errors(path: Path) -> Iterator[None]:
-    """Raise what safetensors and tokenizers, which are no Python, say of a full disk as the `OSError` that it is."""
+    """Turn what safetensors and tokenizers, written in Rust, say about a full disk into the `OSError` that it is."""
     try:
         yield
     except Exception as error:

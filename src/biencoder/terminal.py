@@ -3,21 +3,30 @@
 Results go to standard output; progress and log lines go to standard error, so that ``> file`` holds only results.
 Everything is printed as it is: no markup is interpreted, and control characters that came with somebody's data are
 shown, not obeyed.
+
+rich draws the tables and, on a terminal, the progress line. It is imported when there is something to draw.
 """
 
+import contextlib
 import logging
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import IO
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.live import Live
 
 SECONDS_BETWEEN_LINES = 10.0  # of progress in a log file
 LINES_A_RUN = 20
 SECONDS_OF_SILENCE = 300.0
 SECONDS_BETWEEN_REWRITES = 0.1
+BAR_CELLS = 30
+FEWEST_BAR_CELLS = 8  # a narrower window shows no bar
 
 # Controls but for tab and newline, line and paragraph separators, direction marks, lone surrogates, unseen tags.
 _CONTROLS = re.compile(
@@ -25,7 +34,9 @@ _CONTROLS = re.compile(
 )
 _NUMBER = re.compile(r"[-+]?[\d.,]+%?|-?")
 
-_rewriting: "Progress | None" = None  # the progress line that stands on the terminal now
+# One line stands on the terminal at most, though one task may run inside another: it shows the task updated last.
+_live: "Live | None" = None
+_shown: "ProgressLine | None" = None
 
 
 def escape(text: str) -> str:
@@ -60,7 +71,7 @@ def table(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> None:
         drawn.add_column(Text(_cell(heading)), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*(Text(_cell(cell)) for cell in row))
-    console = Console(file=sys.stdout, width=None if terminal else 10_000, highlight=False)
+    console = Console(file=sys.stdout, force_terminal=terminal, width=None if terminal else 10_000, highlight=False)
     with console.capture() as capture:
         console.print(drawn)
     lines = capture.get().splitlines()
@@ -81,7 +92,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-class Progress:
+class ProgressLine:
     """How far a long task is, on standard error: one line rewritten on a terminal, few lines in a log file.
 
     The line ends by itself at ``total``; `close`, or a ``with`` block, ends it early when the task does.
@@ -100,8 +111,7 @@ class Progress:
         self._label = label
         self._clock = clock
         self._start, self._started = done, clock()
-        self._shown, self._shown_at = done, self._started
-        self._line = ""
+        self._last, self._last_at = done, self._started
         self._quiet = not _first_rank()
         self._terminal = _is_terminal(sys.stderr)
 
@@ -115,57 +125,75 @@ class Progress:
         now = self._clock()
         if self._quiet or not (done >= self.total or self._is_time(done, now)):
             return
-        self._shown, self._shown_at = done, now
-        self._line = self._text(done, now, fields)
-        if self._terminal:
-            global _rewriting
-            _rewriting = self
-            self._draw()
-            if done >= self.total:
-                self.close()
-        else:
-            _print(sys.stderr, self._line)
+        self._last, self._last_at = done, now
+        counts, rest = self._texts(done, now, fields)
+        if not self._terminal:
+            _print(sys.stderr, f"{counts}  {rest}".rstrip())
+            return
+        global _live, _shown
+        _live, _shown = _live or _start_live(), self
+        _live.update(_with_bar(counts, rest, done, self.total, _live.console.width), refresh=True)
+        if done >= self.total:
+            self.close()
 
     def _is_time(self, done: int, now: float) -> bool:
-        waited = now - self._shown_at
+        waited = now - self._last_at
         if self._terminal:
             return waited >= SECONDS_BETWEEN_REWRITES
-        enough = (done - self._shown) * LINES_A_RUN >= self.total
+        enough = (done - self._last) * LINES_A_RUN >= self.total
         return waited >= SECONDS_OF_SILENCE or (waited >= SECONDS_BETWEEN_LINES and enough)
 
-    def _text(self, done: int, now: float, fields: dict[str, float | str]) -> str:
+    def _texts(self, done: int, now: float, fields: dict[str, float | str]) -> tuple[str, str]:
+        """What stands before the bar, and what stands after it."""
         share = done / self.total if self.total else 1.0
-        parts = [f"{self._label} {done:,}/{self.total:,}".strip(), f"{share:.0%}"]
-        parts += [
-            f"{name} {value if isinstance(value, str) else format(value, '.4g')}" for name, value in fields.items()
-        ]
+        rest = [f"{name} {value if isinstance(value, str) else format(value, '.4g')}" for name, value in fields.items()]
         spent = now - self._started
         if done >= self.total:
-            parts.append(f"took {duration(spent)}")
+            rest.append(f"took {duration(spent)}")
         elif done > self._start:
-            parts.append(f"{duration(spent / (done - self._start) * (self.total - done))} left")
-        return escape("  ".join(parts)).replace("\n", " ")
-
-    def _draw(self) -> None:
-        width = _terminal_width()
-        sys.stderr.write("\r\x1b[2K" + self._line[: width - 1])
-        sys.stderr.flush()
+            rest.append(f"{duration(spent / (done - self._start) * (self.total - done))} left")
+        counts = f"{self._label} {done:,}/{self.total:,}".strip() + f"  {share:.0%}"
+        return _one_line(counts), _one_line("  ".join(rest))
 
     def close(self) -> None:
         """End the line, so that what is printed next starts on its own."""
-        global _rewriting
-        if _rewriting is self:
-            _rewriting = None
-            sys.stderr.write("\n")
-            sys.stderr.flush()
+        global _live, _shown
+        if _live and _shown is self:
+            _live.stop()
+            _live = _shown = None
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "ProgressLine":
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _start_live() -> "Live":
+    """An empty line at the bottom of the terminal; what other code prints meanwhile appears above it."""
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(file=sys.stderr, force_terminal=True, force_interactive=True)
+    live = Live(console=console, auto_refresh=False, redirect_stdout=_is_terminal(sys.stdout))
+    live.start()
+    console.show_cursor(True)  # rich hides the cursor, and a run that is killed could not bring it back
+    return live
+
+
+def _with_bar(counts: str, rest: str, done: int, total: int, width: int) -> "RenderableType":
+    """One line of at most ``width`` cells; the bar gives way before the text does."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.text import Text
+
+    before, after = Text(f"{counts}  ", end=""), Text(f"  {rest}", end="")
+    room = width - before.cell_len - after.cell_len
+    if room < FEWEST_BAR_CELLS:
+        return Text(f"{counts}  {rest}", no_wrap=True, overflow="ellipsis")
+    return Group(before, ProgressBar(total, done, width=min(room, BAR_CELLS)), after)
 
 
 class LogHandler(logging.Handler):
@@ -181,12 +209,14 @@ def _print(stream: IO[str], text: str, *, every_rank: bool = False) -> None:
     """Print whole lines, above the progress line when one stands on the terminal."""
     if not (every_rank or _first_rank()):
         return
-    if _rewriting:
-        sys.stderr.write("\r\x1b[2K")
-        sys.stderr.flush()
-    print(text, file=stream, flush=True)
-    if _rewriting:
-        _rewriting._draw()
+    if _live and _is_terminal(stream):
+        _live.console.out(text, highlight=False)
+    else:
+        print(text, file=stream, flush=True)
+
+
+def _one_line(text: str) -> str:
+    return escape(text).replace("\n", " ").replace("\t", " ")
 
 
 def _first_rank() -> bool:
@@ -194,11 +224,20 @@ def _first_rank() -> bool:
 
 
 def _is_terminal(stream: IO[str]) -> bool:
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
+    return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
-def _terminal_width() -> int:
-    try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
-    except OSError:
-        return 80
+@contextlib.contextmanager
+def progress_line(label: str = "encode") -> Iterator[Callable[[int, int], Callable[[int], None]]]:
+    """A progress line that appears when it is started, with the number of units and those done before.
+
+    What starting it returns is called with the number of units done. The line ends with the block.
+    """
+    with contextlib.ExitStack() as stack:
+        yield lambda total, done: stack.enter_context(ProgressLine(total, label, done=done)).update
+
+
+def shorten(text: str, most: int = 160) -> str:
+    """The text on one line, with at most so many characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 1] + "…"

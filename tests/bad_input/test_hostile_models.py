@@ -268,7 +268,7 @@ def interrupt(*_: Any, **__: Any) -> None:
 
 def stop_after(patch: pytest.MonkeyPatch, *, steps: int) -> None:
     """Interrupt a run in the middle of the step after these."""
-    from biencoder.training.memory.smaller_chunks import accumulate_within_memory
+    from biencoder.training.steps.smaller_chunks import accumulate_within_memory
 
     done: list[int] = []
 
@@ -276,7 +276,7 @@ def stop_after(patch: pytest.MonkeyPatch, *, steps: int) -> None:
         done.append(1)
         return interrupt() if len(done) > steps else accumulate_within_memory(*arguments, **more)
 
-    patch.setattr("biencoder.training.step.accumulate_within_memory", counted)
+    patch.setattr("biencoder.training.steps.train_step.accumulate_within_memory", counted)
 
 
 def test_a_model_in_the_cache_of_the_hub_is_a_folder_of_links(place: Path) -> None:

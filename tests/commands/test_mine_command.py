@@ -14,7 +14,6 @@ import pytest
 from hashing_encoder import HashingEncoder
 
 from biencoder import MineConfig, UserError, mine_hard_negatives
-from biencoder.commands import mine as mine_command
 from biencoder.commands.mine import run
 from biencoder.data.table import ExampleTable
 
@@ -51,7 +50,7 @@ def config(folder: Path, **values: Any) -> MineConfig:
 @pytest.fixture
 def encoder(monkeypatch: pytest.MonkeyPatch) -> HashingEncoder:
     encoder = HashingEncoder(dim=256)
-    monkeypatch.setattr(mine_command, "load_encoder", lambda _: encoder)
+    monkeypatch.setattr("biencoder.retrieval.mining.mine_files.load_encoder", lambda _: encoder)
     return encoder
 
 
@@ -164,7 +163,7 @@ def test_a_file_that_changes_meanwhile_is_refused(
             write(path, changed)
             return super().encode_queries(*args, **kwargs)
 
-    monkeypatch.setattr(mine_command, "load_encoder", lambda _: Meddler(dim=256))
+    monkeypatch.setattr("biencoder.retrieval.mining.mine_files.load_encoder", lambda _: Meddler(dim=256))
     with pytest.raises(UserError, match=r"in\.jsonl:\d: the file changed while"):
         mine_hard_negatives(config(tmp_path))
     assert not (tmp_path / "out.jsonl").exists()

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import os
 import random
@@ -15,7 +16,7 @@ from tiny import tiny_model
 
 from biencoder.cli import main
 from biencoder.data.table import ExampleTable
-from biencoder.pairs import endpoint, generate
+from biencoder.pairs.asking import endpoint, generate
 
 KEY = "sk-very-secret-0123456789"
 ANIMALS = ("cat", "dog", "horse", "cow", "pig", "hen", "duck", "goose", "owl", "fox", "wolf", "bear", "deer", "hare",
@@ -39,7 +40,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def words(monkeypatch: pytest.MonkeyPatch) -> None:
     """The base model knows the animals' names and nothing else."""
     monkeypatch.setattr("biencoder.model.encoder.Encoder.load", lambda *_, **__: BagOfWords(" ".join(ANIMALS)))
-    monkeypatch.setattr("biencoder.model.files.pretrained.load_tokenizer", lambda *_, **__: None)
+    monkeypatch.setattr("biencoder.commands.check.load_tokenizer", lambda *_, **__: None)
     monkeypatch.setattr("biencoder.commands.check.token_counter", lambda _: None)
 
 
@@ -334,3 +335,21 @@ def test_a_killed_run_makes_no_call_twice(place: Path, capsys: pytest.CaptureFix
     assert files(place) == {"documents.jsonl", "base", "out.jsonl"}
     assert len(rows_of(place / "out.jsonl")) == 2 * len(ANIMALS)
     assert "7 answers of an earlier run" in capsys.readouterr().out
+
+
+def test_a_generator_without_its_extra_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "httpx2" else found(name, *more)
+    )
+    (tmp_path / "documents.txt").write_text("A document of a few words. It has two sentences.\n")
+    words = ["--documents", str(tmp_path / "documents.txt"), "--output", str(tmp_path / "pairs.jsonl")]
+    asked = ["--generator", "http://localhost:1/v1", "--generator-model", "m", "--model", "m"]
+    assert main(["pairs", *words, *asked]) == 2
+    assert capsys.readouterr().err == (
+        "biencoder: error: --generator needs the package httpx2, which is missing here; "
+        "type: pip install biencoder[pairs]\n"
+    )
+    assert not (tmp_path / "pairs.jsonl").exists()

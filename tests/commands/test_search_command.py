@@ -8,10 +8,12 @@ import pytest
 from hashing_encoder import HashingEncoder
 
 from biencoder.commands import search as search_command
-from biencoder.commands.search import Hit, run, search_texts
+from biencoder.commands.search import run
 from biencoder.config import SearchConfig
 from biencoder.errors import UserError
-from biencoder.retrieval.encode import Progress, encode_file
+from biencoder.retrieval.encode import encode_file
+from biencoder.retrieval.search_texts import Hit, search_texts
+from biencoder.retrieval.text_encoder import Advance
 
 CORPUS = [f"text {i} about topic{i % 10} and thing{i % 7}" for i in range(100)]
 
@@ -48,12 +50,12 @@ def assert_found(hits: list[Hit], query: str, k: int) -> None:
 def test_finds_the_best_texts(
     encoder: HashingEncoder, corpus: Path, monkeypatch: pytest.MonkeyPatch, block_rows: int
 ) -> None:
-    monkeypatch.setattr(search_command, "BLOCK_BYTES", 4 * encoder.dim * block_rows)
+    monkeypatch.setattr("biencoder.retrieval.search_texts.BLOCK_BYTES", 4 * encoder.dim * block_rows)
     queries = ["topic3", "thing5 topic1", "text 42"]
     started: list[tuple[int, int]] = []
     seen: list[int] = []
 
-    def progress(total: int, done: int) -> Progress:
+    def progress(total: int, done: int) -> Advance:
         started.append((total, done))
         return seen.append
 

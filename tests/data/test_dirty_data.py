@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from biencoder.config import TrainConfig
 from biencoder.config.options import build
 from biencoder.config.yaml_file import read_yaml
-from biencoder.data.blank import is_blank
 from biencoder.data.files.beir import load_collection
 from biencoder.data.files.lines import LONGEST_LINE, read_lines
 from biencoder.data.files.records import BadRows, iter_examples
 from biencoder.data.table import ExampleTable
+from biencoder.data.text import is_blank
 from biencoder.errors import UserError
 from biencoder.retrieval.texts import Text, read_texts
 

@@ -12,7 +12,8 @@ from killed import kill_at
 
 from biencoder.errors import UserError
 from biencoder.retrieval import encode
-from biencoder.retrieval.encode import Encoded, Progress, description, encode_file
+from biencoder.retrieval.encode import Encoded, description, encode_file
+from biencoder.retrieval.text_encoder import Advance
 
 TEXTS = [f"text number {i} of {i % 7} kinds" for i in range(50)]
 
@@ -37,7 +38,7 @@ class StoppedError(Exception):
 class StoppingEncoder(HashingEncoder):
     """Stops in the chunk that would go beyond 30 texts."""
 
-    def encode(self, texts: Sequence[str], prompt: str = "", progress: Progress | None = None) -> np.ndarray:
+    def encode(self, texts: Sequence[str], prompt: str = "", progress: Advance | None = None) -> np.ndarray:
         if self.texts_seen + len(texts) > 30:
             raise StoppedError
         return super().encode(texts, prompt, progress)
@@ -81,7 +82,7 @@ def test_an_interrupted_run_goes_on(texts: Path, tmp_path: Path, caplog: pytest.
     started: list[tuple[int, int]] = []
     seen: list[int] = []
 
-    def progress(total: int, done: int) -> Progress:
+    def progress(total: int, done: int) -> Advance:
         started.append((total, done))
         return seen.append
 
@@ -190,7 +191,7 @@ def test_bad_outputs_and_inputs_are_refused_before_anything_is_written(texts: Pa
 
 def test_vectors_that_are_not_finite_are_refused(texts: Path, tmp_path: Path) -> None:
     class Diverged(HashingEncoder):
-        def encode(self, texts: Sequence[str], prompt: str = "", progress: Progress | None = None) -> np.ndarray:
+        def encode(self, texts: Sequence[str], prompt: str = "", progress: Advance | None = None) -> np.ndarray:
             vectors = super().encode(texts, prompt, progress)
             vectors[[text.startswith("text number 20 ") for text in texts], 3] = np.nan
             return vectors

@@ -10,19 +10,11 @@ from hashing_encoder import HashingEncoder
 from biencoder.data.files.beir import Collection
 from biencoder.errors import UserError
 from biencoder.retrieval import search
-from biencoder.retrieval.encode import Progress
-from biencoder.retrieval.evaluate import (
-    COMPARISON_COLUMNS,
-    Evaluation,
-    compare,
-    comparison_json,
-    comparison_rows,
-    evaluate,
-    retrieve,
-    texts_to_encode,
-    write_trec_run,
-)
+from biencoder.retrieval.comparison import COMPARISON_COLUMNS, compare, comparison_json, comparison_rows
+from biencoder.retrieval.evaluate import Evaluation, evaluate, retrieve, texts_to_encode
 from biencoder.retrieval.metrics import MEASURES
+from biencoder.retrieval.text_encoder import Advance
+from biencoder.retrieval.trec import write_trec_run
 
 
 def make_collection(seed: int = 0, *, queries: int = 30, documents: int = 400) -> Collection:
@@ -117,7 +109,7 @@ def test_fewer_documents_than_results() -> None:
 @pytest.mark.parametrize("side", ["query", "document"])
 def test_a_diverged_model_is_named(side: str) -> None:
     class Diverged(HashingEncoder):
-        def encode(self, texts: Sequence[str], prompt: str = "", progress: Progress | None = None) -> np.ndarray:
+        def encode(self, texts: Sequence[str], prompt: str = "", progress: Advance | None = None) -> np.ndarray:
             vectors = super().encode(texts, prompt, progress)
             if (len(texts) == 30) == (side == "query"):
                 vectors[4] = np.nan

@@ -48,13 +48,13 @@ def test_a_run_killed_at_a_file_operation_ends_in_the_same_bytes(place: Place, n
 @pytest.mark.parametrize(
     "fault",
     [
-        AtCall("biencoder.training.step", "sum_gradients", 4),  # the second epoch's first step
+        AtCall("biencoder.training.steps.train_step", "sum_gradients", 4),  # the second epoch's first step
         AtCall("biencoder.model.encoder", "chunks", 3),  # the evaluation between the epochs
     ],
 )
 def test_a_run_killed_in_a_step_or_an_evaluation_ends_in_the_same_bytes(place: Place, fault: AtCall) -> None:
     outcome = place.inject(fault)
-    assert (outcome.codes, outcome.from_step) == ([-9], 4 if fault.module.endswith(".step") else 3)
+    assert (outcome.codes, outcome.from_step) == ([-9], 4 if fault.module.endswith(".train_step") else 3)
     assert outcome.equal, outcome
 
 
@@ -65,7 +65,7 @@ def test_a_full_disk_is_one_message_and_the_run_goes_on_when_there_is_room(place
     outcome = place.inject(AtOperation(numbers_of(place, name, part)[-1], "full"))
     assert outcome.codes == [2]
     [error] = [line for line in outcome.said.splitlines() if line.startswith("biencoder: error: ")]
-    assert "No space left on device. Make room, and the same command goes on from the last checkpoint" in error
+    assert "No space left on device. Free some space; then the same command continues from the last checkpoint" in error
     assert "Traceback" not in outcome.said
     assert outcome.equal, outcome
 
@@ -73,14 +73,14 @@ def test_a_full_disk_is_one_message_and_the_run_goes_on_when_there_is_room(place
 @pytest.mark.parametrize(("name", "how"), [("optimizer.safetensors", "cut"), ("model.safetensors", "one bit flipped")])
 def test_a_broken_checkpoint_is_passed_over_for_the_one_before(place: Place, name: str, how: str) -> None:
     outcome = place.inject(Damage(f"{NEWEST}/{name}", how))
-    assert f"{NEWEST} is broken and passed over: {name}" in outcome.said_then
+    assert f"{NEWEST} is damaged and is skipped: {name}" in outcome.said_then
     assert outcome.from_step == 6
     assert outcome.equal, outcome
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_after_its_step_and_says_how_to_go_on(place: Place, number: signal.Signals) -> None:
-    outcome = place.inject(AtCall("biencoder.training.step", "sum_gradients", 4, number))
+    outcome = place.inject(AtCall("biencoder.training.steps.train_step", "sum_gradients", 4, number))
     assert (outcome.codes, outcome.from_step) == ([128 + number], 5)
     assert f"biencoder: stopped by {number.name}" in outcome.said
     assert "To continue, run:\n  biencoder train --model " in outcome.said

@@ -16,14 +16,16 @@ from biencoder import Encoder, evaluate
 from biencoder.config import TrainConfig
 from biencoder.data.files.beir import load_collection
 from biencoder.errors import UserError
-from biencoder.retrieval.evaluate import Evaluation, compare, comparison_json
-from biencoder.training import evaluation, run
+from biencoder.retrieval.comparison import compare, comparison_json
+from biencoder.retrieval.evaluate import Evaluation
+from biencoder.training import run
 from biencoder.training.batch import TrainingBatch
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.run import train
 from biencoder.training.setup import Setup
 from biencoder.training.state.checkpoint import newest_checkpoint
-from biencoder.training.step import StepResult, train_step
+from biencoder.training.steps import evaluation
+from biencoder.training.steps.train_step import StepResult, train_step
 
 
 def write_collection(folder: Path, first: int) -> Path:
@@ -100,7 +102,7 @@ def killed_at(step: int, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -
         return take(setup, progress, batch)
 
     with monkeypatch.context() as patched:
-        patched.setattr("biencoder.training.loop.train_step", stopping)
+        patched.setattr("biencoder.training.steps.loop.train_step", stopping)
         with pytest.raises(KilledError):
             train(config)
 

@@ -25,10 +25,10 @@ from biencoder.data.table import ExampleTable
 from biencoder.distributed import sum_gradients
 from biencoder.errors import TrainingError, UserError
 from biencoder.training.gradcache import StepLosses, accumulate_gradients
-from biencoder.training.memory import smaller_chunks
 from biencoder.training.run import train
 from biencoder.training.sources import negatives
 from biencoder.training.state.checkpoint import newest_checkpoint
+from biencoder.training.steps import smaller_chunks
 
 ROWS = 60
 
@@ -99,7 +99,7 @@ def train_until(step: int, config: TrainConfig, monkeypatch: pytest.MonkeyPatch)
         sum_gradients(parameters)
 
     with monkeypatch.context() as patched:
-        patched.setattr("biencoder.training.step.sum_gradients", stopping)
+        patched.setattr("biencoder.training.steps.train_step.sum_gradients", stopping)
         with pytest.raises(KilledError):
             train(config)
 
@@ -167,9 +167,12 @@ def test_a_killed_process_ends_in_the_same_weights(config: TrainConfig, tmp_path
     whole = replace(settings, output_dir=tmp_path / "whole")
     subprocess.run([sys.executable, "-m", "biencoder", *command(whole)], check=True, capture_output=True)
     for fault, step in (
-        (AtCall("biencoder.training.step", "sum_gradients", 3), 2),  # in the fourth step
+        (AtCall("biencoder.training.steps.train_step", "sum_gradients", 3), 2),  # in the fourth step
         (AtOperation(0, "torn", "fsync", "checkpoints/.step-00000006.tmp/model.safetensors"), 4),
-        (AtCall("biencoder.training.loop", "log_step", 4), 8),  # between the new weights and their line of metrics
+        (
+            AtCall("biencoder.training.steps.loop", "log_step", 4),
+            8,
+        ),  # between the new weights and their line of metrics
     ):
         kill_at(fault, settings.output_dir, COMMAND, *command(settings))
         newest = newest_checkpoint(settings.output_dir / "checkpoints")

@@ -168,7 +168,7 @@ HOLD = """
 import os, signal, time
 from pathlib import Path
 if os.environ.get("RANK") == "1":
-    from biencoder.training import step
+    from biencoder.training.steps import train_step as step
     real, calls = step.sum_gradients, iter(range(10**6))
     def hold():
         heard, before = [], signal.getsignal(signal.SIGTERM)
@@ -260,7 +260,7 @@ UNLUCKY = """
 import os
 if os.environ.get("RANK") == "1":
     from biencoder.model.encoder import Encoder
-    from biencoder.training import step
+    from biencoder.training.steps import train_step as step
     sum_gradients, steps, calls, forward = step.sum_gradients, iter(range(10**6)), iter(range(10**6)), Encoder.forward
     def spoiling(parameters):
         if next(steps) == 2:
@@ -298,7 +298,7 @@ def test_what_befalls_one_rank_all_of_them_bear_alike(
         if next(steps) == 2:
             parameters[0].grad = torch.full_like(parameters[0], float("nan"))
 
-    monkeypatch.setattr("biencoder.training.step.sum_gradients", spoiling)
+    monkeypatch.setattr("biencoder.training.steps.train_step.sum_gradients", spoiling)
     assert main(words(place, tmp_path / "one", **asked)) == 0
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
 
@@ -307,7 +307,7 @@ FAIL = """
 import os, signal
 if os.environ.get("RANK") == "1":
     from biencoder.errors import TrainingError
-    from biencoder.training import step
+    from biencoder.training.steps import train_step as step
     real, calls = step.sum_gradients, iter(range(10**6))
     def failing(parameters):
         if next(calls) == 2:
@@ -339,4 +339,6 @@ def test_a_rank_that_is_killed_stops_all_and_is_named(place: Path, tmp_path: Pat
     assert "]: Traceback" not in err
     assert "Signal 9 (SIGKILL) received" in err  # torchrun's words; it may end rank 0 before that has any
     for line in errors_of_ours(err):
-        assert line.startswith("biencoder: error: another process of this run is gone without a word")
+        assert line.startswith(
+            "biencoder: error: another process of this run was killed, perhaps because memory ran out"
+        )

@@ -1,24 +1,19 @@
 """``biencoder check``: the data audit alone."""
 
-from typing import TYPE_CHECKING
-
-from biencoder.config import data_sets_of
+from biencoder.config import CheckConfig, data_sets_of
 from biencoder.data.audit import WARN, audit
 from biencoder.data.data_sets import read_data_sets
 from biencoder.data.files.beir import load_collection
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from biencoder.config import CheckConfig
+from biencoder.model.files.pretrained import load_tokenizer
+from biencoder.model.tokens import token_counter
+from biencoder.terminal import say, table
 
 
-def run(config: "CheckConfig") -> None:
+def run(config: CheckConfig) -> None:
     """The command: read the data, print what is wrong with it."""
-    from biencoder.model.tokens import token_counter
-    from biencoder.terminal import say, table
-
-    lengths = None if config.model is None else token_counter(_tokenizer(config))
+    lengths = None
+    if config.model is not None:
+        lengths = token_counter(load_tokenizer(config.model, trust_remote_code=config.trust_remote_code))
     collection = None if config.eval_data is None else load_collection(config.eval_data, config.eval_split)
     data_sets = data_sets_of(config.train_data)
     examples = read_data_sets(data_sets, config.on_bad_row)
@@ -35,10 +30,3 @@ def run(config: "CheckConfig") -> None:
             say(f"  {message}")
     warnings = sum(verdict == WARN for _, _, verdict in rows)
     say(f"\n{warnings} thing{'s' * (warnings != 1)} to look at" if warnings else "\nnothing wrong was found")
-
-
-def _tokenizer(config: "CheckConfig") -> "PreTrainedTokenizerBase":
-    from biencoder.model.files.pretrained import load_tokenizer
-
-    assert config.model is not None
-    return load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)

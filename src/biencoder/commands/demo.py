@@ -3,7 +3,6 @@
 import shlex
 from pathlib import Path
 
-from biencoder.commands.search import search_texts
 from biencoder.config import DemoConfig, TrainConfig
 from biencoder.config.choices import AUTO
 from biencoder.demo.code_search import CodeSearch, DataFiles, build, write
@@ -11,6 +10,7 @@ from biencoder.demo.mini_lm import find_model
 from biencoder.errors import UserError
 from biencoder.model.encoder import Encoder
 from biencoder.retrieval.evaluate import Evaluation
+from biencoder.retrieval.search_texts import search_texts
 from biencoder.terminal import say, table
 from biencoder.training.run import TrainResult, train
 

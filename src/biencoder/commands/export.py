@@ -2,16 +2,14 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from biencoder.config import ExportConfig
 from biencoder.config.choices import CPU
 from biencoder.errors import UserError
 from biencoder.model.encoder import Encoder
+from biencoder.model.parity import parity
 from biencoder.terminal import say
 
 LARGEST_DIFFERENCE = 1e-5  # between components of vectors of length 1, in float32
-PROBES = ("", "a word", "A longer sentence, with some punctuation: does it come out the same?", "naïve café 東京 " * 40)
 
 
 def run(config: ExportConfig) -> None:
@@ -33,9 +31,3 @@ def run(config: ExportConfig) -> None:
         raise UserError(f"{folder}: the copy's vectors differ from the model's by {difference:.1e}; do not use it")
     within = f"within {difference:.0e}" if difference else "exactly"
     say(f"{folder}: {config.format} format; its vectors equal the model's {within}")
-
-
-def parity(one: Encoder, other: Encoder) -> float:
-    """The largest difference between the two models' components over a few texts of all lengths."""
-    pairs = ((one.encode_queries, other.encode_queries), (one.encode_passages, other.encode_passages))
-    return float(max(np.abs(first(PROBES) - second(PROBES)).max() for first, second in pairs))

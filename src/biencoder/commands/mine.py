@@ -1,121 +1,25 @@
 """``biencoder mine``: training files as they came, with hard negatives."""
 
-import logging
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from biencoder.data.files.columns import find_columns
-from biencoder.data.files.formats import Row
-from biencoder.data.files.rewrite import DECIMALS, as_line, check_output, same_rows, write_lines
-from biencoder.data.table import ExampleTable
-from biencoder.errors import UserError
-from biencoder.retrieval.encode import StartProgress, TextEncoder, load_encoder, progress_line
-from biencoder.retrieval.mining.mine import Mined, PairScorer, mine
-from biencoder.retrieval.texts import read_texts
-
-if TYPE_CHECKING:
-    from biencoder.config import MineConfig
-
-logger = logging.getLogger(__name__)
+from biencoder.config import MineConfig
+from biencoder.retrieval.mining.mine import Mined
+from biencoder.retrieval.mining.mine_files import mine_hard_negatives
+from biencoder.terminal import progress_line, say, shorten, table
 
 EXAMPLES = 3
 SHOWN = 200  # characters of a text in the terminal
 
 
-def run(config: "MineConfig") -> None:
+def run(config: MineConfig) -> None:
     """The command: mine, write the rows, say what each stage removed."""
-    from biencoder.terminal import say
-
     with progress_line("mine") as progress:
         mined = mine_hard_negatives(config, progress=progress)
     _report(mined, config.negatives)
     say(f"\n{config.output}: {len(mined.table):,} rows with {int(mined.counts.sum()):,} mined negatives")
 
 
-def mine_hard_negatives(
-    config: "MineConfig", encoder: TextEncoder | None = None, *, progress: StartProgress | None = None
-) -> Mined:
-    """Mine hard negatives and write ``config.output``: the rows in their order, with ``neg`` and ``neg_scores``.
-
-    The output appears when it is whole. ``neg_scores`` are the model's similarities of every negative in the row;
-    a teacher's ``pos_scores``, which do not go with them, are left out.
-
-    Args:
-        config: what `biencoder mine` takes.
-        encoder: the model, if it is loaded already; else ``config.model`` is.
-        progress: as for :func:`~biencoder.retrieval.encode.encode_file`.
-
-    Raises:
-        UserError: a file or model that cannot be used, or an output that is an input too.
-    """
-    corpus = None if config.corpus is None else _corpus_file(config.corpus)
-    check_output(config.output, config.train_data, corpus)
-    if corpus is not None:
-        next(read_texts(corpus), None)  # a missing file is said before the model is loaded
-    table = ExampleTable.from_files(config.train_data, config.on_bad_row)
-    reranker = _load_reranker(config)
-    mined = mine(
-        load_encoder(config) if encoder is None else encoder,
-        table,
-        config,
-        None if corpus is None else (row.text for row in read_texts(corpus)),
-        reranker=reranker,
-        progress=progress,
-    )
-    _write(config, mined)
-    return mined
-
-
-def with_negatives(row: Row, negatives: list[tuple[str, float]]) -> Row:
-    """The row with ``neg`` and ``neg_scores`` in place of the negatives, and scores of any teacher, that it had."""
-    columns = find_columns(tuple(row))
-    stale = {*columns.negatives, columns.positive_scores} - {"neg"}
-    texts, scores = [text for text, _ in negatives], [round(score, DECIMALS) for _, score in negatives]
-    return {name: value for name, value in row.items() if name not in stale} | {"neg": texts, "neg_scores": scores}
-
-
-def _corpus_file(path: Path) -> Path:
-    """The file of passages: of a BEIR folder its corpus."""
-    if not path.is_dir():
-        return path
-    for name in ("corpus.jsonl", "corpus.jsonl.gz"):
-        if (path / name).is_file():
-            return path / name
-    raise UserError(f"--corpus {path}: the folder holds no corpus.jsonl (nor corpus.jsonl.gz); name a file of texts")
-
-
-def _load_reranker(config: "MineConfig") -> PairScorer | None:
-    if config.reranker is None:
-        return None
-    from biencoder.model.cross_encoder import CrossEncoder
-
-    return CrossEncoder.load(
-        config.reranker,
-        precision=config.precision,
-        device=config.device,
-        trust_remote_code=config.trust_remote_code,
-    )
-
-
-def _write(config: "MineConfig", mined: Mined) -> None:
-    taught = 0
-    with write_lines(config.output) as write:
-        for number, (place, row, example) in enumerate(same_rows(mined.table, config.train_data, config.on_bad_row)):
-            taught += example.positive_scores is not None
-            write(as_line(with_negatives(row, mined.negatives(number, example)), place))
-    if taught:
-        logger.info(
-            "pos_scores of %s rows are left out: they are of another teacher than the new neg_scores "
-            "(biencoder score writes both)",
-            f"{taught:,}",
-        )
-
-
 def _report(mined: Mined, wanted: int) -> None:
-    from biencoder.terminal import say, table
-
     rows, skipped = len(mined.table), sum(mined.table.skipped.values())
     candidates = mined.candidates
     say(
@@ -135,17 +39,12 @@ def _report(mined: Mined, wanted: int) -> None:
         example = mined.table[row]
         text, score = mined.mined(row)[0]
         positive = float(mined.positive_scores[mined.table.positive_hashes.offsets[row]])
-        say(f"\nquery            {_shorten(example.query)}")
-        say(f"positive  {positive:.4f} {_shorten(example.positives[0])}")
-        say(f"negative  {score:.4f} {_shorten(text)}")
+        say(f"\nquery            {shorten(example.query, SHOWN)}")
+        say(f"positive  {positive:.4f} {shorten(example.positives[0], SHOWN)}")
+        say(f"negative  {score:.4f} {shorten(text, SHOWN)}")
 
 
 def _spread(rows: np.ndarray) -> list[int]:
     """A few of them, from all over the data."""
     count = min(EXAMPLES, len(rows))
     return [int(rows[place]) for place in np.linspace(0, len(rows) - 1, count).astype(int)]
-
-
-def _shorten(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= SHOWN else line[: SHOWN - 1] + "…"

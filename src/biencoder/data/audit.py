@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biencoder.data.files.beir import Collection
-from biencoder.data.random_bits import scramble
+from biencoder.data.random_bits import splitmix64
 from biencoder.data.table import ExampleTable, Ragged
 from biencoder.data.text import text_hash
 
@@ -185,14 +185,14 @@ def audit(
 
 def _duplicates(table: ExampleTable) -> int:
     owners = table.positive_hashes.owners()
-    pairs = scramble(table.query_hashes[owners]) ^ table.positive_hashes.values
+    pairs = splitmix64(table.query_hashes[owners]) ^ table.positive_hashes.values
     _, first, pair = np.unique(pairs, return_index=True, return_inverse=True)
     return len(np.unique(owners[owners[first][pair] < owners]))
 
 
 def _contradictions(table: ExampleTable) -> int:
     positives, negatives = (
-        scramble(ragged.owners().astype(np.uint64)) ^ ragged.values
+        splitmix64(ragged.owners().astype(np.uint64)) ^ ragged.values
         for ragged in (table.positive_hashes, table.negative_hashes)
     )
     return _rows_with(table.positive_hashes, np.isin(positives, negatives))
@@ -225,7 +225,7 @@ def _truncation(
     query_max_len: int,
     passage_max_len: int,
 ) -> Truncation:
-    rows = np.argsort(scramble(np.arange(len(table), dtype=np.uint64)), kind="stable")[:SAMPLED_TEXTS]
+    rows = np.argsort(splitmix64(np.arange(len(table), dtype=np.uint64)), kind="stable")[:SAMPLED_TEXTS]
     examples = [table[int(row)] for row in rows]
     queries = lengths([example.query for example in examples])
     passages = lengths([example.positives[0] for example in examples])

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biencoder.data.files.beir import Collection
-from biencoder.data.random_bits import scramble
+from biencoder.data.random_bits import splitmix64
 from biencoder.data.table import ExampleTable
 from biencoder.errors import UserError
 
@@ -78,8 +78,8 @@ def hold_out(
 
 def _pick(hashes: NDArray[np.uint64], count: int, seed: int) -> NDArray[np.int64]:
     """Indices of ``count`` of the hashes, in the order in which a seeded shuffle of the texts has them."""
-    key = scramble(np.array([seed], dtype=np.uint64))
-    return np.argsort(scramble(hashes ^ key), kind="stable")[:count]
+    key = splitmix64(np.array([seed], dtype=np.uint64))
+    return np.argsort(splitmix64(hashes ^ key), kind="stable")[:count]
 
 
 def _rows_to_train_on(table: ExampleTable, held_rows: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], str]:

@@ -1,8 +1,8 @@
-"""Memory that is kept to be used again: what the C allocator must be told before tensors come and go.
+"""The C allocator keeps freed memory, so that training does not take it from the system again in every step.
 
 A training step takes and frees the same gigabytes again and again. By default glibc hands large pieces back to the
-system at once, which clears every page again when they are next taken, 4 KB at a time: a quarter of a step. So freed
-memory is kept, whatever its size, and large tensors lie on pages of 2 MB where the system has them.
+system at once. When they are taken again, the system clears every page of 4 KB: a quarter of a step. So we keep freed
+memory, whatever its size, and put large tensors on pages of 2 MB where the system has them.
 """
 
 import contextlib
@@ -15,9 +15,9 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 
 def tune_allocator() -> None:
-    """Set this process's allocator to keep what it has; no other system than Linux with glibc needs or gets it.
+    """Let this process's allocator keep what it has; only Linux with glibc needs that.
 
-    PyTorch reads the variable for huge pages when it makes its first tensor, so this comes before.
+    Call it before the first tensor exists: PyTorch reads the variable for huge pages then.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if (libc := _glibc()) is not None:
@@ -26,22 +26,22 @@ def tune_allocator() -> None:
 
 
 def give_back(beyond: int) -> None:
-    """Return all free memory to the system, from between the pieces in use too, if this process holds too much.
+    """Return all free memory to the system if this process holds too much, also from between pieces in use.
 
     Args:
-        beyond: bytes of memory in use or kept that are not too much; taking pages anew is slow.
+        beyond: bytes in use or kept up to which nothing is returned, because taking pages again is slow.
     """
     if (libc := _glibc()) is not None and held_bytes() > beyond:
         libc.malloc_trim(0)
 
 
 def held_bytes() -> int:
-    """Memory of this process that is in use or kept, mapped files left out; 0 where the system does not say it."""
+    """Bytes that this process uses or keeps, without mapped files; 0 on systems that do not say."""
     return _status("RssAnon")
 
 
 def resident_bytes() -> int:
-    """Memory of this process, mapped files included; 0 where the system does not say it."""
+    """Bytes that this process uses or keeps, with mapped files; 0 on systems that do not say."""
     return _status("VmRSS")
 
 

@@ -49,5 +49,5 @@ class Cpu(Device):
 
 
 def machine_memory() -> int:
-    """Bytes of memory that this process may use: the machine's, or those of the control groups it is in."""
+    """Bytes of memory that this process may use: the machine's memory, or less if a control group limits it."""
     return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *cgroup_limits()])

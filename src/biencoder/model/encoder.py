@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biencoder.config.choices import AUTO, CLS, FP32, LAST
+from biencoder.config.shared import EncoderConfig
 from biencoder.device.choice import autocast, choose_device, choose_precision
 from biencoder.errors import UserError
 from biencoder.model.adapting.causality import is_decoder
@@ -247,6 +248,20 @@ class Encoder(nn.Module):
                 yield
         finally:
             self.train(training)
+
+
+def load_encoder(config: EncoderConfig) -> Encoder:
+    """The encoder that a command's configuration describes; raises what :meth:`Encoder.load` does."""
+    return Encoder.load(
+        config.model,
+        pooling=config.pooling,
+        normalize=config.normalize,
+        precision=config.precision,
+        device=config.device,
+        max_length=config.max_length,
+        dim=config.dim,
+        trust_remote_code=config.trust_remote_code,
+    )
 
 
 def dense_head(settings: ModelSettings, width: int, dim: int | None = None) -> DenseHead:

@@ -60,7 +60,7 @@ class ContrastiveObjective:
         """The mean contrastive loss of a model to which all candidates of a query are equally likely, in nats.
 
         Args:
-            labels: of some queries; what a guide finds besides is not in them.
+            labels: of some queries, without what a guide finds.
             passages: of the batch, P.
             queries: of the batch, Q.
         """
@@ -128,7 +128,7 @@ def _log_candidates(candidate: Tensor | None, all_of_them: int) -> float:
 
 
 def _mean(nested: list[Losses]) -> Losses:
-    """Of losses at several dimensions; the scores are those of the first."""
+    """The mean of the losses at several dimensions, with the scores of the first."""
     distilled = [losses.distillation for losses in nested if losses.distillation is not None]
     return Losses(
         contrastive=torch.stack([losses.contrastive for losses in nested]).mean(dim=0),

@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from biencoder.data.random_bits import scramble
+from biencoder.data.random_bits import splitmix64
 from biencoder.data.text import fold, text_hash
 from biencoder.pairs.methods import Pair
 
@@ -77,7 +77,7 @@ class Candidates:
         )
         repeated = np.ones(len(pair), dtype=np.bool_)
         repeated[np.unique(pair, return_index=True)[1]] = False
-        _, place = np.unique(scramble(query) ^ document, return_index=True)
+        _, place = np.unique(splitmix64(query) ^ document, return_index=True)
         distinct, documents = np.unique(query[place], return_counts=True)
         common = np.isin(query, distinct[documents > max_same_query])
         return Selection(repeated, common & ~repeated)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biencoder.config.choices import FIRST_SENTENCE, HEADINGS, SPANS, TITLE
-from biencoder.data.random_bits import scramble
+from biencoder.data.random_bits import splitmix64
 from biencoder.data.text import fold
 from biencoder.pairs.documents import Document
 from biencoder.pairs.sentences import Sentence, count_words, cut, plain, sections, sentences
@@ -135,5 +135,5 @@ def _draws(seed: int, key: int, count: int) -> NDArray[np.uint64]:
     """64 random bits each, a function of the seed, the document and the place."""
     state = np.full(count, seed, dtype=np.uint64)
     for word in (np.uint64(key), np.uint64(_SPANS), np.arange(count, dtype=np.uint64)):
-        state = scramble(state ^ word)
+        state = splitmix64(state ^ word)
     return state

@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from biencoder.config import TrainConfig
-from biencoder.retrieval.evaluate import (
+from biencoder.retrieval.comparison import (
     COMPARISON_COLUMNS,
-    DECIDING,
     SIGNIFICANT,
     Comparison,
-    Evaluation,
     comparison_json,
     comparison_rows,
     deciding_of,
 )
+from biencoder.retrieval.evaluate import DECIDING, Evaluation
 
 GUARD_COLUMNS = ["guard data", *COMPARISON_COLUMNS]
 Guards = Mapping[str, list[Comparison]]  # folder -> its comparisons

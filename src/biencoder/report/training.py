@@ -12,18 +12,17 @@ from biencoder.files import atomic_write
 from biencoder.model.encoder import Encoder
 from biencoder.report.guard import GUARD_COLUMNS, guard_json, guard_rows, guard_verdicts, next_step
 from biencoder.report.markdown import code, fenced, inline
-from biencoder.retrieval.evaluate import (
+from biencoder.retrieval.comparison import (
     COMPARISON_COLUMNS,
-    DECIDING,
     HOW_COMPARED,
     SIGNIFICANCE,
     Comparison,
-    Evaluation,
     compare,
     comparison_json,
     comparison_rows,
     verdict,
 )
+from biencoder.retrieval.evaluate import DECIDING, Evaluation
 from biencoder.terminal import say, table
 
 

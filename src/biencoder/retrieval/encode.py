@@ -1,60 +1,29 @@
-"""``biencoder encode``: a file of texts to a matrix of vectors, in bounded memory, resumable after a kill.
+"""A file of texts to a matrix of vectors, in bounded memory, resumable after a kill.
 
 While it is made, ``EMB.npy.partial`` holds the rows done so far and ``EMB.npy.partial.json`` says how many there are
 and of what. When whole, the matrix is renamed to ``EMB.npy``, with ``EMB.npy.json`` beside it to say what it was made
 from.
 """
 
-import contextlib
 import io
-import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from biencoder.config.choices import PASSAGE, QUERY
 from biencoder.errors import UserError
-from biencoder.files import atomic_write, open_claimed, sync_folder
+from biencoder.files import beside, open_claimed, read_json, sync_folder, write_json
+from biencoder.retrieval.text_encoder import Advance, StartProgress, TextEncoder, finite, shifted
 from biencoder.retrieval.texts import in_batches, read_texts, summarize
-
-if TYPE_CHECKING:
-    from biencoder.config import EncodeConfig, EvaluateConfig, MineConfig, SearchConfig
 
 logger = logging.getLogger(__name__)
 
 CHUNK = 512  # texts between two records of progress: what a kill can cost
-Progress = Callable[[int], None]  # is called with the number of texts done
-StartProgress = Callable[[int, int], Progress]  # is called once with the number of texts, and of those done before
-
-
-class TextEncoder(Protocol):
-    """What retrieval needs of :class:`biencoder.model.encoder.Encoder`: texts to float32 vectors ``[N, D]``."""
-
-    @property
-    def dim(self) -> int:
-        """Dimensions D of a vector."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Equal fingerprints give equal vectors."""
-
-    def encode(self, texts: Sequence[str], prompt: str = "", progress: Progress | None = None) -> np.ndarray:
-        """Vectors of texts under the prompt given; ``progress`` hears how many are done."""
-
-    def encode_queries(self, texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:
-        """Vectors of queries under the model's query prompt."""
-
-    def encode_passages(self, texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:
-        """Vectors of passages under the model's passage prompt."""
-
-    def cut(self, vectors: np.ndarray, dim: int) -> np.ndarray:
-        """The first dimensions of its vectors: ``[N, dim]``, as the model would make them."""
 
 
 @dataclass(frozen=True)
@@ -72,42 +41,6 @@ class Encoded:
     rows: int
     dim: int
     reused: int
-
-
-def run(config: "EncodeConfig") -> None:
-    """The command: encode the file and say where the vectors are."""
-    from biencoder.terminal import say
-
-    next(read_texts(config.input), None)  # a missing file is said before the model is loaded
-    encoder = load_encoder(config)
-    with progress_line() as progress:
-        made = encode_file(encoder, config.input, config.output, kind=config.kind, progress=progress)
-    say(f"{made.output}: {made.rows:,} vectors of {made.dim} dimensions, float32")
-
-
-def load_encoder(config: "EncodeConfig | EvaluateConfig | MineConfig | SearchConfig") -> TextEncoder:
-    """The encoder that a command's configuration describes."""
-    from biencoder.model.encoder import Encoder
-
-    return Encoder.load(
-        config.model,
-        pooling=config.pooling,
-        normalize=config.normalize,
-        precision=config.precision,
-        device=config.device,
-        max_length=config.max_length,
-        dim=config.dim,
-        trust_remote_code=config.trust_remote_code,
-    )
-
-
-@contextlib.contextmanager
-def progress_line(label: str = "encode") -> Iterator[StartProgress]:
-    """A progress line in the terminal that appears when it is started, and ends with the block."""
-    from biencoder.terminal import Progress as ProgressLine
-
-    with contextlib.ExitStack() as stack:
-        yield lambda total, done: stack.enter_context(ProgressLine(total, label, done=done)).update
 
 
 def encode_file(
@@ -141,16 +74,10 @@ def encode_file(
     rows, dim = summary.rows, encoder.dim
     source = {"rows": rows, "dim": dim, "kind": kind, "texts": summary.fingerprint, "model": encoder.fingerprint}
     partial, record = beside(output, ".partial"), beside(output, ".partial.json")
-    if output.is_file() and description(output) == source:
-        if not partial.exists():
-            record.unlink(missing_ok=True)  # a kill came before it
-        logger.info("%s is already whole for these texts, model and settings: nothing to do", output)
-        return Encoded(output, rows, dim, reused=rows)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    if not partial.exists() and output.is_file() and read_json(record) == {"rows_done": rows, "source": source}:
-        _describe(output, record, source)  # a kill came between the last two steps of publishing
+    if _is_whole(output, partial, record, source):
         return Encoded(output, rows, dim, reused=rows)
     header = _header(rows, dim)
+    output.parent.mkdir(parents=True, exist_ok=True)
     _check_space(output, 4 * dim * rows - (partial.stat().st_size if partial.exists() else 0))
     with open_claimed(partial) as file:
         reused = _rows_done(partial, record, source, len(header))
@@ -180,25 +107,21 @@ def description(output: Path) -> dict[str, Any] | None:
     return read_json(beside(output, ".json"))
 
 
-def finite(vectors: np.ndarray, what: str, first: int = 0) -> np.ndarray:
-    """The vectors, unchanged.
-
-    Raises:
-        UserError: one has values that are not finite; it is named by ``what`` and its number, from ``first + 1``.
-    """
-    good = np.isfinite(vectors).all(axis=1)
-    if not good.all():
-        number = first + int(good.argmin()) + 1
-        raise UserError(f"{what} {number}: has values that are not finite; the model is damaged or has diverged")
-    return vectors
-
-
-def shifted(progress: Progress | None, by: int) -> Progress | None:
-    """Progress of a part that starts after ``by`` texts."""
-    return None if progress is None else lambda done: progress(by + done)
+def _is_whole(output: Path, partial: Path, record: Path, source: dict[str, Any]) -> bool:
+    """Whether an earlier run has made this very matrix; what a kill left undone at its very end is done now."""
+    if output.is_file() and description(output) == source:
+        if not partial.exists():
+            record.unlink(missing_ok=True)  # a kill came before it
+        logger.info("%s is already whole for these texts, model and settings: nothing to do", output)
+        return True
+    finished = {"rows_done": source["rows"], "source": source}
+    if not partial.exists() and output.is_file() and read_json(record) == finished:
+        _describe(output, record, source)  # a kill came between the last two steps of publishing
+        return True
+    return False
 
 
-def _encode_batch(encoder: TextEncoder, texts: list[str], kind: str, progress: Progress | None) -> np.ndarray:
+def _encode_batch(encoder: TextEncoder, texts: list[str], kind: str, progress: Advance | None) -> np.ndarray:
     if kind == QUERY:
         return encoder.encode_queries(texts, progress)
     if kind == PASSAGE:
@@ -248,24 +171,3 @@ def _publish(output: Path, partial: Path, record: Path, source: dict[str, Any]) 
 def _describe(output: Path, record: Path, source: dict[str, Any]) -> None:
     write_json(beside(output, ".json"), source)
     record.unlink(missing_ok=True)
-
-
-def beside(path: Path, suffix: str) -> Path:
-    """The file of the same name with one more ending."""
-    return path.with_name(path.name + suffix)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write an object, whole or not at all."""
-    with atomic_write(path) as file:
-        json.dump(content, file, indent=2)
-        file.write("\n")
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object that a file holds; None for no such file, or another content."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None

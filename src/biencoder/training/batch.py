@@ -1,7 +1,7 @@
 """One rank's share of a global batch: its texts, tokenised and packed, and its labels.
 
 Every rank knows the whole plan of a step (sampling is a pure function of data, seed and step), so labels and masks over
-all ranks' passages need no communication; only the embeddings do.
+the passages of all ranks need no communication. Only the embeddings do.
 """
 
 from collections.abc import Callable, Sequence
@@ -68,7 +68,7 @@ class Prompts(NamedTuple):
     """What stands before the texts of a data set.
 
     Attributes:
-        query: before queries of rows that bring none of their own.
+        query: before queries of rows without a prompt of their own.
         passage: before passages.
     """
 
@@ -172,9 +172,9 @@ def _passage(plan: BatchPlan, example: Example, passage: int) -> str:
 
 
 def _teacher(plan: BatchPlan, examples: list[Example], groups: np.ndarray) -> np.ndarray | None:
-    """``[b, G]`` float32, NaN for rows without scores on both sides, as mined ones are; None where no row has any.
+    """The teacher's scores, ``[b, G]`` float32: NaN for a row without scores on both sides, None when no row has any.
 
-    Where rows say how similar their two texts are, that is the score of the positive.
+    In rows that say how similar their two texts are, that figure is the score of the positive.
     """
     if any(e.similarity is not None for e in examples):
         teacher = np.full(groups.shape, np.nan, dtype=np.float32)

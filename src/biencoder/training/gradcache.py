@@ -8,11 +8,11 @@ After Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memor
 3. Backward through each chunk from its cached gradient; those whose activations were not kept are encoded again first,
    with the same dropout masks.
 
-A rank that finds no memory for its part of a step takes part in the collectives all the same, see
+A rank that finds no memory for its part of a step still takes part in the collectives, see
 :func:`~biencoder.training.memory.out_of_memory.memory_for_all`.
 
-With everything kept this *is* the plain step: there is one code path. The replay draws the same masks because each
-chunk's random numbers start from a seed of its own, a pure function of (seed, step, rank, chunk).
+When everything is kept, this *is* the plain step: there is one code path. A replay draws the same dropout masks because
+each chunk has a seed of its own, a pure function of (seed, step, rank, chunk).
 
 Shapes: b queries and p passages on this rank, P passages on all of them.
 """
@@ -34,8 +34,8 @@ from biencoder.model.packing import Chunk
 from biencoder.model.representation import Representation, concatenate
 from biencoder.objective.objective import Objective
 from biencoder.training.batch import TrainingBatch
+from biencoder.training.guide import Guidance, Guide
 from biencoder.training.memory.out_of_memory import memory_for_all
-from biencoder.training.sources.guide import Guidance, Guide
 
 SCORES_AT_ONCE = 2**20  # elements of the score matrix that the objective holds at a time: 4 MB in float32
 
@@ -86,13 +86,13 @@ def accumulate_gradients(
         encoder: turns chunks into vectors; its parameters collect the gradient.
         batch: this rank's share of the global batch.
         objective: representations and labels to losses.
-        keep_tokens: chunks are kept with their activations up to so many tokens; the rest is replayed.
+        keep_tokens: chunks of up to this many tokens in all keep their activations; the others are replayed.
         seed: (seed, step, rank), from which dropout is drawn.
-        held_at_most: bytes of this process beyond which free memory is given back between chunks of different sizes.
+        held_at_most: bytes that this process may hold; beyond them, free memory is given back between chunks.
         guide: masks false negatives; the batch holds its tokens.
 
     Raises:
-        OutOfMemoryError: on all ranks, when there is none left on any; part of the gradient may have been added.
+        OutOfMemoryError: memory ran out on some rank; raised on all of them. Part of the gradient may have been added.
     """
     give_back(held_at_most)  # or the kept chunks would lie around the holes that the last step's replays left
     with prepared_weights():
@@ -111,7 +111,7 @@ def accumulate_gradients(
 def _share_embedding_gradients(encoder: Encoder) -> None:
     """Let every chunk add the rows of its own tokens to one gradient of each embedding table.
 
-    PyTorch would make and add a whole table of gradients for each chunk. On a GPU that is cheap, and deterministic.
+    PyTorch would make and add a whole table of gradients for each chunk, which is cheap on a GPU only.
     """
     if not facts(encoder.device).sums_embedding_gradients:
         return

@@ -1,4 +1,4 @@
-"""AdamW, its learning-rate schedules as functions of the step, and the state of it by parameter name."""
+"""AdamW, its learning-rate schedules as functions of the step, and its state by parameter name."""
 
 import math
 from collections.abc import Callable
@@ -20,12 +20,12 @@ def adamw(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.
 
 
 def usual_learning_rate(width: int, *, lora: bool) -> float:
-    """The highest learning rate where none is asked for.
+    """The highest learning rate when you give none.
 
-    5e-5, as is usual for BERT-base, at its width of 768, and with the inverse of the width for others, as Adam's rates
-    go from model to model (Yang et al. 2022, "Tensor Programs V", table 3): 1e-4 at MiniLM's 384 (docs/recipes.md), and
-    no higher. Low-rank adapters learn best at ten times the rate of the whole model (Schulman et al. 2025, "LoRA
-    Without Regret").
+    It is 5e-5 at BERT-base's width of 768, as is usual there, and goes with the inverse of the width, as Adam's rates
+    do from model to model (Yang et al. 2022, "Tensor Programs V", table 3). It is at most the 1e-4 of MiniLM's width,
+    384 (docs/recipes.md). Low-rank adapters learn best at ten times the rate of the whole model (Schulman et al. 2025,
+    "LoRA Without Regret").
     """
     return min(1e-4, 5e-5 * 768 / width) * (10 if lora else 1)
 

@@ -1,4 +1,4 @@
-"""From a configuration to a run at its first step: the model, the rows to train and to evaluate on, the batches."""
+"""From a configuration to a run at its first step: model, rows to train and to evaluate on, batches."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,6 +12,7 @@ from biencoder.data.plan.sampling import KnownPositives, Sampler
 from biencoder.data.table import ExampleTable
 from biencoder.distributed import rank, world_size
 from biencoder.errors import UserError
+from biencoder.model.base_model import prepare_backbone
 from biencoder.model.encoder import Encoder
 from biencoder.model.files.pretrained import checkpoint_activations
 from biencoder.model.tokens import Tokens
@@ -19,13 +20,12 @@ from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.objective.objective import Objective
 from biencoder.objective.similarity import SimilarityObjective
 from biencoder.terminal import say
-from biencoder.training.base_model import prepare_backbone
 from biencoder.training.batch import Batcher, Prompts
+from biencoder.training.guide import Guide
 from biencoder.training.memory.budget import token_budget
 from biencoder.training.optimizer import adamw, usual_learning_rate
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
-from biencoder.training.sources.guide import Guide
 
 HELD_OUT_COST = 0.1  # share of the run's own cost that all evaluations on the default held-out set may take together
 HELD_OUT_QUERIES = 500  # at most
@@ -37,7 +37,7 @@ def prepare_encoder(config: TrainConfig) -> tuple[Encoder, TrainConfig]:
     """The base model, and the configuration with every ``auto`` and None resolved by it.
 
     Raises:
-        UserError: no such model, or a temperature that cannot work with it.
+        UserError: there is no such model, or an option does not fit it.
     """
     encoder = Encoder.load(
         config.model,
@@ -173,7 +173,7 @@ def _objective(config: TrainConfig, data_set: DataSet, scored: bool) -> Objectiv
 
 
 def _guide(config: TrainConfig) -> Guide | None:
-    """The model that is asked for false negatives, before the budget of memory counts what is held."""
+    """The model that finds false negatives. It is loaded before the memory budget counts what the process holds."""
     if config.guide is None:
         return None
     longest = max(config.query_max_len, config.passage_max_len)
@@ -185,7 +185,7 @@ def _guide(config: TrainConfig) -> Guide | None:
         trust_remote_code=config.trust_remote_code,
     )
     if not encoder.settings.normalize and config.guide_margin:
-        say(f"{config.guide}: its vectors are not normalised, so --guide-margin is in units of its own scores")
+        say(f"{config.guide}: its vectors are not normalised, so --guide-margin is on the scale of its scores")
     return Guide(encoder, config.guide_margin)
 
 

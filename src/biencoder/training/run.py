@@ -1,4 +1,4 @@
-"""``biencoder train``: from a configuration to a tuned model in a folder, and the report of what it gained."""
+"""A training run: from a configuration to a tuned model in a folder, and the report of what it gained."""
 
 import contextlib
 import errno
@@ -22,21 +22,21 @@ from biencoder.distributed import (
 )
 from biencoder.errors import TrainingError, UserError, first_line
 from biencoder.model.adapting.lora import merge_lora
-from biencoder.model.adapting.merging import mix_in
+from biencoder.model.base_model import choose_trained, refuse_without_dropout
+from biencoder.model.merging.merge import mix_in
 from biencoder.report.training import Outcome, report_result, write_evaluation, write_model_card
 from biencoder.retrieval.evaluate import Evaluation
-from biencoder.terminal import Progress, say
+from biencoder.terminal import ProgressLine, say
 from biencoder.training.announcement import announce
-from biencoder.training.base_model import choose_trained, refuse_without_dropout
-from biencoder.training.evaluation import evaluate_and_keep_best, evaluate_guards, evaluate_on
-from biencoder.training.loop import train_steps
 from biencoder.training.memory.out_of_memory import ran_out_of_memory
 from biencoder.training.preparation import evaluation_data, prepare_encoder, set_up
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
 from biencoder.training.state.checkpoint import load_best, restore_state, step_of
 from biencoder.training.state.output_folder import OutputFolder
-from biencoder.training.state.snapshot import restore
+from biencoder.training.steps.evaluation import evaluate_and_keep_best, evaluate_guards, evaluate_on
+from biencoder.training.steps.loop import train_steps
+from biencoder.training.steps.snapshot import restore
 from biencoder.training.watch.signals import finishing_steps, stops_by_signal
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -55,7 +55,7 @@ class TrainResult:
         before: evaluation of the model as it came.
         after: evaluation of the model as it is saved.
         guards_before: evaluation of the model as it came on each folder of ``guard_data``.
-        guards_after: likewise of the model as it is saved.
+        guards_after: evaluation of the model as it is saved on each folder of ``guard_data``.
     """
 
     output_dir: Path
@@ -67,22 +67,17 @@ class TrainResult:
     guards_after: dict[str, Evaluation]
 
 
-def run(config: TrainConfig) -> None:
-    """The command: :func:`train`, whose report is on the terminal."""
-    train(config)
-
-
 def train(config: TrainConfig) -> TrainResult | None:
     """Fine-tune a model as ``config`` says; under ``torchrun``, as one of its ranks.
 
     Returns:
-        What came of it; None where the folder holds this very run, finished, and nothing was left to do.
+        The result of the run. None when the folder holds this very run, finished, so that there was nothing to do.
 
     Raises:
-        UserError: bad input: data, model, folder, or a checkpoint of another configuration; or the disk is full.
-        TrainingError: a loss or gradient that is not finite, no memory, or a rank that was killed.
-        Stopped: SIGTERM or SIGINT; the step under way is finished and there is a checkpoint. Both have their handlers
-            of before again afterwards.
+        UserError: data, model or folder cannot be used, a checkpoint has another configuration, or the disk is full.
+        TrainingError: a loss or gradient is not finite, memory ran out, or a rank was killed.
+        Stopped: SIGTERM or SIGINT arrived; the step under way is finished and there is a checkpoint. Afterwards both
+            signals have their former handlers again.
     """
     with stops_by_signal(), process_group(config.device):
         try:
@@ -92,19 +87,19 @@ def train(config: TrainConfig) -> TrainResult | None:
                 raise SystemExit(2 if isinstance(error, UserError) else 1) from None
             if lost_a_rank(error):
                 raise TrainingError(
-                    "another process of this run is gone without a word: killed, perhaps because memory ran out. "
-                    f"What {config.output_dir} holds is whole; the same command goes on from the last checkpoint"
+                    "another process of this run was killed, perhaps because memory ran out. "
+                    f"{config.output_dir} is intact: the same command continues from the last checkpoint"
                 ) from error
             if ran_out_of_memory(error):
                 raise TrainingError(
                     f"memory ran out where smaller chunks do not help ({first_line(error)}). "
-                    "Take a smaller model, give --lora-rank, or make room: other processes, a limit on this one. What "
-                    f"{config.output_dir} holds is whole; the same command goes on from the last checkpoint"
+                    "Take a smaller model, give --lora-rank, or free memory: end other processes, or raise this one's "
+                    f"limit. {config.output_dir} is intact: the same command continues from the last checkpoint"
                 ) from error
             if isinstance(error, OSError) and error.errno in NO_SPACE:
                 raise UserError(
-                    f"{error.filename or config.output_dir}: {error.strerror}. Make room, and the same command goes on "
-                    f"from the last checkpoint in {config.output_dir}, which is whole"
+                    f"{error.filename or config.output_dir}: {error.strerror}. Free some space; then the same "
+                    f"command continues from the last checkpoint in {config.output_dir}"
                 ) from error
             raise
 
@@ -119,20 +114,20 @@ def _train(config: TrainConfig) -> TrainResult | None:
     choose_trained(encoder, config)
     if any(is_of_single_texts(examples, number) for number in range(len(config.data_sets))):
         refuse_without_dropout(encoder)
-        say("rows of a text alone: each is its own positive, under another dropout mask (unsupervised SimCSE)")
+        say("rows with a single text: each text is its own positive, under another dropout mask (unsupervised SimCSE)")
     setup, progress = set_up(config, encoder, *evaluation_data(config, examples))
     identity = _identity(setup, base)
     folder.refuse_other_run(identity)
     if folder.finished:
-        say(f"{config.output_dir} holds this run, finished: nothing to do")
+        say(f"{config.output_dir} holds this run, and it is finished: nothing to do")
         if rank() == 0 and (wrong := folder.flaw()):
-            logger.warning("%s is not as the run left it: %s", config.output_dir, wrong)
+            logger.warning("%s has changed since the run ended: %s", config.output_dir, wrong)
         return None
     announce(setup, progress)
     barrier()  # every rank has seen the folder as it was
     with folder.claimed() if rank() == 0 else contextlib.nullcontext():
         _start_or_resume(setup, progress, folder, identity)
-        with finishing_steps(), Progress(setup.total_steps, "train", done=progress.step) as line:
+        with finishing_steps(), ProgressLine(setup.total_steps, "train", done=progress.step) as line:
             train_steps(setup, progress, line)
         return _finish(setup, progress, folder, began)
 
@@ -153,7 +148,7 @@ def _identity(setup: Setup, base: str) -> dict[str, Any]:
 
 def _start_or_resume(setup: Setup, progress: TrainingProgress, folder: OutputFolder, identity: dict[str, Any]) -> None:
     if rank() == 0:
-        folder.refuse_other_run(identity)  # one may have begun there, and ended, since it was looked at
+        folder.refuse_other_run(identity)  # another run may have begun and ended there meanwhile
     newest = broadcast_object(folder.newest_checkpoint() if rank() == 0 else None)
     if rank() == 0:
         folder.sweep(0 if newest is None else step_of(newest))
@@ -168,7 +163,7 @@ def _start_or_resume(setup: Setup, progress: TrainingProgress, folder: OutputFol
 
 
 def _finish(setup: Setup, progress: TrainingProgress, folder: OutputFolder, began: float) -> TrainResult:
-    """Save the best weights, averaged with the base's if asked, as the model, and the reports beside it."""
+    """Save the best weights, averaged with the base's if asked, and the reports beside them."""
     assert progress.before is not None
     assert progress.best is not None
     config, encoder = setup.config, setup.encoder

@@ -11,7 +11,7 @@ from biencoder.data.files.beir import Collection
 from biencoder.data.table import ExampleTable
 from biencoder.model.encoder import Encoder
 from biencoder.objective.objective import Objective
-from biencoder.training.sources.guide import Guide
+from biencoder.training.guide import Guide
 from biencoder.training.state.checkpoint import checkpoints_in, newest_checkpoint
 
 

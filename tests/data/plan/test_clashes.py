@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from biencoder.data.plan.clashes import Clashes
-from biencoder.data.random_bits import shuffle_draws
+from biencoder.data.random_bits import shuffle_bits
 from biencoder.data.table import Ragged
 
 Rows = list[tuple[int, set[int]]]  # the query of each row, and its positives
@@ -62,7 +62,7 @@ def test_no_two_rows_of_a_batch_clash_when_the_data_allow_it(seed: int) -> None:
     batches, last = -(-len(rows) // size), (len(rows) - 1) % size + 1
     clashes = clashes_of(rows)
     for epoch in range(3):
-        order = clashes.order(shuffle_draws(len(rows), seed, epoch, 0), size)
+        order = clashes.order(shuffle_bits(len(rows), seed, epoch, 0), size)
         assert sorted(order.tolist()) == list(range(len(rows)))
         if max(sizes) <= batches and sizes.count(batches) <= last:  # a full group needs a place in the last batch too
             assert clashing_pairs(rows, order, size) == 0
@@ -75,9 +75,9 @@ def test_rows_that_all_hang_together_are_parted_too(seed: int) -> None:
     rows: Rows = [(i, set(draw.choice(260, size=2, replace=False).tolist())) for i in range(300)]
     clashes = clashes_of(rows)
     assert np.bincount(clashes._component[clashes._component >= 0]).max() > 200
-    draws = shuffle_draws(300, seed, 0, 0)
-    assert clashing_pairs(rows, np.argsort(draws), 16) > 10
-    assert clashing_pairs(rows, clashes.order(draws, 16), 16) == 0
+    bits = shuffle_bits(300, seed, 0, 0)
+    assert clashing_pairs(rows, np.argsort(bits), 16) > 10
+    assert clashing_pairs(rows, clashes.order(bits, 16), 16) == 0
 
 
 def test_a_long_chain_is_one_component() -> None:
@@ -89,24 +89,24 @@ def test_a_long_chain_is_one_component() -> None:
 @pytest.mark.parametrize("size", [1, 5, 16, 64, 500])
 def test_without_clashes_the_order_is_the_shuffle(size: int) -> None:
     rows: Rows = [(i, {i, 1000 + i}) for i in range(300)]
-    draws = shuffle_draws(300, 3, 0, 0)
-    assert clashes_of(rows).order(draws, size).tolist() == np.argsort(draws).tolist()
+    bits = shuffle_bits(300, 3, 0, 0)
+    assert clashes_of(rows).order(bits, size).tolist() == np.argsort(bits).tolist()
 
 
 def test_other_rows_fill_the_batches_in_the_order_of_the_shuffle() -> None:
     rows: Rows = [(i, {i if i > 4 else 0}) for i in range(300)]  # five rows have one positive
-    draws = shuffle_draws(300, 3, 0, 0)
-    order = clashes_of(rows).order(draws, 16)
+    bits = shuffle_bits(300, 3, 0, 0)
+    order = clashes_of(rows).order(bits, 16)
     assert clashing_pairs(rows, order, 16) == 0
-    place = {int(i): number for number, i in enumerate(np.argsort(draws))}
+    place = {int(i): number for number, i in enumerate(np.argsort(bits))}
     filled = [sorted(place[i] for i in order[start : start + 16].tolist() if i > 4) for start in range(0, 300, 16)]
-    assert list(itertools.chain(*filled)) == [place[int(i)] for i in np.argsort(draws) if i > 4]
+    assert list(itertools.chain(*filled)) == [place[int(i)] for i in np.argsort(bits) if i > 4]
 
 
 def test_what_cannot_be_parted_is_spread_evenly() -> None:
     """Two classes of one positive each, and one class more: as labels are in data for classification."""
     rows: Rows = [(i, {0 if i < 150 else 1 if i < 240 else i}) for i in range(300)]
-    order = clashes_of(rows).order(shuffle_draws(300, 0, 0, 0), 20)
+    order = clashes_of(rows).order(shuffle_bits(300, 0, 0, 0), 20)
     counts = [[sum(low <= i < high for i in order[start : start + 20].tolist()) for start in range(0, 300, 20)]
               for low, high in ((0, 150), (150, 240))]  # fmt: skip
     assert counts == [[10] * 15, [6] * 15]
@@ -117,7 +117,7 @@ def test_clashing_rows_stand_anywhere_in_an_epoch_and_in_a_batch() -> None:
     clashes = clashes_of(rows)
     places: list[Any] = []
     for epoch in range(50):
-        order = clashes.order(shuffle_draws(400, 1, epoch, 0), 20)
+        order = clashes.order(shuffle_bits(400, 1, epoch, 0), 20)
         places += np.flatnonzero(order < 40).tolist()
     # 2,000 places: 100 in each batch, 100 at each place in it; five standard deviations are about 50.
     np.testing.assert_allclose(np.bincount(np.array(places) // 20, minlength=20), 100, atol=50)
@@ -132,7 +132,7 @@ def test_rows_that_clash_are_parted_and_the_others_stay(seed: int) -> None:
     size = 8
     batches = -(-len(rows) // size)
     wanted = draw.permutation(len(rows))
-    order = clashes_of(rows).part(wanted, shuffle_draws(len(rows), seed, 0, 0), size)
+    order = clashes_of(rows).part(wanted, shuffle_bits(len(rows), seed, 0, 0), size)
     assert sorted(order.tolist()) == list(range(len(rows)))
     if max(sizes) <= batches // 2:
         assert clashing_pairs(rows, order, size) == 0
@@ -144,7 +144,7 @@ def test_rows_that_clash_are_parted_and_the_others_stay(seed: int) -> None:
 def test_an_order_without_clashes_is_kept() -> None:
     rows: Rows = [(i // 2, {i // 2}) for i in range(40)]
     wanted = np.concatenate([np.arange(0, 40, 2), np.arange(1, 40, 2)])
-    order = clashes_of(rows).part(wanted, shuffle_draws(40, 0, 0, 0), 10)
+    order = clashes_of(rows).part(wanted, shuffle_bits(40, 0, 0, 0), 10)
     assert np.array_equal(order, wanted)
 
 

@@ -6,7 +6,7 @@ from data_files import row, table_of, write_jsonl
 from numpy.typing import NDArray
 
 from biencoder.data.plan.sampling import BatchPlan, KnownPositives, Sampler, share
-from biencoder.data.random_bits import scramble
+from biencoder.data.random_bits import splitmix64
 from biencoder.data.table import ExampleTable
 
 
@@ -94,7 +94,7 @@ def test_positives_and_negatives_are_drawn_evenly_and_anew_each_epoch(tmp_path: 
     plans = [sampler.plan(epoch) for epoch in range(10)]
     positives = np.concatenate([plan.passage_index[plan.is_positive] for plan in plans])
     negatives = np.concatenate([plan.passage_index[~plan.is_positive] for plan in plans])
-    # 3,000 draws of three and 6,000 of five: five standard deviations are about 129 and 155.
+    # 3,000 bits of three and 6,000 of five: five standard deviations are about 129 and 155.
     np.testing.assert_allclose(np.bincount(positives), 1000, atol=129)
     np.testing.assert_allclose(np.bincount(negatives), 1200, atol=155)
     pairs = np.sort(negatives.reshape(-1, 2), axis=1)
@@ -112,7 +112,7 @@ def test_data_without_negatives(tmp_path: Path) -> None:
 def test_the_bits_of_splitmix64() -> None:
     # The reference generator (Vigna, splitmix64.c) started at 0 and at its next state gives these.
     states = np.array([0, 0x9E3779B97F4A7C15], dtype=np.uint64)
-    assert scramble(states).tolist() == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4]
+    assert splitmix64(states).tolist() == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 7])

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from biencoder.data.plan import similar_groups as module
 from biencoder.data.plan.similar_groups import shuffle_clusters, similar_groups
-from biencoder.data.random_bits import shuffle_draws
+from biencoder.data.random_bits import shuffle_bits
 
 Vectors = NDArray[np.float32]
 Indices = NDArray[np.int64]
@@ -88,7 +88,7 @@ def test_clusters_stay_whole_when_they_are_shuffled(rows: int, size: int) -> Non
     order = np.random.default_rng(2).permutation(rows)
     place = np.argsort(order)
     for number in range(3):
-        shuffled = shuffle_clusters(order, shuffle_draws(rows, 7, number, 0), size)
+        shuffled = shuffle_clusters(order, shuffle_bits(rows, 7, number, 0), size)
         assert sorted(shuffled.tolist()) == list(range(rows))
         whole = rows // size * size
         for start in range(0, whole, size):
@@ -98,5 +98,5 @@ def test_clusters_stay_whole_when_they_are_shuffled(rows: int, size: int) -> Non
 
 
 def test_in_each_pass_other_clusters_meet() -> None:
-    passes = [shuffle_clusters(np.arange(1_000), shuffle_draws(1_000, 7, number, 0), 10) for number in range(4)]
+    passes = [shuffle_clusters(np.arange(1_000), shuffle_bits(1_000, 7, number, 0), 10) for number in range(4)]
     assert len({tuple(each) for each in passes}) == 4

@@ -53,7 +53,7 @@ def formula(
 def test_output_and_gradients_are_those_of_the_formula(
     causal: bool, window: int | None, p: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cpu_attention, "BLOCK", 1)  # a text a block, as in the formula
+    monkeypatch.setattr(cpu_attention, "SCORES_AT_ONCE", 1)  # a text a block, as in the formula
     query, key, value = got = inputs()
     torch.manual_seed(1)
     one = attend(query, key, value, PACKING, scale=0.3, causal=causal, window=window, dropout=p)
@@ -75,7 +75,7 @@ def test_output_and_gradients_are_those_of_the_formula(
 def test_the_size_of_a_block_changes_nothing(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     query, key, value = inputs()
     whole = attend(query, key, value, PACKING)
-    monkeypatch.setattr(cpu_attention, "BLOCK", block)
+    monkeypatch.setattr(cpu_attention, "SCORES_AT_ONCE", block)
     assert relative_error(attend(query, key, value, PACKING), whole) < 1e-14
 
 

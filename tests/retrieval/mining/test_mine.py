@@ -170,12 +170,12 @@ def test_no_positive_comes_back_in_any_folding(seed: int, choice: str, existing:
 def test_a_random_choice_is_seeded_and_of_what_is_allowed(tmp_path: Path) -> None:
     table = table_of(tmp_path, random_rows(seed=3))
     allowed = mine(ENCODER, table, replace(LOOSE, negatives=40, depth=40))
-    draws = [mine(ENCODER, table, replace(LOOSE, choice="random", seed=seed)) for seed in (1, 1, 2)]
-    np.testing.assert_array_equal(draws[0].indices, draws[1].indices)
-    assert (draws[0].indices != draws[2].indices).any()
+    bits = [mine(ENCODER, table, replace(LOOSE, choice="random", seed=seed)) for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(bits[0].indices, bits[1].indices)
+    assert (bits[0].indices != bits[2].indices).any()
     for i in range(len(table)):
-        assert set(draws[0].mined(i)) <= set(allowed.mined(i))
-        scores = [score for _, score in draws[0].mined(i)]
+        assert set(bits[0].mined(i)) <= set(allowed.mined(i))
+        scores = [score for _, score in bits[0].mined(i)]
         assert scores == sorted(scores, reverse=True)
 
 

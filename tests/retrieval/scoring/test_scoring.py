@@ -19,7 +19,8 @@ from biencoder.data.table import ExampleTable
 from biencoder.errors import UserError
 from biencoder.model.cross_encoder import CrossEncoder
 from biencoder.retrieval.scoring import by_cross_encoder as scoring
-from biencoder.retrieval.scoring.by_cross_encoder import score_file, summarize_rows
+from biencoder.retrieval.scoring.by_cross_encoder import score_file
+from biencoder.retrieval.scoring.scored_rows import Scored, summarize_rows
 
 TEXTS = random_texts(200, longest=12, seed=7)
 
@@ -70,7 +71,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write(tmp_path / "in.jsonl", rows(30))
 
 
-def run(teacher: LengthTeacher, data: Path, output: Path, **values: Any) -> scoring.Scored:
+def run(teacher: LengthTeacher, data: Path, output: Path, **values: Any) -> Scored:
     config = ScoreConfig(reranker="r", train_data=(data,), output=output, **values)
     return score_file(teacher, config, summarize_rows([data], "stop"))
 

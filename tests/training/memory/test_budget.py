@@ -110,7 +110,7 @@ def test_a_budget_that_is_too_small_is_said(
     encoder: Encoder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory.token_budget(encoder, 10**6, 64)
-    assert "cannot be kept: this model takes" in capsys.readouterr().out
+    assert "is too small: this model takes" in capsys.readouterr().out
     memory.token_budget(encoder, 10**10, 64)
     monkeypatch.setattr(cpu.Cpu, "default_activations", lambda *_: 1)
     memory.token_budget(encoder, None, 64)  # nobody set one

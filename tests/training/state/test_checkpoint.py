@@ -108,7 +108,7 @@ def test_a_broken_checkpoint_is_passed_over_and_named_with_its_flaw(
     damage(tmp_path / "best-00000003" / "model.safetensors" if name == "best" else tmp_path / "step-00000003" / name)
     assert newest_checkpoint(tmp_path) == tmp_path / "step-00000002"
     [record] = caplog.records
-    assert f"{tmp_path / 'step-00000003'} is broken and passed over: " in record.getMessage()
+    assert f"{tmp_path / 'step-00000003'} is damaged and is skipped: " in record.getMessage()
     assert said in record.getMessage()
     forget_checkpoints_after(tmp_path, 2)
     save_best(tmp_path, 3, make(3).weights)
@@ -124,8 +124,8 @@ def test_a_broken_manifest_is_a_broken_checkpoint(
     (save_checkpoint(tmp_path, make(1)) / "manifest.json").write_text(content)
     assert newest_checkpoint(tmp_path) is None
     assert [record.getMessage() for record in caplog.records] == [
-        f"{tmp_path / 'step-00000001'} is broken and passed over: manifest.json is damaged",
-        f"no checkpoint in {tmp_path} is whole: the run starts anew",
+        f"{tmp_path / 'step-00000001'} is damaged and is skipped: manifest.json is damaged",
+        f"no checkpoint in {tmp_path} is intact: the run starts again from the beginning",
     ]
     save_checkpoint(tmp_path, make(1))  # in the place of the broken one
     assert newest_checkpoint(tmp_path) == tmp_path / "step-00000001"

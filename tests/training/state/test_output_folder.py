@@ -52,7 +52,7 @@ def test_other_things_are_refused_and_the_first_three_named(folder: OutputFolder
     folder.path.mkdir()
     for name in ("b.txt", "a.txt", "d.txt", ".c"):
         (folder.path / name).touch()
-    with pytest.raises(UserError, match=r"holds other things \(\.c, a\.txt, b\.txt, …\) and no run of biencoder"):
+    with pytest.raises(UserError, match=r"holds other things \(\.c, a\.txt, b\.txt, …\) but not a biencoder run"):
         folder.refuse_foreign("auto")
 
 
@@ -105,7 +105,7 @@ def test_another_run_is_refused_by_every_difference(
     before = (started.path / "run.json").read_bytes()
     with pytest.raises(UserError) as refused:
         started.refuse_other_run(identity(**changes))
-    assert f"holds another run: {message}. Give what it was started with" in str(refused.value)
+    assert f"holds another run: {message}. To resume that run, give its own settings" in str(refused.value)
     assert (started.path / "run.json").read_bytes() == before
 
 

@@ -32,7 +32,7 @@ def test_in_the_steps_a_signal_is_kept_until_it_is_asked_for(
             send(number)
             assert stop_asked() == number
         assert capfd.readouterr().err == (
-            f"biencoder: {number.name}: stops after this step, with a checkpoint; Ctrl-C stops at once\n"
+            f"biencoder: {number.name}: stopping after this step, with a checkpoint; Ctrl-C stops at once\n"
         )
     with stops_by_signal():
         assert stop_asked() == 0  # another run

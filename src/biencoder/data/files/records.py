@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from biencoder.config.choices import SKIP, STOP
-from biencoder.data.blank import is_blank
 from biencoder.data.files.columns import RowError, find_columns
 from biencoder.data.files.formats import Row, describe, find_files, read_rows
+from biencoder.data.text import is_blank
 from biencoder.errors import UserError
 
 __all__ = ["BadRows", "Example", "find_files", "iter_examples", "read_examples", "read_examples_and_rows"]

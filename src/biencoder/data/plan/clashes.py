@@ -13,7 +13,7 @@ Shapes: n rows, E edges.
 import numpy as np
 from numpy.typing import NDArray
 
-from biencoder.data.random_bits import scramble
+from biencoder.data.random_bits import splitmix64
 from biencoder.data.table import Ragged
 
 ROUNDS_WITHOUT_GAIN = 16  # of swapping, after which what still clashes is left
@@ -44,30 +44,30 @@ class Clashes:
         self._keys = Ragged(keys[order].astype(np.uint64), np.concatenate([[0], ends]))
         self._key_count = len(distinct) + len(passages)
 
-    def order(self, draws: NDArray[np.uint64], batch_size: int) -> NDArray[np.int64]:
+    def order(self, bits: NDArray[np.uint64], batch_size: int) -> NDArray[np.int64]:
         """The rows in the order in which batches are cut from them: int64 ``[n]``.
 
         Args:
-            draws: uint64 ``[n]``, random bits of each row, whose order this is when no rows clash; else, those that
+            bits: uint64 ``[n]``, random bits of each row, whose order this is when no rows clash; else, those that
                 clash with none fill the batches in that order.
             batch_size: rows a batch; the last one may have fewer.
         """
-        shuffled = np.argsort(draws, kind="stable")
-        batches = -(-len(draws) // batch_size)
+        shuffled = np.argsort(bits, kind="stable")
+        batches = -(-len(bits) // batch_size)
         if batch_size == 1 or batches < 2 or not (self._component >= 0).any():
             return shuffled
-        batch = self._deal(shuffled, draws, batch_size, batches)
+        batch = self._deal(shuffled, bits, batch_size, batches)
         crowded = self._crowded(batches, least=batches)  # those of smaller components are in batches of their own
         if len(crowded):
-            self._swap(batch, crowded, draws)
-        return np.lexsort((scramble(draws), batch))  # those that were dealt stand anywhere in their batch
+            self._swap(batch, crowded, bits)
+        return np.lexsort((splitmix64(bits), batch))  # those that were dealt stand anywhere in their batch
 
-    def part(self, order: NDArray[np.int64], draws: NDArray[np.uint64], batch_size: int) -> NDArray[np.int64]:
+    def part(self, order: NDArray[np.int64], bits: NDArray[np.uint64], batch_size: int) -> NDArray[np.int64]:
         """An order of the rows, changed only where rows of a batch clash: these are swapped with others.
 
         Args:
             order: int64 ``[n]``, from which batches would be cut if no rows clashed.
-            draws: uint64 ``[n]``, random bits of each row.
+            bits: uint64 ``[n]``, random bits of each row.
             batch_size: rows a batch; the last one may have fewer.
         """
         batches = -(-len(order) // batch_size)
@@ -76,11 +76,11 @@ class Clashes:
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
         batch = place // batch_size
-        self._swap(batch, self._crowded(batches, least=2), draws)
+        self._swap(batch, self._crowded(batches, least=2), bits)
         return np.lexsort((place, batch))
 
     def _deal(
-        self, shuffled: NDArray[np.int64], draws: NDArray[np.uint64], batch_size: int, batches: int
+        self, shuffled: NDArray[np.int64], bits: NDArray[np.uint64], batch_size: int, batches: int
     ) -> NDArray[np.int64]:
         """The batch of each row: components one after the other to the batches in turn, then the other rows."""
         bound = shuffled[self._component[shuffled] >= 0]
@@ -94,7 +94,7 @@ class Clashes:
         last = len(shuffled) - (batches - 1) * batch_size  # rows of the last batch, which is full after as many rounds
         turn = np.arange(len(bound))
         place = np.where(turn < last * batches, turn % batches, (turn - last * batches) % (batches - 1))
-        in_turn = np.append(np.argsort(scramble(draws[: batches - 1]), kind="stable"), batches - 1)
+        in_turn = np.append(np.argsort(splitmix64(bits[: batches - 1]), kind="stable"), batches - 1)
         batch = np.full(len(shuffled), -1)
         batch[bound] = in_turn[place]
         room = np.append(np.full(batches - 1, batch_size), last) - np.bincount(batch[bound], minlength=batches)
@@ -113,7 +113,7 @@ class Clashes:
         found: NDArray[np.int64] = rows[~left_out]
         return found
 
-    def _swap(self, batch: NDArray[np.int64], crowded: NDArray[np.int64], draws: NDArray[np.uint64]) -> None:
+    def _swap(self, batch: NDArray[np.int64], crowded: NDArray[np.int64], bits: NDArray[np.uint64]) -> None:
         """Move rows that clash to other batches, in exchange for rows that clash in neither place; in place."""
         keys = self._keys.take(self._query[crowded])
         owner, values = keys.owners(), keys.values.astype(np.int64)
@@ -129,7 +129,7 @@ class Clashes:
             stalled = 0 if len(clashing) < fewest else stalled + 1
             fewest, number = min(fewest, len(clashing)), number + 1
 
-            pick = (scramble(draws[crowded[clashing]] ^ np.uint64(number)) % np.uint64(len(movable))).astype(np.int64)
+            pick = (splitmix64(bits[crowded[clashing]] ^ np.uint64(number)) % np.uint64(len(movable))).astype(np.int64)
             pick, first = np.unique(pick, return_index=True)
             is_free = ~np.isin(pick, clashing)
             pick, moved = pick[is_free], clashing[first[is_free]]

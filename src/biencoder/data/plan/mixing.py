@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biencoder.config.choices import EQUAL, SIZE, SQRT
-from biencoder.data.random_bits import draws_of
+from biencoder.data.random_bits import bits_of
 
 # From the sizes of the data sets to the proportions in which they are drawn; an empty one is never drawn.
 MIXES: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
@@ -66,6 +66,6 @@ class Mix:
         """Of each step of an epoch: the data set, and how many of the epoch's steps before it had the same one."""
         data_set = np.repeat(np.arange(len(self._turns)), self._turns)
         before = np.arange(len(data_set)) - (np.cumsum(self._turns) - self._turns)[data_set]
-        within = (draws_of(self._seed, epoch, _TURNS, data_set, before) >> np.uint64(11)) * 2.0**-53
+        within = (bits_of(self._seed, epoch, _TURNS, data_set, before) >> np.uint64(11)) * 2.0**-53
         order = np.argsort((before + within) / self._turns[data_set], kind="stable")
         return data_set[order], before[order]

@@ -16,7 +16,7 @@ from biencoder.config.choices import SIZE
 from biencoder.data.plan.clashes import Clashes
 from biencoder.data.plan.mixing import Mix, turns_per_epoch
 from biencoder.data.plan.similar_groups import shuffle_clusters
-from biencoder.data.random_bits import draws_of, shuffle_draws
+from biencoder.data.random_bits import bits_of, shuffle_bits
 from biencoder.data.table import ExampleTable
 
 _POSITIVES, _NEGATIVES = 1, 2  # streams of the choices within a row
@@ -124,8 +124,8 @@ class Sampler:
     def _positives(self, number: int, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
         """One positive a row in a pass: which it is, and its hash; both ``[B]``."""
         hashes = self._table.positive_hashes
-        draws = draws_of(self._seed, number, _POSITIVES, rows, 0)
-        index = (draws % hashes.lengths_of(rows).astype(np.uint64)).astype(np.int64)
+        bits = bits_of(self._seed, number, _POSITIVES, rows, 0)
+        index = (bits % hashes.lengths_of(rows).astype(np.uint64)).astype(np.int64)
         return index, hashes.values[hashes.offsets[rows] + index]
 
     def _negatives(
@@ -135,7 +135,7 @@ class Sampler:
         positions, offsets = self._table.negative_hashes.positions(rows)
         owner = np.repeat(np.arange(len(rows)), np.diff(offsets))
         index = np.arange(len(owner)) - offsets[owner]
-        order = np.lexsort((draws_of(self._seed, number, _NEGATIVES, rows[owner], index), owner))
+        order = np.lexsort((bits_of(self._seed, number, _NEGATIVES, rows[owner], index), owner))
         # Sorted by draw within each row: the first ones are the chosen.
         chosen = order[index < group_size - 1]
         return owner[chosen], index[chosen], self._table.negative_hashes.values[positions[chosen]]
@@ -165,15 +165,15 @@ class _Deck:
         """Which pass the batch number ``turn`` is of, from 0, and its rows."""
         number, place = divmod(turn, self.batches)
         if self._order[0] != number:
-            draws = shuffle_draws(len(self._rows), self._seed, number, self._data_set)
-            self._order = (number, self._rows[self._shuffled(draws)])
+            bits = shuffle_bits(len(self._rows), self._seed, number, self._data_set)
+            self._order = (number, self._rows[self._shuffled(bits)])
         return number, self._order[1][place * self._batch_size : (place + 1) * self._batch_size]
 
-    def _shuffled(self, draws: NDArray[np.uint64]) -> NDArray[np.int64]:
+    def _shuffled(self, bits: NDArray[np.uint64]) -> NDArray[np.int64]:
         if self._similar is None:
-            return self._clashes.order(draws, self._batch_size)
+            return self._clashes.order(bits, self._batch_size)
         order, size = self._similar
-        return self._clashes.part(shuffle_clusters(order, draws, size), draws, self._batch_size)
+        return self._clashes.part(shuffle_clusters(order, bits, size), bits, self._batch_size)
 
 
 def share(total: int, rank: int, world: int) -> slice:

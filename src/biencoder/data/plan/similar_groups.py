@@ -29,7 +29,7 @@ def similar_groups(vectors: Vectors, copies: Indices, size: int, seed: int) -> I
         vectors: ``[m, D]``, in memory or memory-mapped; inner products are the similarity.
         copies: int64 ``[m]``, how many rows have each vector; n in all.
         size: rows a group.
-        seed: of the draws.
+        seed: of the random order.
 
     Returns:
         int64 ``[n]``, the vector of each row.
@@ -57,16 +57,16 @@ def _groups(vectors: Vectors, copies: Indices, size: int) -> list[Indices]:
     return groups
 
 
-def shuffle_clusters(order: Indices, draws: NDArray[np.uint64], size: int) -> Indices:
+def shuffle_clusters(order: Indices, bits: NDArray[np.uint64], size: int) -> Indices:
     """The clusters of ``size`` rows that follow each other in an order, shuffled: int64 ``[n]``.
 
     The incomplete one at the end stays there: batches of a multiple of ``size`` rows hold whole clusters.
 
     Args:
         order: of the rows, see :func:`similar_groups`.
-        draws: uint64 ``[n]``, random bits.
+        bits: uint64 ``[n]``, random bits.
         size: rows a cluster.
     """
     whole = len(order) // size * size
-    shuffled = np.argsort(draws[:whole:size], kind="stable")
+    shuffled = np.argsort(bits[:whole:size], kind="stable")
     return np.concatenate([order[:whole].reshape(-1, size)[shuffled].ravel(), order[whole:]])

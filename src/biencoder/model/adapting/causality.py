@@ -1,8 +1,8 @@
 """Which way a decoder attends: to what precedes a token, or to the whole text.
 
 transformers takes the choice from ``is_causal`` in the configuration, where an architecture honours it. Saved there, it
-holds for everyone who loads the model. An architecture that does not honour it is refused, never trained in one way and
-loaded in another.
+holds for everyone who loads the model. We refuse an architecture that does not honour it, so that no model is trained
+in one way and loaded in another.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ CHANGE = 1e-4  # of a hidden state's norm: far above rounding, far below what an
 
 
 def is_decoder(backbone: nn.Module) -> bool:
-    """Whether the architecture is one of a language model that reads from left to right, however it is used here."""
+    """Whether the architecture is a language model's that reads from left to right, however it is used here."""
     return any(getattr(module, "is_causal", False) is True for module in backbone.modules())
 
 
@@ -45,7 +45,7 @@ def set_attention(backbone: nn.Module, attention: str) -> None:
 
 @torch.no_grad()
 def _looks_ahead(backbone: Any) -> list[bool]:
-    """Whether the first token of a text knows the last: of texts alone, and of texts that padding follows."""
+    """Whether the first token of a text sees the last one: without padding, and with padding behind the text."""
     training = backbone.training
     backbone.eval()
     cache = {"use_cache": False} if hasattr(backbone.config, "use_cache") else {}

@@ -1,4 +1,4 @@
-"""The parts of a transformer as training sees them: its blocks, what stands before them, and which of it learns."""
+"""The blocks of a transformer, and which of its weights learn."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -28,7 +28,7 @@ def find_blocks(backbone: nn.Module) -> tuple[str, nn.ModuleList]:
 def freeze(backbone: nn.Module, *, embeddings: bool, layers: int) -> None:
     """Let the embeddings and the first blocks learn nothing.
 
-    Nothing in front of the first weight that learns is kept for the backward pass, which ends there.
+    The backward pass ends at the first weight that learns, and keeps nothing from before it.
 
     Args:
         backbone: a transformers model.

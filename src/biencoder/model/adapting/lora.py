@@ -3,7 +3,6 @@
 An adapter that is loaded is merged into the weights of its base, so that what is loaded is a model like any other.
 """
 
-import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,9 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from biencoder.errors import UserError
+from biencoder.errors import UserError, require_package
 from biencoder.model.adapting.freezing import find_blocks
 from biencoder.model.dropout import use_fast_dropout
-from biencoder.model.files.settings import ADAPTER_CONFIG, read_json
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of the names in it
@@ -49,7 +47,7 @@ def add_lora(
     Raises:
         UserError: peft is not installed, or there is no linear layer to put it beside.
     """
-    require_peft("--lora-rank")
+    require_package("peft", "--lora-rank", "lora")
     from peft import LoraConfig
 
     config = LoraConfig(
@@ -72,19 +70,24 @@ def merge_lora(backbone: PreTrainedModel) -> None:
     backbone.delete_adapter(list(backbone.peft_config))
 
 
-def merge_adapter(backbone: PreTrainedModel, folder: Path) -> None:
+def merge_adapter(backbone: PreTrainedModel, folder: Path, settings: dict[str, Any]) -> None:
     """Load the adapter in ``folder`` into ``backbone``, its base, and merge it.
+
+    Args:
+        backbone: the adapter's base model.
+        folder: of the adapter.
+        settings: what its ``adapter_config.json`` holds.
 
     Raises:
         UserError: peft is not installed.
         ValueError: the adapter has no weights in safetensors, or they are of another base.
     """
-    require_peft(f"{folder}, an adapter,")
+    require_package("peft", f"{folder}, an adapter,", "lora")
     from peft import LoraConfig, set_peft_model_state_dict
 
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise ValueError(f"no {ADAPTER_WEIGHTS} in it; an adapter_model.bin is not read, for a pickle can run code")
-    config = LoraConfig(**_settings(folder, LoraConfig().to_dict()))
+    config = LoraConfig(**_handled_settings(settings, LoraConfig().to_dict()))
     weights = load_file(folder / ADAPTER_WEIGHTS)
     try:
         backbone.add_adapter(config)
@@ -98,13 +101,12 @@ def merge_adapter(backbone: PreTrainedModel, folder: Path) -> None:
     backbone.requires_grad_(True)
 
 
-def _settings(folder: Path, usual: dict[str, Any]) -> dict[str, Any]:
+def _handled_settings(saved: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
     """What an adapter's configuration says of the products, and nothing by which peft would import or load more.
 
     Raises:
         ValueError: it sets something that changes the vectors and is not handled.
     """
-    saved = read_json(folder / ADAPTER_CONFIG)
     handled = {name: saved[name] for name in HANDLED if name in saved}
     if saved.get("init_lora_weights", True) not in INITIALISATIONS:
         raise ValueError(f"its adapter sets init_lora_weights to {saved['init_lora_weights']!r}, which is not handled")
@@ -112,12 +114,6 @@ def _settings(folder: Path, usual: dict[str, Any]) -> dict[str, Any]:
         if name not in HANDLED and name not in FREE and value and value != usual.get(name):
             raise ValueError(f"its adapter sets {name}, which is not handled")
     return handled
-
-
-def require_peft(what: str) -> None:
-    """Raise `UserError` where peft is not installed."""
-    if importlib.util.find_spec("peft") is None:
-        raise UserError(f"{what} needs the package peft, which is missing here; type: pip install biencoder[lora]")
 
 
 def _linear_layers(backbone: nn.Module, first_layer: int) -> str:

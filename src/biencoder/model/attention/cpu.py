@@ -2,8 +2,8 @@
 
 PyTorch's own flash attention on a CPU has no dropout and a slow backward pass; its fallback keeps several copies of the
 ``[L, L]`` weights. Here a few texts at a time go through batched products whose scores stay in the processor's caches,
-and the weights are computed again in the backward pass instead of being kept (Dao et al. 2022, "FlashAttention",
-algorithm 4): only the masks of dropout are, at a byte each.
+and the backward pass computes the weights again (Dao et al. 2022, "FlashAttention", algorithm 4). Only the masks of
+dropout are kept, at a byte each.
 
 Shapes: T tokens in the row, H heads, E size of a head, N texts of L tokens in a block, M = N x H.
 """
@@ -56,8 +56,8 @@ def attend(
 class _Attention(torch.autograd.Function):
     """With P the softmax of the scores, K the mask of dropout and u its factor: out = u (P ∘ K) V.
 
-    All of it in float32, also between bf16 layers: products with so short a side gain little from bf16, and the
-    gradient comes closer to the exact one than that of PyTorch's flash attention.
+    All of it is float32, also between bf16 layers. Products with so short a side gain little from bf16, and the
+    gradient comes closer to the exact one than PyTorch's flash attention does.
     """
 
     @staticmethod
@@ -116,7 +116,7 @@ def _weights(query_MLE: Tensor, key_MLE: Tensor, scale: float, mask_LL: Tensor |
 
 
 def _softmax_backward(gradient: Tensor, softmax: Tensor) -> None:
-    """Turn the gradient of a softmax over the last dimension into that of its input, in place."""
+    """Turn the gradient of a softmax over the last dimension into the gradient of its input, in place."""
     torch.ops.aten._softmax_backward_data.out(gradient, softmax, -1, softmax.dtype, grad_input=gradient)
 
 

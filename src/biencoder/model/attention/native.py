@@ -1,6 +1,6 @@
 """Attention within the texts of a packed row by compiled kernels (``kernels/attention.cpp``).
 
-Masks of dropout are drawn again in the backward pass, and of the softmax two numbers a token and head are kept: its
+The backward pass draws the masks of dropout again, and two numbers for each token and head are kept of the softmax. So
 memory grows with the tokens, not with their square.
 
 Shapes: T tokens in the row, H heads, E size of a head.

@@ -1,8 +1,8 @@
-"""What transformers gets to see of a model folder: data, and no setting that makes it run code or open other files.
+"""Show transformers only the data of a model folder, and no setting that makes it run code or open other files.
 
-A model folder is somebody else's. transformers reads much in it that is no weight and no vocabulary: pickled
+A model folder may come from anyone. transformers reads much in it that is neither weights nor vocabulary: pickled
 checkpoints of several kinds, Python files that ``auto_map`` names, kernels of the hub that ``attn_implementation``
-names, adapters, other weight files that ``config.json`` points to. It is shown a folder that holds none of that.
+names, adapters, and other weight files that ``config.json`` points to. We show it a folder without any of that.
 """
 
 import contextlib
@@ -39,11 +39,11 @@ UNSAFE_ENDINGS = ("_file", "_files")  # of tokenizer_config.json: paths of vocab
 
 @contextlib.contextmanager
 def data_only(folder: Path, trust_remote_code: bool) -> Iterator[Path]:
-    """A passing folder with links to the data of a model folder; the folder itself where its code is trusted.
+    """A temporary folder with links to the data of a model folder; the folder itself if its code is trusted.
 
     Raises:
         UserError: a file of settings is damaged.
-        ValueError: its weights are quantised, or its index names a file that is no safetensors file of the folder.
+        ValueError: the weights are quantised, or the index names a file that is not a safetensors file of the folder.
     """
     _refuse_quantised(folder)
     shards(folder)
@@ -77,8 +77,8 @@ def refuse_links_out(folder: Path, where: str) -> None:
         for entry in place.iterdir():
             if entry.is_symlink() and not any(_leads_into(entry, root) for root in allowed):
                 raise UserError(
-                    f"{where}: {entry.relative_to(home)} is a link that leads out of the folder; a model that is not "
-                    "yours could show you any file that way. If it is yours, put the file itself there"
+                    f"{where}: {entry.relative_to(home)} is a link that leads out of the folder. A model from "
+                    "someone else could read your files that way. If the model is yours, put the file itself there"
                 )
 
 
@@ -102,11 +102,13 @@ def _is_unsafe(key: str, endings: bool) -> bool:
 def _refuse_quantised(folder: Path) -> None:
     config = read_json(folder / "config.json") or {}
     if config.get("quantization_config"):
-        raise ValueError("its weights are quantised (quantization_config in config.json), which is not handled")
+        raise ValueError(
+            "its weights are quantised (quantization_config in config.json), which biencoder does not handle"
+        )
 
 
 def shards(folder: Path) -> list[str]:
-    """The files that a folder's index of weights names, sorted; none without an index.
+    """The files that a folder's index of weights names, sorted; empty without an index.
 
     Raises:
         ValueError: it names anything but a safetensors file of the folder.

@@ -1,4 +1,4 @@
-"""Models on disk: finding and loading them, and refusing what is damaged."""
+"""Find and load models on disk, and refuse damaged ones."""
 
 import contextlib
 import hashlib
@@ -17,7 +17,7 @@ from biencoder.errors import UserError, first_line
 from biencoder.model.adapting.lora import merge_adapter
 from biencoder.model.dropout import use_fast_dropout
 from biencoder.model.files.data_only import data_only, refuse_links_out
-from biencoder.model.files.settings import ADAPTER_CONFIG, adapter_base, read_settings
+from biencoder.model.files.settings import ADAPTER_CONFIG, adapter_base, read_json, read_settings
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def locate(path: str | Path, flag: str = "--model") -> Path:
         flag: where the person named it, for messages.
 
     Raises:
-        UserError: neither, or a folder with links that lead out of it.
+        UserError: there is no such folder or model, or the folder has links that lead out of it.
     """
     folder = _find(path, flag)
     refuse_links_out(folder, f"{flag} {path}")
@@ -70,19 +70,19 @@ def _find(path: str | Path, flag: str) -> Path:
         return Path(snapshot_download(str(path), ignore_patterns=NOT_DOWNLOADED))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
-            f"{flag} {path}: no such folder, and not to be had from the model hub ({first_line(error)})"
+            f"{flag} {path}: no such folder, and the model hub does not have it ({first_line(error)})"
         ) from error
 
 
 def load_backbone(folder: Path, dropout: float | None = None, *, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The transformer alone, in float32, with our dropout, its unused pooler frozen.
+    """The transformer alone, in float32, with our dropout and its pooler frozen.
 
-    A pooler (BERT's dense layer on the first token) takes no part in any pooling here. It is kept, so that what is
-    saved is whole, and frozen, so that data-parallel training does not wait for a gradient that never comes.
+    No pooling here uses the pooler (BERT's dense layer on the first token). We keep it, so that the saved model is
+    whole, and freeze it, so that data-parallel training does not wait for a gradient that never comes.
 
     Args:
         folder: of the model.
-        dropout: probability of every dropout; None for what its configuration says. The configuration stays as it is.
+        dropout: probability of every dropout; None for the configuration's. The saved configuration stays as it is.
         trust_remote_code: run code that comes with the model, and let its configuration choose attention kernels.
     """
     base = adapter_base(folder)
@@ -91,7 +91,7 @@ def load_backbone(folder: Path, dropout: float | None = None, *, trust_remote_co
     else:
         backbone = load_backbone(_base_folder(folder, base), dropout, trust_remote_code=trust_remote_code)
         with quiet():
-            merge_adapter(backbone, folder)
+            merge_adapter(backbone, folder, read_json(folder / ADAPTER_CONFIG))
     pooler = getattr(backbone, "pooler", None)
     if isinstance(pooler, nn.Module):
         pooler.requires_grad_(False)
@@ -100,21 +100,21 @@ def load_backbone(folder: Path, dropout: float | None = None, *, trust_remote_co
 
 
 def _base_folder(folder: Path, base: str) -> Path:
-    """Where the base model of an adapter is; it is somebody else's choice, so it is said."""
+    """Where the base model of an adapter is. The log names it, because the adapter's author chose it."""
     said = f"{folder / ADAPTER_CONFIG}: base model"
     try:
         found = _find(base, said)
     except UserError as error:
         raise UserError(
-            f"--model {folder}: is an adapter, and its base model {base} is missing; put it there, or write where it "
-            f"is into {folder / ADAPTER_CONFIG} as base_model_name_or_path"
+            f"--model {folder}: is an adapter, and its base model {base} is missing; put it there, or set "
+            f"base_model_name_or_path in {folder / ADAPTER_CONFIG} to where it is"
         ) from error
     refuse_links_out(found, f"{said} {base}")
     if adapter_base(found) is not None:
         raise UserError(
             f"--model {folder}: is an adapter, and its base model {base} is one too; merge that with its own base first"
         )
-    logger.info("%s is an adapter; its weights are added to those of its base model, %s", folder, base)
+    logger.info("%s is an adapter; it is merged into its base model, %s", folder, base)
     return found
 
 
@@ -145,8 +145,8 @@ def load_weights(kind: Any, folder: Path, config: Any, *, trust_remote_code: boo
     """
     if not any(folder.glob("*.safetensors")):
         raise ValueError(
-            "no *.safetensors in it; a pytorch_model.bin is not read, for a pickle can run code: to convert one, load "
-            "it with transformers and save_pretrained it"
+            "it has no *.safetensors file. biencoder does not read pytorch_model.bin, because a pickle can run code. "
+            "To convert one, load it with transformers and call save_pretrained"
         )
     with quiet():
         loaded: tuple[PreTrainedModel, dict[str, Any]] = kind.from_pretrained(
@@ -180,7 +180,7 @@ def checkpoint_activations(backbone: PreTrainedModel, options: dict[str, Any] | 
 
 
 def _refuse_random_weights(report: dict[str, Any]) -> None:
-    """What a file lacks, transformers fills with random numbers and a line in the log; only a pooler may be lacking."""
+    """Refuse weights that the file lacks: transformers fills them with random numbers. Only a pooler may be missing."""
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler"))
     if missing:
         raise ValueError(f"the file of weights lacks {missing[0]}, one of {len(missing)} that config.json asks for")
@@ -190,7 +190,7 @@ def _refuse_random_weights(report: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars from transformers for loads and saves of a second, and a table of weights, which we check."""
+    """Hide transformers' progress bars and its table of weights, which we check ourselves."""
     shown, level = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()

@@ -19,8 +19,8 @@ def save_model(
 ) -> None:
     """Write weights, configuration, tokenizer and sentence-transformers' files into ``folder``.
 
-    All of it is written and synced below a temporary name first. What makes a folder a model, its configuration, is
-    moved there last: a kill leaves a model that is whole, or none.
+    Everything is written and synced under a temporary name first. The configuration, which makes a folder a model, is
+    moved there last, so a kill leaves a whole model or none.
     """
     folder.mkdir(parents=True, exist_ok=True)
     staged = Path(tempfile.mkdtemp(prefix=".model.", suffix=".tmp", dir=folder))
@@ -37,7 +37,7 @@ def save_model(
 
 
 def _forget_last_use(tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> None:
-    """What a tokenizer was asked for last is written with it, by which two saved models would differ."""
+    """Reset what the tokenizer was last asked for: it would be saved, and two equal models would differ."""
     if not tokenizer.is_fast:
         return
     tokenizer.backend_tokenizer.no_padding()

@@ -13,14 +13,14 @@ from biencoder.errors import UserError
 from biencoder.model.files.data_only import shards
 from biencoder.model.files.pretrained import load_checked, locate
 
-POOLER = "pooler."  # what no pooling here uses, and some files lack
+POOLER = "pooler."  # no pooling here uses it, and some files lack it
 
 
 class StoredWeights:
     """A model's weights by the names that they have in its backbone.
 
-    Files written with a head have a prefix before those names. Where transformers itself would rename or convert
-    weights (old LayerNorm names, fused matrices), the model is loaded whole instead, in float32.
+    Files written with a head have a prefix before the names. Where transformers would rename or convert weights (old
+    LayerNorm names, fused matrices), we load the model whole instead, in float32.
 
     Args:
         path: model folder or hub name.
@@ -48,7 +48,7 @@ class StoredWeights:
             self._place = {}
 
     def _open(self, folder: Path) -> dict[str, Any]:
-        """The opened file in which each tensor of the folder is; none of a damaged folder, which fails when loaded."""
+        """The opened file that holds each tensor; empty for a damaged folder, which fails when it is loaded."""
         try:
             files = [self._stack.enter_context(safe_open(path, framework="pt")) for path in _files(folder)]
         except (SafetensorError, OSError, ValueError, UserError):
@@ -66,7 +66,7 @@ class StoredWeights:
         return tensor
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of a tensor, which is not read for it."""
+        """The shape of a tensor, without reading the tensor."""
         if name in self._loaded:
             return tuple(self._loaded[name].shape)
         file, key = self._place[name]

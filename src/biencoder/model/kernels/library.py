@@ -1,8 +1,8 @@
 """Compiled kernels for training and encoding on a CPU, where they were built and the processor can run them.
 
-``setup.py`` builds the same source once for each kind of processor; without a compiler there is none, and PyTorch's own
-operations compute the same, slower. They are called by ctypes, with the addresses of tensors: there is no copy, and no
-other thread waits. Their threads are those of PyTorch's OpenMP library, which is the first that the loader finds.
+``setup.py`` builds the same source once for each kind of processor. Without a compiler there are no kernels, and
+PyTorch's own operations compute the same, more slowly. We call kernels by ctypes with the addresses of tensors: nothing
+is copied, and no other thread waits. They use the threads of PyTorch's OpenMP library, the first that the loader finds.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ def kernels() -> ctypes.CDLL | None:
 
 
 def kind() -> str | None:
-    """For what kind of processor the library in use was compiled, a key of :data:`NEEDS`; None without one."""
+    """The kind of processor that the library in use is for, a key of :data:`NEEDS`; None without a library."""
     return next((name for name in NEEDS if _library(name) is not None), None) if kernels() is not None else None
 
 
@@ -60,14 +60,14 @@ def address(tensor: Tensor | None) -> ctypes.c_void_p:
 
 
 def is_narrow(tensor: Tensor) -> int:
-    """How the kernels are told that numbers are bf16 and not float32."""
+    """1 for bf16 and 0 for float32, as the kernels take it."""
     return int(tensor.dtype == torch.bfloat16)
 
 
 class KernelDropout:
     """Dropout as the kernels take it: a probability in multiples of 2^-16, and where its masks come from.
 
-    A mask is a function of this seed alone, so that none is kept between forward and backward pass.
+    A mask is a function of the seed alone, so no mask is kept between the forward and the backward pass.
     """
 
     def __init__(self, probability: float) -> None:

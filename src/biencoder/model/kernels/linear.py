@@ -1,4 +1,4 @@
-"""Products with the weights of linear layers: by compiled kernels where there are some for them, else by PyTorch.
+"""Products with the weights of linear layers, by compiled kernels where they exist, otherwise by PyTorch.
 
 Shapes: T rows (tokens), I inputs, O outputs.
 """
@@ -20,7 +20,7 @@ class Linear(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """Memory of the weight as it is kept here."""
+        """Bytes of the weight as it is laid out here."""
 
     def output(self, input_TI: Tensor) -> Tensor:
         """``[T, O]`` of the input's type."""
@@ -33,12 +33,12 @@ class Linear(Protocol):
 
 
 def linear(modules: Sequence[nn.Linear], dtype: torch.dtype, *, backward: bool) -> Linear:
-    """One linear layer out of some with the same input: the outputs of the second come behind those of the first.
+    """One linear layer out of several with the same input; their outputs stand one behind the other.
 
     Args:
-        modules: with sizes that are multiples of 32.
-        dtype: what products take.
-        backward: gradients will be asked for.
+        modules: linear layers whose sizes are multiples of 32.
+        dtype: the type of numbers in products.
+        backward: gradients will be computed.
     """
     library = kernels()
     if dtype == torch.bfloat16 and library is not None and library.has_linear():

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from biencoder.data.random_bits import scramble
+from biencoder.data.random_bits import splitmix64
 from biencoder.data.table import ExampleTable
 from biencoder.data.text import fold, text_hash
 from biencoder.errors import UserError
-from biencoder.retrieval.encode import Progress, TextEncoder, finite, shifted
 from biencoder.retrieval.mapped_vectors import map_vectors
+from biencoder.retrieval.text_encoder import Advance, TextEncoder, finite, shifted
 
 ENCODED_AT_ONCE = 16_384  # passages between two writes to the matrix; lengths are sorted among a quarter of them
 
@@ -111,7 +111,7 @@ class Candidates:
     def __getitem__(self, number: int) -> str:
         return self._texts[int(self._entries[number])]
 
-    def vectors(self, encoder: TextEncoder, progress: Progress | None = None) -> NDArray[np.float32]:
+    def vectors(self, encoder: TextEncoder, progress: Advance | None = None) -> NDArray[np.float32]:
         """All texts as passages, float32 ``[len(self), D]``, memory-mapped from an unnamed temporary file.
 
         Raises:
@@ -173,7 +173,7 @@ def gather(table: ExampleTable, corpus: Iterable[str] | None, *, with_negatives:
 
 def contradicted(table: ExampleTable, folded: FoldedTable) -> NDArray[np.bool_]:
     """Which hard negatives are a positive of their query in some row, bool by ``table.negative_hashes.values``."""
-    query = scramble(folded.query)
+    query = splitmix64(folded.query)
     positives = query[table.positive_hashes.owners()] ^ folded.positives
     negatives = query[table.negative_hashes.owners()] ^ folded.negatives
     return np.isin(negatives, positives)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from biencoder.data.random_bits import scramble
+from biencoder.data.random_bits import splitmix64
 
 Scores = NDArray[np.float32]
 Indices = NDArray[np.int64]
@@ -98,9 +98,9 @@ def by_rank(indices_QK: Indices) -> Indices:
 
 def by_chance(indices_QK: Indices, row_Q: Indices, seed: int) -> Indices:
     """Columns in random order, a function of the seed, the row's number and the candidate's number alone."""
-    state_Q = scramble(scramble(np.full(len(row_Q), seed, np.uint64)) ^ row_Q.astype(np.uint64))
-    draws_QK = scramble(state_Q[:, None] ^ indices_QK.astype(np.uint64))
-    return np.argsort(draws_QK, axis=1, kind="stable")
+    state_Q = splitmix64(splitmix64(np.full(len(row_Q), seed, np.uint64)) ^ row_Q.astype(np.uint64))
+    bits_QK = splitmix64(state_Q[:, None] ^ indices_QK.astype(np.uint64))
+    return np.argsort(bits_QK, axis=1, kind="stable")
 
 
 @dataclass

@@ -17,7 +17,6 @@ from biencoder.config import MiningOptions
 from biencoder.config.choices import KEEP, TOP
 from biencoder.data.files.records import Example
 from biencoder.data.table import ExampleTable
-from biencoder.retrieval.encode import StartProgress, TextEncoder
 from biencoder.retrieval.mining.corpus import Candidates, contradicted, gather
 from biencoder.retrieval.mining.filters import (
     Funnel,
@@ -36,6 +35,7 @@ from biencoder.retrieval.mining.filters import (
 )
 from biencoder.retrieval.mining.queries import Queries, encode_queries, similarities
 from biencoder.retrieval.search import search
+from biencoder.retrieval.text_encoder import StartProgress, TextEncoder
 
 logger = logging.getLogger(__name__)
 

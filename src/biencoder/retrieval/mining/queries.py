@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biencoder.data.table import ExampleTable
-from biencoder.retrieval.encode import TextEncoder, finite
+from biencoder.retrieval.text_encoder import TextEncoder, finite
 
 PAIRS_AT_ONCE = 1 << 14  # vectors gathered at a time
 

@@ -1,42 +1,30 @@
-"""``biencoder score``: a teacher's scores beside the passages of training files.
+"""A cross-encoder's scores beside the passages of training files, resumable.
 
-With a cross-encoder, ``OUT.partial`` holds the lines done so far and ``OUT.partial.state`` says how many they are and
-of what: a run that was killed goes on there. With an embedding model the vectors of the passages are what is kept.
+``OUT.partial`` holds the lines done so far and ``OUT.partial.state`` says how many they are and what they were made
+from: a run that was killed goes on there.
 """
 
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
+from biencoder.config import ScoreConfig
 from biencoder.data.files.formats import Row
 from biencoder.data.files.records import Example
-from biencoder.data.files.rewrite import DECIMALS, as_line, check_output, rows_of, write_lines
+from biencoder.data.rewrite import as_line, rows_of, write_lines
 from biencoder.errors import UserError
-from biencoder.files import open_claimed, sync_folder
-from biencoder.retrieval.encode import (
-    Progress,
-    StartProgress,
-    beside,
-    progress_line,
-    read_json,
-    shifted,
-    write_json,
-)
-
-if TYPE_CHECKING:
-    from biencoder.config import ScoreConfig
+from biencoder.files import beside, open_claimed, read_json, sync_folder, write_json
+from biencoder.retrieval.scoring.scored_rows import RowsSummary, Scored, with_scores
+from biencoder.retrieval.text_encoder import Advance, StartProgress, shifted
 
 logger = logging.getLogger(__name__)
 
 WINDOW_PAIRS = 4096  # among which lengths are sorted, and what a kill can cost
-COSINE_TEMPERATURE = 0.05  # that of the student, unless it is told another
 
 
 class Teacher(Protocol):
@@ -46,90 +34,12 @@ class Teacher(Protocol):
     def fingerprint(self) -> str:
         """Equal fingerprints give equal scores."""
 
-    def score(self, pairs: Sequence[tuple[str, str]], progress: Progress | None = None) -> NDArray[np.float32]:
+    def score(self, pairs: Sequence[tuple[str, str]], progress: Advance | None = None) -> NDArray[np.float32]:
         """A logit for each query and passage, float32 ``[len(pairs)]``."""
 
 
-@dataclass(frozen=True)
-class Scored:
-    """What was scored.
-
-    Attributes:
-        rows: of the training files.
-        pairs: queries with a positive or a negative.
-        reused: pairs that an earlier run had scored, or passages that it had encoded.
-    """
-
-    rows: int
-    pairs: int
-    reused: int
-
-
-def run(config: "ScoreConfig") -> None:
-    """The command: score, write the rows, say how many."""
-    from biencoder.terminal import say
-
-    check_output(config.output, config.train_data)
-    with progress_line("score") as progress:
-        if config.reranker is not None:
-            from biencoder.model.cross_encoder import CrossEncoder
-
-            source = summarize_rows(config.train_data, config.on_bad_row)  # bad rows are said before a model is loaded
-            teacher = CrossEncoder.load(
-                config.reranker,
-                precision=config.precision,
-                device=config.device,
-                max_length=config.max_length,
-                trust_remote_code=config.trust_remote_code,
-            )
-            scored = score_file(teacher, config, source, progress=progress)
-        else:
-            from biencoder.retrieval.scoring.by_vectors import score_file_by_vectors
-
-            scored = score_file_by_vectors(config, progress=progress)
-    say(f"{config.output}: {scored.rows:,} rows with the scores of {scored.pairs:,} pairs")
-
-
-@dataclass(frozen=True)
-class RowsSummary:
-    """What training files hold.
-
-    Attributes:
-        rows: usable rows.
-        pairs: their positives and negatives.
-        fingerprint: digest of the rows with all their columns, in order.
-    """
-
-    rows: int
-    pairs: int
-    fingerprint: str
-
-
-def summarize_rows(train_data: Sequence[Path], on_bad_row: str) -> RowsSummary:
-    """Count and fingerprint the rows of training files, and by that check every one of them.
-
-    Raises:
-        UserError: a file cannot be read, a row is bad and ``on_bad_row`` is ``"stop"``, or no row is left.
-    """
-    digest, rows, pairs = xxhash.xxh3_128(), 0, 0
-    for place, row, example in rows_of(train_data, on_bad_row):
-        digest.update(as_line(row, place))
-        rows += 1
-        pairs += len(example.positives) + len(example.negatives)
-    if not rows:
-        raise UserError(f"no usable row in {', '.join(map(str, train_data))}")
-    return RowsSummary(rows, pairs, digest.hexdigest())
-
-
-def with_scores(row: Row, example: Example, scores: NDArray[np.float32]) -> Row:
-    """The row with ``pos_scores`` and ``neg_scores``: first the positives' scores, then the negatives'."""
-    rounded = [round(float(score), DECIMALS) for score in scores]
-    positives = len(example.positives)
-    return row | {"pos_scores": rounded[:positives], "neg_scores": rounded[positives:]}
-
-
 def score_file(
-    teacher: Teacher, config: "ScoreConfig", source: RowsSummary, *, progress: StartProgress | None = None
+    teacher: Teacher, config: ScoreConfig, source: RowsSummary, *, progress: StartProgress | None = None
 ) -> Scored:
     """Score every positive and negative with its query, and write ``config.output``.
 

@@ -3,26 +3,25 @@
 The vectors of the passages lie beside the output until it is whole, so that a run that was killed goes on with them.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import orjson
 
-from biencoder.data.files.rewrite import as_line, same_rows, write_lines
+from biencoder.config import ScoreConfig
+from biencoder.data.rewrite import as_line, same_rows, write_lines
 from biencoder.data.table import ExampleTable
 from biencoder.files import atomic_write
-from biencoder.retrieval.encode import StartProgress, TextEncoder, encode_file
+from biencoder.model.encoder import Encoder
+from biencoder.retrieval.encode import encode_file
 from biencoder.retrieval.mining.corpus import Candidates, gather
 from biencoder.retrieval.mining.queries import Queries, Vectors, encode_queries, similarities
-from biencoder.retrieval.scoring.by_cross_encoder import COSINE_TEMPERATURE, Scored, with_scores
-
-if TYPE_CHECKING:
-    from biencoder.config import ScoreConfig
+from biencoder.retrieval.scoring.scored_rows import Scored, with_scores
+from biencoder.retrieval.text_encoder import StartProgress, TextEncoder
 
 QUERIES_AT_ONCE = 4096
+COSINE_TEMPERATURE = 0.05  # the student's own default
 
 
-def score_file_by_vectors(config: "ScoreConfig", *, progress: StartProgress | None = None) -> Scored:
+def score_file_by_vectors(config: ScoreConfig, *, progress: StartProgress | None = None) -> Scored:
     """Score every positive and negative with its query by ``config.model``, and write ``config.output``.
 
     Args:
@@ -32,8 +31,6 @@ def score_file_by_vectors(config: "ScoreConfig", *, progress: StartProgress | No
     Raises:
         UserError: a model that cannot be used, vectors that are not finite, or files that changed meanwhile.
     """
-    from biencoder.model.encoder import Encoder
-
     assert config.model is not None
     table = ExampleTable.from_files(config.train_data, config.on_bad_row)
     encoder = Encoder.load(
@@ -85,7 +82,7 @@ def score_table(
     return scores
 
 
-def _write(config: "ScoreConfig", table: ExampleTable, positives: Vectors, negatives: Vectors) -> None:
+def _write(config: ScoreConfig, table: ExampleTable, positives: Vectors, negatives: Vectors) -> None:
     sides = ((table.positive_hashes, positives), (table.negative_hashes, negatives))
     with write_lines(config.output) as write:
         for number, (place, row, example) in enumerate(same_rows(table, config.train_data, config.on_bad_row)):

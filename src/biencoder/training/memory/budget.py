@@ -13,25 +13,26 @@ from biencoder.model.encoder import Encoder
 from biencoder.model.packing import PackedBatch, pack
 from biencoder.terminal import say
 
-HEADROOM = 2.0  # what a step takes, over the activations that autograd keeps: a chunk's passing ones, holes in the heap
-CHUNK_SHARE = 1 / 9  # of what a budget for the whole process leaves beside weights, gradients and moments
+HEADROOM = 2.0  # memory of a step over what autograd keeps: a chunk's temporary tensors, holes in the heap
+CHUNK_SHARE = 1 / 9  # share of what a budget leaves beside weights, gradients and moments
 
 
 def activations_within(encoder: Encoder, budget: int, state: int) -> int:
     """Bytes that activations may take so that the whole process stays within ``budget``; below 0 if it cannot.
 
-    What it holds now comes first, and ``state``: gradients, two moments and the weights as products take them.
+    What the process holds now comes first, then ``state``: gradients, two moments, and the weights laid out for
+    products.
     """
     return int((budget - facts(encoder.device).held() - state) / HEADROOM)
 
 
 def held_at_most(state: int, activations: int) -> int:
-    """Bytes that this process may hold in training: what it holds now, ``state`` as above, and a step's needs."""
+    """Bytes that this process may hold in training: what it holds now, ``state`` as above, and what a step takes."""
     return held_bytes() + state + int(HEADROOM * activations)
 
 
 def _state_bytes(encoder: Encoder) -> int:
-    """Of gradients and two moments."""
+    """Bytes of gradients and two moments."""
     return 3 * _bytes_of(parameter for parameter in encoder.parameters() if parameter.requires_grad)
 
 
@@ -42,18 +43,19 @@ def _bytes_of(parameters: Iterable[nn.Parameter]) -> int:
 def token_budget(encoder: Encoder, memory_budget: int | None, max_length: int) -> tuple[int, int, int]:
     """Tokens to send through the model at once, tokens to keep activations of, and bytes to hold at most.
 
-    Chunks decide which masks dropout draws, so on a CPU, and with a budget anywhere, their size depends on nothing that
-    changes from run to run, such as what the process holds at the moment. How many of them are kept changes no result.
+    Chunks decide which masks dropout draws. So on a CPU, and with a budget on any device, their size does not depend on
+    what changes from run to run, such as what the process holds at the moment. How many chunks are kept changes no
+    result.
 
     Args:
-        encoder: in training mode, so that dropout's masks are counted.
+        encoder: in training mode, so that dropout's masks count.
         memory_budget: bytes for the whole process; None for the device's default beside everything else.
-        max_length: tokens of the longest text, which costs most a token.
+        max_length: tokens of the longest text; its tokens cost most.
 
     Returns:
         ``(chunk_tokens, keep_tokens, held_at_most)``, the last two for
-        :func:`~biencoder.training.gradcache.accumulate_gradients`. Several chunks fit, so that what is left over of a
-        batch is small.
+        :func:`~biencoder.training.gradcache.accumulate_gradients`. Several chunks fit, so
+        that the part of a batch that is left over is small.
     """
     device, learning = facts(encoder.device), _state_bytes(encoder)
     with prepared_weights():
@@ -70,7 +72,7 @@ def token_budget(encoder: Encoder, memory_budget: int | None, max_length: int) -
     least = chunk * bytes_per_token
     if memory_budget is not None and activations < least:
         needed = memory_budget + HEADROOM * (least - activations)
-        say(f"the memory budget cannot be kept: this model takes {needed / 1e9:.1f} GB, with {chunk:,} tokens at once")
+        say(f"the memory budget is too small: this model takes {needed / 1e9:.1f} GB, with {chunk:,} tokens at once")
     activations = max(activations, least)
     return chunk, activations // bytes_per_token, held_at_most(state, activations)
 
@@ -78,7 +80,7 @@ def token_budget(encoder: Encoder, memory_budget: int | None, max_length: int) -
 def activation_bytes_per_token(encoder: Encoder, max_length: int) -> int:
     """Bytes that autograd keeps for each token of texts of ``max_length`` tokens, measured on this model.
 
-    A few texts and twice as many: what does not grow with them (weights cast to bf16) drops out of the difference.
+    It measures a few texts and twice as many, so that what does not grow with them (weights cast to bf16) drops out.
     """
     device = facts(encoder.device)
     few = max(2, -(-FEWEST_ROWS // max_length))

@@ -1,4 +1,4 @@
-"""Memory that runs out: how it shows, and that all ranks know of it before any of them goes on."""
+"""Memory that runs out: how it shows, and how all ranks learn of it before any of them goes on."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,8 +8,8 @@ import torch
 from biencoder.distributed import max_over_ranks
 from biencoder.errors import first_line
 
-# What PyTorch, the C++ library, oneDNN and NVIDIA's libraries say in a plain RuntimeError; GPU memory has a type.
-# oneDNN has the same words for what it cannot do at all; that fails in the smallest chunk too, and is then quoted.
+# What PyTorch, the C++ library, oneDNN and NVIDIA's libraries say in a plain RuntimeError; for GPU memory there is a
+# type. oneDNN says the same of what it cannot do at all; that fails in the smallest chunk too, and is quoted then.
 _WORDS = (
     "DefaultCPUAllocator: can't allocate memory",
     "DefaultCPUAllocator: not enough memory",
@@ -24,11 +24,11 @@ _WORDS = (
 
 
 class OutOfMemoryError(Exception):
-    """This rank or another one has not the memory for what all of them are about to do; raised on every rank."""
+    """Some rank lacks the memory for what all of them are about to do; raised on every rank."""
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` is that of an allocation that failed, on a CPU or a GPU."""
+    """Whether ``error`` comes from an allocation that failed, on a CPU or a GPU."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError, OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
@@ -36,13 +36,13 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def memory_for_all() -> Iterator[None]:
-    """A part of a step that has its memory on all ranks, or fails on all of them alike.
+    """A part of a step that finds its memory on all ranks, or fails on all of them.
 
-    The part itself must hold no collective: a rank that fails in it goes straight to the one at its end, where the
-    others come too. So none of them is left waiting for embeddings or gradients that will not arrive.
+    The part itself must not hold a collective. A rank that fails goes straight to the collective at the end of the
+    part, where the others arrive too, so no rank waits for embeddings or gradients that never come.
 
     Raises:
-        OutOfMemoryError: an allocation failed in it, on any rank.
+        OutOfMemoryError: an allocation failed in the part, on any rank.
     """
     said = ""
     try:

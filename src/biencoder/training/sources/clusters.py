@@ -1,4 +1,4 @@
-"""Which rows of a run are similar, as the base model sees their queries.
+"""Clusters of rows whose queries the base model finds similar.
 
 Shapes: n rows.
 """
@@ -14,9 +14,10 @@ from biencoder.data.plan.similar_groups import similar_groups
 from biencoder.data.table import ExampleTable
 from biencoder.device.allocator import give_back
 from biencoder.distributed import broadcast_object, rank
-from biencoder.retrieval.encode import TextEncoder, progress_line
 from biencoder.retrieval.mapped_vectors import map_vectors
 from biencoder.retrieval.mining.queries import Queries, encode_queries
+from biencoder.retrieval.text_encoder import TextEncoder
+from biencoder.terminal import progress_line
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
 from biencoder.training.state.saved_array import Places, saved_array
@@ -29,14 +30,14 @@ def use_clusters(setup: Setup, progress: TrainingProgress) -> None:
     """Make batches of rows with similar queries, which are found now if the run is at its first step.
 
     Raises:
-        UserError: they were found at an earlier step, and are gone or damaged.
+        UserError: the clusters were made at an earlier step, and their file is missing or damaged.
     """
     config = setup.config
     if config.cluster_size == 1:
         return
     places = None
     if rank() == 0:
-        give_back(beyond=0)  # other sizes are needed than in training, which would lie beside the free ones
+        give_back(beyond=0)  # encoding takes other sizes than training, which would lie beside the free ones
         path = setup.folder / "batches" / "places.npy"
         make = partial(similar_rows, setup.encoder, setup.examples, config)
         places = saved_array(path, (len(setup.examples),), make, may_make=progress.step == 0)
@@ -44,15 +45,15 @@ def use_clusters(setup: Setup, progress: TrainingProgress) -> None:
 
 
 def similar_rows(encoder: TextEncoder, table: ExampleTable, config: TrainConfig) -> Places:
-    """The place of each row in an order in which clusters of rows with similar queries follow each other.
+    """The place of each row in an order of clusters: rows with similar queries stand together.
 
     Args:
         encoder: the model as it came.
-        table: the training rows; the order is one of each data set.
+        table: the training rows; each data set has its own order.
         config: of the run.
 
     Returns:
-        int64 ``[n]``, -1 for rows of data sets whose rows are no negatives of each other.
+        int64 ``[n]``, -1 for rows of data sets without in-batch negatives.
     """
     places = np.full(len(table), NOT_CLUSTERED)
     for number, data_set in enumerate(config.data_sets):

@@ -1,4 +1,4 @@
-"""Hard negatives that a run mines for itself, with the model as it is (ANCE, Xiong et al. 2021).
+"""Hard negatives that a run mines with its own model (ANCE, Xiong et al. 2021).
 
 Shapes: n rows, N negatives a row.
 """
@@ -15,22 +15,22 @@ from biencoder.data.mined_table import with_negatives
 from biencoder.data.table import ExampleTable
 from biencoder.device.allocator import give_back
 from biencoder.distributed import broadcast_object, rank
-from biencoder.retrieval.encode import TextEncoder, progress_line
 from biencoder.retrieval.mining.mine import Mined, mine
-from biencoder.terminal import say
+from biencoder.retrieval.text_encoder import TextEncoder
+from biencoder.terminal import progress_line, say
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
 from biencoder.training.state.saved_array import Places, saved_array
 
-DEPTH = 100  # passages looked at for each query, at least
-DEPTH_TIMES = 10  # as many as are mined
+DEPTH = 100  # fewest passages looked at for each query
+DEPTH_TIMES = 10  # passages looked at for each negative that is mined
 
 
 def use_hard_negatives(setup: Setup, progress: TrainingProgress) -> int:
     """Bring in the negatives to train on from here, mined now if they are due; return until which step they hold.
 
     Raises:
-        UserError: they were mined at an earlier step, and are gone or damaged.
+        UserError: the negatives were mined at an earlier step, and their file is missing or damaged.
     """
     config = setup.config
     if not config.mine_negatives:
@@ -40,7 +40,7 @@ def use_hard_negatives(setup: Setup, progress: TrainingProgress) -> int:
     mined_at = progress.step - progress.step % every
     places = None
     if rank() == 0:
-        give_back(beyond=0)  # other sizes are needed than in training, which would lie beside the free ones
+        give_back(beyond=0)  # encoding takes other sizes than training, which would lie beside the free ones
         path = setup.folder / "negatives" / f"step-{mined_at:08d}.npy"
         make = partial(mine_places, setup.encoder, setup.examples, config)
         shape = (len(setup.examples), config.mine_negatives)
@@ -71,7 +71,7 @@ def mine_places(encoder: TextEncoder, table: ExampleTable, config: TrainConfig) 
     say(f"mined {int(found.sum()):,} hard negatives for {with_some:,} of {len(table):,} rows")
     if with_some < len(table) / 2:
         say(
-            "What is left out is too near to the row's own positive to be sure that it is no answer. For a model whose "
+            "The other candidates score so close to the row's positive that they may be answers. If your model's "
             "scores lie close together, mine with biencoder mine and a higher --max-share"
         )
     return places
@@ -89,7 +89,7 @@ def _mined(
 
 
 def _places(mined: Mined, table: ExampleTable, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Of each candidate, where in ``table`` it stands first: among the positives, or else among the negatives."""
+    """Where each candidate stands first in ``table``: among the positives, or else among the negatives."""
     places = np.full(len(mined.candidates), -1)
     for numbers, at in (
         (mined.candidates.negatives, len(table.positive_hashes.values) + table.negative_hashes.positions(rows)[0]),

@@ -1,10 +1,11 @@
 """Checkpoints: all the state of a run, in safetensors and JSON, written whole or not at all.
 
-A checkpoint is a folder that is written under a temporary name, its manifest last, synced, and renamed. What has its
-final name is whole; if a disk loses a part of it afterwards, its manifest shows that, and an older one is gone on from.
+A checkpoint is a folder. It is written under a temporary name, its manifest last, then synced and renamed. So a folder
+with its final name is whole. If a disk loses a part of it later, the manifest shows that, and the run continues from an
+older checkpoint.
 
-What a checkpoint does *not* need to hold: states of random number generators. Sampling, dropout and everything else
-that is random is seeded from (seed, step, rank), so the number of the step is the state of them all.
+A checkpoint does *not* hold states of random number generators. Sampling, dropout and everything else that is random is
+seeded from (seed, step, rank), so the number of the step is the state of them all.
 """
 
 import contextlib
@@ -33,7 +34,7 @@ class Checkpoint:
 
     Attributes:
         step: optimizer steps done.
-        weights: of the backbone, by name, those that training changes.
+        weights: of backbone and head, by name; only those that training changes.
         optimizer: moments and counts, by parameter.
         state: everything else, as JSON: configuration, data, position of the sampler, best evaluation so far.
     """
@@ -45,7 +46,7 @@ class Checkpoint:
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """The state of ``model`` without what is frozen, which is the base model's and is known by its digest."""
+    """The state of ``model`` without frozen weights, which are the base model's and are known by their digest."""
     frozen = _frozen(model)
     return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
 
@@ -54,7 +55,7 @@ def restore_state(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Put back what :func:`trained_state` gave.
 
     Raises:
-        ValueError: it is not that of this model.
+        ValueError: it is the state of another model.
     """
     missing, unexpected = model.load_state_dict(state, strict=False)
     if wrong := sorted({*missing, *unexpected} - _frozen(model)):
@@ -104,18 +105,18 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint with the most steps that is as it was written; the log names every newer one, and its flaw.
+    """The newest checkpoint that is as it was written; the log names every newer one and what is wrong with it.
 
-    What is left of an interrupted write is no checkpoint.
+    What an interrupted write leaves is not a checkpoint.
     """
     checkpoints = sorted(_checkpoints(folder), key=step_of, reverse=True)
     for path in checkpoints:
         wrong = _flaw(path)
         if wrong is None:
             return path
-        logger.warning("%s is broken and passed over: %s", path, wrong)
+        logger.warning("%s is damaged and is skipped: %s", path, wrong)
     if checkpoints:
-        logger.warning("no checkpoint in %s is whole: the run starts anew", folder)
+        logger.warning("no checkpoint in %s is intact: the run starts again from the beginning", folder)
     return None
 
 
@@ -129,7 +130,7 @@ def _flaw(path: Path) -> str | None:
 
 
 def forget_checkpoints_after(folder: Path, step: int) -> None:
-    """Remove the checkpoints of steps that a resumed run takes again: the broken ones that were passed over."""
+    """Remove checkpoints of steps that a resumed run takes again: the damaged ones that were skipped."""
     for path in _checkpoints(folder):
         if step_of(path) > step:
             shutil.rmtree(path)
@@ -164,7 +165,7 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def _best_step(path: Path) -> int:
-    """0 for a broken checkpoint older than that which the run went on from: it needs nothing."""
+    """The best step that a checkpoint refers to; 0 for a damaged older one, which needs nothing."""
     try:
         return int(read_state(path)["best_step"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -182,7 +183,7 @@ def step_of(path: Path) -> int:
 
 @contextlib.contextmanager
 def _staged(final: Path) -> Iterator[Path]:
-    """A temporary folder that takes its final name when the block ends well, in the place of a broken one."""
+    """A temporary folder that takes its final name when the block ends well, and replaces a damaged one."""
     if not final.parent.is_dir():
         final.parent.mkdir(parents=True)
         sync_folder(final.parent.parent)

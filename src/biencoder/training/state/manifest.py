@@ -1,6 +1,7 @@
-"""What the files of a folder were when it was written: ``manifest.json``, written last, by which a loss shows.
+"""``manifest.json`` says what the files of a folder were when it was written, so that a later loss shows.
 
-A rename makes a folder appear whole, but afterwards disks fail, and people copy folders and delete files.
+It is written last. A rename makes a folder appear whole, but afterwards disks fail, and people copy folders and delete
+files.
 """
 
 import hashlib
@@ -30,7 +31,7 @@ def write_manifest(folder: Path) -> None:
 
 
 def flaw(folder: Path) -> str | None:
-    """What is wrong with a folder that :func:`write_manifest` completed; None where every byte is as it was."""
+    """What is wrong with a folder that :func:`write_manifest` completed; None when every byte is as it was."""
     try:
         files = json.loads((folder / NAME).read_text(encoding="utf-8"))["files"]
         return flaw_of(folder, files)

@@ -1,4 +1,4 @@
-"""The output folder: whose it is, whether its run is finished, and from where to go on."""
+"""The output folder: which run it belongs to, whether that is finished, and where to continue."""
 
 import contextlib
 import json
@@ -21,8 +21,8 @@ UNFINISHED = re.compile(r"\..*\.tmp")  # what a kill leaves of a file that was b
 
 logger = logging.getLogger(__name__)
 
-# Settings that do not change what a run computes, but for whether it stops: a resumed run may bring other values. The
-# data are known by content.
+# Settings that do not change what a run computes, except whether it stops: a resumed run may bring other values. The
+# data are compared by content.
 FREE_SETTINGS = {
     "train_data",
     "output_dir",
@@ -60,7 +60,7 @@ class OutputFolder:
         """Stop before anything is written into a folder that holds something else.
 
         Raises:
-            UserError: it is a file, or a folder with other things, or with a run that is not to be resumed.
+            UserError: the path is a file, or a folder with other things, or with a run that must not be resumed.
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--output-dir {self.path}: is a file; name a folder")
@@ -70,7 +70,7 @@ class OutputFolder:
             raise UserError(f"--output-dir {self.path}: is not empty, and --resume is never; name another folder")
         if not self._marker.is_file():
             raise UserError(
-                f"--output-dir {self.path}: holds other things ({_some_names(self.path)}) and no run of biencoder; "
+                f"--output-dir {self.path}: holds other things ({_some_names(self.path)}) but not a biencoder run; "
                 "name a new or empty folder"
             )
 
@@ -100,20 +100,20 @@ class OutputFolder:
         if differences:
             raise UserError(
                 f"--output-dir {self.path}: holds another run: {'; '.join(differences)}. "
-                "Give what it was started with to resume it, or name another folder"
+                "To resume that run, give its own settings; else name another folder"
             )
 
     @contextlib.contextmanager
     def claimed(self) -> Iterator[None]:
-        """Keep other processes from training in the folder as well; the system lifts the claim when this process ends.
+        """Keep other processes from training in this folder; the system lifts the claim when this process ends.
 
         Raises:
-            UserError: another one does.
+            UserError: another process trains there.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_RDONLY)
         refusal = (
-            f"--output-dir {self.path}: another process is training there; wait for its end, or name another folder"
+            f"--output-dir {self.path}: another process is training there; wait until it ends, or name another folder"
         )
         try:
             claim(descriptor, self.path, refusal)
@@ -122,7 +122,7 @@ class OutputFolder:
             os.close(descriptor)
 
     def start(self, identity: dict[str, Any], config_yaml: str) -> None:
-        """Mark the folder as this run's; what an attempt measured that left no checkpoint is forgotten."""
+        """Mark the folder as this run's, and remove the measurements of an attempt that left no checkpoint."""
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / "metrics.jsonl").unlink(missing_ok=True)
         self._write(identity | {"finished": False})
@@ -130,7 +130,7 @@ class OutputFolder:
             file.write(config_yaml)
 
     def finish(self) -> None:
-        """Say that the model and its reports are whole, and what their bytes are; written last."""
+        """Record that the model and its reports are complete, and what their bytes are. This is written last."""
         names = [str(path.relative_to(self.path)) for path in self._results()]
         self._write(self._read() | {"finished": True, "files": record(self.path, names)})
 
@@ -140,15 +140,15 @@ class OutputFolder:
         return self._marker.is_file() and bool(self._read()["finished"])
 
     def flaw(self) -> str | None:
-        """What is no longer as the finished run left it; None where all of it is."""
+        """What has changed since the run ended; None when nothing has."""
         return flaw_of(self.path, self._read().get("files", {}))
 
     def newest_checkpoint(self) -> Path | None:
-        """From where to go on."""
+        """The checkpoint to continue from; None when there is none."""
         return newest_checkpoint(self.checkpoints) if self.checkpoints.is_dir() else None
 
     def sweep(self, step: int) -> None:
-        """Remove what killed attempts left: unfinished writes, and broken checkpoints after ``step``."""
+        """Remove what killed attempts left: unfinished writes, and damaged checkpoints after ``step``."""
         for path in sorted(self.path.rglob(".*.tmp")):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         forget_checkpoints_after(self.checkpoints, step)

@@ -1,6 +1,6 @@
-"""Arrays that decide what a run trains on, kept in its output folder.
+"""Arrays that decide what a run trains on, saved in its output folder.
 
-A resumed run needs the very same, and cannot compute them again: its model has learnt since.
+A resumed run needs the same arrays and cannot compute them again, because its model has learned since.
 """
 
 import hashlib
@@ -19,21 +19,21 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def saved_array(path: Path, shape: tuple[int, ...], make: Callable[[], Places], *, may_make: bool) -> Places:
-    """The array at ``path``, made and written there if it is not.
+    """The array at ``path``; it is computed and written there if it does not exist.
 
     Args:
-        path: a ``.npy`` file; after the array it holds the SHA-256 of all that comes before.
+        path: a ``.npy`` file that ends in the SHA-256 of everything before.
         shape: of the array.
-        make: computes it.
-        may_make: the model is the one with which it is to be computed.
+        make: computes the array.
+        may_make: the model is still the one that the array must be computed with.
 
     Raises:
-        UserError: it should be at ``path`` and is not, or is damaged.
+        UserError: the array should be at ``path`` but is missing or damaged.
     """
     if path.is_file():
         return _read(path, shape)
     if not may_make:
-        raise UserError(f"{path}: is gone; the run cannot go on without it. Start it in a new folder")
+        raise UserError(f"{path}: is missing, and the run cannot continue without it. Start again in a new folder")
     places = make()
     with atomic_write(path, "wb") as file:
         buffer = io.BytesIO()  # of a full disk, numpy says how many items it wrote, and not why
@@ -46,7 +46,7 @@ def saved_array(path: Path, shape: tuple[int, ...], make: Callable[[], Places], 
 def _read(path: Path, shape: tuple[int, ...]) -> Places:
     content = path.read_bytes()
     array, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
-    damaged = UserError(f"{path}: is damaged; the run cannot go on without it. Start it in a new folder")
+    damaged = UserError(f"{path}: is damaged, and the run cannot continue without it. Start again in a new folder")
     if hashlib.sha256(array).digest() != digest:
         raise damaged
     places: Places = np.load(io.BytesIO(array), allow_pickle=False)

@@ -1,10 +1,10 @@
-"""A watch on models that stop learning: vectors that become the same, and a loss that is no better than guessing.
+"""A watch on models that stop learning: vectors become the same, or the loss stays at the level of guessing.
 
-It looks at a few embeddings that a step has computed anyway, once in a while, which takes some milliseconds. What
-counts as collapsed is relative to what the model was at the start of the run. The vectors of an untrained transformer,
-and of some that are in wide use, lie close together from the beginning, and learn none the worse for it.
+Once in a while it looks at a few embeddings that a step has computed anyway; a look takes some milliseconds. Collapse
+is measured against the model at the start of the run, because the vectors of an untrained transformer, and of some
+models in wide use, lie close together from the beginning and still learn well.
 
-Shapes: P passages of this rank, N of them that are looked at, D dimensions.
+Shapes: P passages of this rank, N of them in a sample, D dimensions.
 """
 
 import math
@@ -25,15 +25,15 @@ PASSAGES = 128  # looked at: enough for a mean of 8,000 cosines, few enough for 
 FEWEST_PASSAGES = 8
 QUERIES = 256  # whose candidates are counted
 
-# Contrastive learning spreads vectors out (Wang and Isola 2020: uniformity), so that either of these shrinking to a
-# part of what it was is no learning. Random models and MiniLM stay far above when they learn.
+# Contrastive learning spreads vectors out (Wang and Isola 2020: uniformity). If one of these figures shrinks to a
+# fraction of its start, the model does not learn. Random models and MiniLM stay far above these limits when they learn.
 LEAST_SPREAD = 0.2  # of 1 - mean cosine at the start
 LEAST_RANK = 0.25  # of the effective rank at the start
 SAME = 1e-4  # 1 - mean cosine: at a temperature of 0.02 it moves a logit by 0.005, and a loss by as little
 
 WINDOW = 50  # steps after warm-up
-NEAR_GUESSING = 0.02  # of the loss of guessing
-FALLING = 0.01  # of it, from the first half of the window to the second
+NEAR_GUESSING = 0.02  # distance from the loss of guessing, as a share of it
+FALLING = 0.01  # fall from the first half of the window to the second, as a share of the loss of guessing
 
 
 class Spread(NamedTuple):
@@ -69,7 +69,7 @@ def effective_rank(vectors_ND: Tensor) -> float:
 
 
 def spread_of(passages_PD: Tensor) -> Spread | None:
-    """That of some of the passages, evenly taken; None where there are too few, or where a vector is not finite."""
+    """The spread of an even sample of passages; None for too few passages or a vector that is not finite."""
     if len(passages_PD) < FEWEST_PASSAGES:
         return None
     places = np.linspace(0, len(passages_PD) - 1, min(PASSAGES, len(passages_PD))).round()
@@ -80,10 +80,10 @@ def spread_of(passages_PD: Tensor) -> Spread | None:
 
 
 def what_collapsed(start: Spread, now: Spread) -> str | None:
-    """What the figures say of the model, in words; None where it is sound."""
+    """A warning in words; None for a sound model."""
     apart, at_first = 1 - now.mean_cosine, 1 - start.mean_cosine
     if at_first < SAME:
-        return "the base model gives all passages the same vector, from which nothing can be learned"
+        return "the base model gives all passages the same vector, so there is nothing to learn from"
     if apart < max(SAME, LEAST_SPREAD * at_first):
         return (
             f"the vectors of different passages become the same: their mean cosine is {now.mean_cosine:.4f} and was "
@@ -98,7 +98,7 @@ def what_collapsed(start: Spread, now: Spread) -> str | None:
 
 
 def is_guessing(ratios: list[float]) -> bool:
-    """Whether losses, each over that of guessing, lie at 1 over a whole window and do not fall."""
+    """Whether the losses over a whole window, each divided by the loss of guessing, stay near 1 and do not fall."""
     if len(ratios) < WINDOW:
         return False
     first, second = np.mean(ratios[: WINDOW // 2]), np.mean(ratios[WINDOW // 2 :])
@@ -106,25 +106,25 @@ def is_guessing(ratios: list[float]) -> bool:
 
 
 COLLAPSE_MENDS = (
-    "Most often the learning rate is too high: stop, and start again with a fifth of --learning-rate, or a longer "
-    "--warmup-ratio. If that does not help, look at the data (biencoder check): many rows with nearly the same passage "
-    "leave nothing to tell apart"
+    "Most often the learning rate is too high: stop, and start again with a fifth of --learning-rate or with a higher "
+    "--warmup-ratio. If that does not help, look at the data (biencoder check): if many rows have nearly the same "
+    "passage, the model has nothing to tell apart"
 )
 GUESSING_MENDS = (
-    "Either the learning rate is wrong (after a rise of the loss: too high; from the first step: too low), or the data "
-    "teach nothing: queries that do not belong to their positives, columns mixed up, or texts that all begin alike and "
-    "are cut off there by --passage-max-len. biencoder check audits them"
+    "Either the learning rate is wrong (too high if the loss rose first, too low if it never moved), or the data teach "
+    "nothing: queries do not belong to their positives, columns are mixed up, or all texts begin alike and "
+    "--passage-max-len cuts them off there. Audit the data with biencoder check"
 )
 
 
 @dataclass
 class Watch:
-    """What the watch remembers of a run; it is kept in checkpoints, so that a resumed run says the same.
+    """What the watch remembers about a run. Checkpoints hold it, so that a resumed run gives the same warnings.
 
     Attributes:
         start: the first :class:`Spread` of each data set, by its number as text.
-        ratios: the loss over that of guessing, of each data set's last steps.
-        warned: what has been said, which is said once.
+        ratios: the loss divided by the loss of guessing, for each data set's last steps.
+        warned: the warnings given so far; each is given once.
     """
 
     start: dict[str, list[float]] = field(default_factory=dict)
@@ -167,7 +167,7 @@ class Watch:
         Args:
             data_set: its number.
             loss: of a batch, in nats.
-            guessing: that of a model that finds all candidates equally likely, in nats.
+            guessing: the loss of a model to which all candidates are equally likely, in nats.
         """
         if not (math.isfinite(loss) and guessing > 0):
             return None
@@ -177,8 +177,8 @@ class Watch:
         if not is_guessing(ratios):
             return None
         found = (
-            f"for {WINDOW} steps the loss has been that of guessing among the candidates (now {loss:.3f}, guessing "
-            f"{guessing:.3f}): the model does not learn. {GUESSING_MENDS}"
+            f"for {WINDOW} steps the loss has stayed at the level of guessing among the candidates (now {loss:.3f}, "
+            f"guessing {guessing:.3f}): the model does not learn. {GUESSING_MENDS}"
         )
         return self._once(f"guessing {data_set}", found)
 

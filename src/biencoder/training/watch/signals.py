@@ -1,6 +1,6 @@
-"""SIGTERM and SIGINT: a run under way finishes its step and writes a checkpoint before it ends.
+"""SIGTERM and SIGINT: a run finishes its step and writes a checkpoint before it ends.
 
-Signals are the process's own, so what is known of them is too: there is nothing to pass on from function to function.
+Signals belong to the process, so what we know about them is kept for the process, not passed from function to function.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from biencoder.errors import Stopped
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _asked = 0  # the signal that asked for the stop
-_answered = 0  # the signal that the run was told of
+_answered = 0  # the signal that the run has been told about
 _in_steps = False  # the run can be stopped at the end of a step
 
 
@@ -25,8 +25,8 @@ _in_steps = False  # the run can be stopped at the end of a step
 def stops_by_signal() -> Iterator[None]:
     """Within the block, SIGTERM and SIGINT raise :class:`~biencoder.errors.Stopped`; see also :func:`finishing_steps`.
 
-    A signal that is ignored, as SIGINT is in the background of a shell script, stays so. Handlers can be set in the
-    main thread only; in another one the block changes nothing.
+    A signal that is ignored, as SIGINT is in the background of a shell script, stays ignored. Handlers can be set in
+    the main thread only; in another thread the block changes nothing.
     """
     global _asked, _answered
     if threading.current_thread() is not threading.main_thread():
@@ -47,11 +47,12 @@ def stops_by_signal() -> Iterator[None]:
 
 @contextlib.contextmanager
 def finishing_steps() -> Iterator[None]:
-    """Within the block, a signal is kept until :func:`stop_asked` is called; a second one, if SIGINT, is not.
+    """Within the block, a signal waits until :func:`stop_asked` is called; a second SIGINT does not wait.
 
     Raises:
-        Stopped: at the end of the block, for a signal that came after the last call: while the checkpoint of the last
-            step was written, say. Saving the model would take no notice of it on this rank and end at once on another.
+        Stopped: at the end of the block, for a signal that came after the last call, for example while the checkpoint
+            of
+            the last step was written. Otherwise this rank would save the model and another one would end at once.
     """
     global _in_steps
     _in_steps = True
@@ -64,7 +65,7 @@ def finishing_steps() -> Iterator[None]:
 
 
 def stop_asked() -> int:
-    """The signal by which some rank was asked to stop; 0 for none. All ranks call it, and all get the same answer."""
+    """The signal that asked some rank to stop; 0 for none. All ranks call it, and all get the same answer."""
     global _answered
     _answered = max_over_ranks(_asked)
     return _answered
@@ -78,7 +79,7 @@ def _hear(number: int, _: FrameType | None) -> None:
     if not _asked and rank() == 0:
         end = "\n" if sys.stderr.isatty() else ""  # of the progress line
         name = signal.Signals(number).name
-        text = f"{end}biencoder: {name}: stops after this step, with a checkpoint; Ctrl-C stops at once\n"
+        text = f"{end}biencoder: {name}: stopping after this step, with a checkpoint; Ctrl-C stops at once\n"
         with contextlib.suppress(OSError):
             os.write(2, text.encode())  # not through a buffer that may be in use at this very moment
     _asked = number

@@ -1,0 +1,16 @@
+"""``biencoder encode``: a file of texts to a matrix of vectors."""
+
+from biencoder.config import EncodeConfig
+from biencoder.model.encoder import load_encoder
+from biencoder.retrieval.encode import encode_file
+from biencoder.retrieval.texts import read_texts
+from biencoder.terminal import progress_line, say
+
+
+def run(config: EncodeConfig) -> None:
+    """The command: encode the file and say where the vectors are."""
+    next(read_texts(config.input), None)  # a missing file is said before the model is loaded
+    encoder = load_encoder(config)
+    with progress_line() as progress:
+        made = encode_file(encoder, config.input, config.output, kind=config.kind, progress=progress)
+    say(f"{made.output}: {made.rows:,} vectors of {made.dim} dimensions, float32")

@@ -1,0 +1,60 @@
+"""``biencoder evaluate``: how well a model finds the relevant documents of a collection."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from biencoder.config import EvaluateConfig
+from biencoder.data.files.beir import Collection, load_collection
+from biencoder.errors import UserError
+from biencoder.files import atomic_write
+from biencoder.model.encoder import load_encoder
+from biencoder.retrieval.comparison import (
+    COMPARISON_COLUMNS,
+    HOW_COMPARED,
+    SIGNIFICANCE,
+    compare,
+    comparison_json,
+    comparison_rows,
+    verdict,
+)
+from biencoder.retrieval.evaluate import retrieve, score, texts_to_encode
+from biencoder.retrieval.trec import write_trec_run
+from biencoder.terminal import ProgressLine, say, table
+
+
+def run(config: EvaluateConfig) -> None:
+    """The command: print the measures, write the JSON and the TREC run that were asked for."""
+    for flag, path in (("--output", config.output), ("--run-file", config.run_file)):
+        if path is not None and path.is_dir():
+            raise UserError(f"{flag} {path}: is a folder, and must be a file")
+    collection = load_collection(config.data, config.split)
+    baseline = None if config.baseline is None else score(_found_by(config, config.baseline, collection), collection)
+    found = _found_by(config, config.model, collection)
+    evaluation = score(found, collection)
+    content = {"model": str(config.model), **evaluation.to_json()}
+    say(f"{config.model} on {evaluation.description}")
+    if baseline is None:
+        table([[name, f"{value:.4f}"] for name, value in evaluation.metrics.items()], ["measure", "value"])
+    else:
+        comparisons = compare(baseline, evaluation)
+        table(comparison_rows(comparisons), ["measure", "baseline", "model", *COMPARISON_COLUMNS[3:]])
+        say(f"baseline: {config.baseline}. {HOW_COMPARED}")
+        say(verdict(comparisons, str(config.model)))
+        content["baseline"] = {"model": str(config.baseline), **baseline.to_json()}
+        content["comparison"] = comparison_json(comparisons)
+        content["significance"] = SIGNIFICANCE
+    if config.output is not None:
+        with atomic_write(config.output) as file:
+            json.dump(content, file, indent=2, ensure_ascii=False)
+            file.write("\n")
+        say(f"{config.output}: the figures")
+    if config.run_file is not None:
+        write_trec_run(config.run_file, found, tag=Path(config.model).name)
+        say(f"{config.run_file}: the TREC run")
+
+
+def _found_by(config: EvaluateConfig, model: str, collection: Collection) -> dict[str, dict[str, float]]:
+    encoder = load_encoder(replace(config, model=model))
+    with ProgressLine(texts_to_encode(collection), "encode") as line:
+        return retrieve(encoder, collection, k=config.top_k, progress=line.update)

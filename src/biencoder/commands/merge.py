@@ -1,0 +1,66 @@
+"""``biencoder merge``: average models, and say how to measure the result."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from biencoder.config import MergeConfig
+from biencoder.errors import UserError
+from biencoder.files import atomic_write
+from biencoder.model.merging.merge import merge, normalized
+from biencoder.report.markdown import fenced, inline
+from biencoder.terminal import say
+
+
+def run(config: MergeConfig) -> None:
+    """The command: compare the models, average their weights, write the folder.
+
+    Raises:
+        UserError: the output folder holds something already, a model does not load, or the models are not alike.
+    """
+    folder = config.output_dir
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--output-dir {folder}: exists and is not empty; name a new folder")
+    shares = normalized(config.weights or (1.0,) * len(config.models))
+    merge(
+        config.models,
+        shares,
+        folder,
+        spherical=config.spherical,
+        trust_remote_code=config.trust_remote_code,
+    )
+    _write_card(folder, config, shares)
+    if config.weights is not None and config.weights != shares:
+        say(f"weights {_listed(config.weights)} are scaled to sum to 1: {_listed(shares)}")
+    say(f"{folder}: {' + '.join(f'{share:.4g} {path}' for share, path in zip(shares, config.models, strict=True))}")
+    merged, first = shlex.quote(str(folder)), shlex.quote(config.models[0])
+    say(f"What it is worth: biencoder evaluate --model {merged} --data BEIR_DIR --baseline {first}")
+
+
+def _listed(weights: Sequence[float]) -> str:
+    return ", ".join(f"{weight:.4g}" for weight in weights)
+
+
+def _write_card(folder: Path, config: MergeConfig, shares: Sequence[float]) -> None:
+    """Write ``README.md``: from what the model was made, and how."""
+    parents = "\n".join(
+        f"{share:<8.6g}{path}".replace("\n", " ") for share, path in zip(shares, config.models, strict=True)
+    )
+    way = "spherical interpolation, tensor by tensor," if config.spherical else "a weighted mean"
+    with atomic_write(folder / "README.md") as file:
+        file.write(
+            f"""---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+tags: [sentence-transformers, sentence-similarity, feature-extraction, biencoder, merge]
+---
+
+# {inline(folder.resolve().name)}
+
+Weights merged with [biencoder](https://pypi.org/project/biencoder/): {way} of these models, in these shares:
+
+{fenced(parents)}
+
+Use it as any of them: `Encoder.load(folder)` of biencoder, or `SentenceTransformer(folder)`.
+"""
+        )

@@ -1,0 +1,68 @@
+"""Is a question's own passage among the best that a model finds for it?
+
+Shapes: N passages, Q questions, D dimensions.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from biencoder.retrieval.mapped_vectors import map_vectors
+from biencoder.retrieval.search import search
+from biencoder.retrieval.text_encoder import Advance, TextEncoder, finite, shifted
+
+BATCH = 4096  # texts encoded at a time, and questions searched at a time
+
+T = TypeVar("T")
+
+
+def round_trip(
+    encoder: TextEncoder,
+    passages: Iterable[str],
+    questions: Iterable[tuple[str, int]],
+    k: int,
+    progress: Advance | None = None,
+) -> NDArray[np.bool_]:
+    """Which questions find their passage in the top ``k`` of all passages, by exact search; bool ``[Q]``.
+
+    Round-trip consistency (Alberti et al. 2019, https://arxiv.org/abs/1906.05416) with retrieval in place of reading,
+    as in Promptagator (Dai et al. 2023, https://arxiv.org/abs/2209.11755). Vectors of the passages lie in an unnamed
+    file in the temporary folder (``TMPDIR``).
+
+    Args:
+        encoder: the model.
+        passages: all that are searched.
+        questions: each with the number of its passage, from 0.
+        k: places in which its passage must be.
+        progress: is called with the number of texts encoded.
+
+    Raises:
+        UserError: the model's vectors are not finite, or there is no room for them in the folder for temporary files.
+    """
+
+    def encoded() -> Iterator[NDArray[np.float32]]:
+        rows = 0
+        for texts in _batches(passages):
+            yield finite(encoder.encode_passages(texts, shifted(progress, rows)), "passage", rows)
+            rows += len(texts)
+
+    corpus_ND = map_vectors(encoded(), encoder.dim)
+    found = [np.empty(0, dtype=np.bool_)]
+    asked = 0
+    for batch in _batches(questions):
+        texts, own = [text for text, _ in batch], np.array([number for _, number in batch])
+        progress_here = shifted(progress, len(corpus_ND) + asked)
+        vectors_QD = finite(encoder.encode_queries(texts, progress_here), "question", asked)
+        _, best = search(vectors_QD, corpus_ND, k)
+        found.append((best == own[:, None]).any(axis=1))
+        asked += len(batch)
+    return np.concatenate(found)
+
+
+def _batches(items: Iterable[T]) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, BATCH)):
+        yield batch

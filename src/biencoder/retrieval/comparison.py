@@ -1,0 +1,119 @@
+"""Two evaluations of the same queries compared: is one model better than the other?"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from biencoder.retrieval.evaluate import DECIDING, Evaluation
+from biencoder.retrieval.significance import bootstrap_interval, paired_randomization_test
+
+SIGNIFICANT = 0.05
+ROUNDS = 10_000
+SIGNIFICANT = 0.05
+HOW_COMPARED = (
+    "p: paired randomisation test over queries; intervals: bootstrap over queries. "
+    "Each measure by itself, not corrected for looking at several."
+)
+SIGNIFICANCE = {
+    "p": "two-sided paired randomisation test over queries",
+    "interval": "95% percentile bootstrap of the mean difference over queries",
+    "rounds": ROUNDS,
+    "correction": "none: each p-value is of one measure by itself",
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A measure before and after, on the same queries.
+
+    Attributes:
+        measure: its name.
+        before: mean before.
+        after: mean after.
+        difference: ``after - before``.
+        low: lower bound of the 95% bootstrap interval of the difference.
+        high: its upper bound.
+        p: two-sided p-value of the paired randomisation test.
+    """
+
+    measure: str
+    before: float
+    after: float
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+def compare(before: Evaluation, after: Evaluation, *, rounds: int = ROUNDS, seed: int = 0) -> list[Comparison]:
+    """Each measure before and after, with a paired randomisation test and a bootstrap interval over queries.
+
+    Raises:
+        ValueError: the two are not evaluations of the same queries by the same measures.
+    """
+    first, *_ = before.per_query.values()
+    query_ids = sorted(first)
+    if list(before.per_query) != list(after.per_query) or query_ids != sorted(next(iter(after.per_query.values()))):
+        raise ValueError("only evaluations of the same queries by the same measures can be compared")
+    values_before, values_after = (
+        np.array([[values[query] for values in each.per_query.values()] for query in query_ids])
+        for each in (before, after)
+    )
+    p = paired_randomization_test(values_before, values_after, rounds=rounds, seed=seed)
+    low, high = bootstrap_interval(values_before, values_after, rounds=rounds, seed=seed)
+    return [
+        Comparison(
+            measure=measure,
+            before=before.metrics[measure],
+            after=after.metrics[measure],
+            difference=after.metrics[measure] - before.metrics[measure],
+            low=float(low[column]),
+            high=float(high[column]),
+            p=float(p[column]),
+        )
+        for column, measure in enumerate(before.per_query)
+    ]
+
+
+COMPARISON_COLUMNS = ["measure", "before", "after", "difference", "95% interval", "p"]
+
+
+def comparison_rows(comparisons: Sequence[Comparison]) -> list[list[str]]:
+    """Comparisons as the text of a table's cells, under :data:`COMPARISON_COLUMNS`."""
+    return [
+        [
+            each.measure,
+            f"{each.before:.4f}",
+            f"{each.after:.4f}",
+            f"{each.difference:+.4f}",
+            f"{each.low:+.4f} to {each.high:+.4f}",
+            f"{each.p:.4f}",
+        ]
+        for each in comparisons
+    ]
+
+
+def verdict(comparisons: Sequence[Comparison], model: str) -> str:
+    """One sentence by :data:`DECIDING`: better, worse, or not to be told apart.
+
+    Args:
+        comparisons: of a model with what it is compared with.
+        model: what to call it, at the beginning of the sentence.
+    """
+    deciding = deciding_of(comparisons)
+    if deciding.p >= SIGNIFICANT:
+        return f"No significant change in {DECIDING} (p = {deciding.p:.3f}): this cannot tell the two models apart."
+    direction = "better" if deciding.difference > 0 else "WORSE"
+    return f"{model} is {direction}: {deciding.difference:+.4f} {DECIDING} (p = {deciding.p:.4f})."
+
+
+def deciding_of(comparisons: Sequence[Comparison]) -> Comparison:
+    """The comparison by :data:`DECIDING`."""
+    return next(each for each in comparisons if each.measure == DECIDING)
+
+
+def comparison_json(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
+    """Comparisons as ``eval.json`` holds them."""
+    return [asdict(each) for each in comparisons]

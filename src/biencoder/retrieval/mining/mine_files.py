@@ -1,0 +1,95 @@
+"""Training files written again with hard negatives."""
+
+import logging
+from pathlib import Path
+
+from biencoder.config import MineConfig
+from biencoder.data.files.columns import find_columns
+from biencoder.data.files.formats import Row
+from biencoder.data.rewrite import DECIMALS, as_line, check_output, same_rows, write_lines
+from biencoder.data.table import ExampleTable
+from biencoder.errors import UserError
+from biencoder.model.cross_encoder import CrossEncoder
+from biencoder.model.encoder import load_encoder
+from biencoder.retrieval.mining.mine import Mined, PairScorer, mine
+from biencoder.retrieval.text_encoder import StartProgress, TextEncoder
+from biencoder.retrieval.texts import read_texts
+
+logger = logging.getLogger(__name__)
+
+
+def mine_hard_negatives(
+    config: MineConfig, encoder: TextEncoder | None = None, *, progress: StartProgress | None = None
+) -> Mined:
+    """Mine hard negatives and write ``config.output``: the rows in their order, with ``neg`` and ``neg_scores``.
+
+    The output appears when it is whole. ``neg_scores`` are the model's similarities of every negative in the row;
+    a teacher's ``pos_scores``, which do not go with them, are left out.
+
+    Args:
+        config: what `biencoder mine` takes.
+        encoder: the model, if it is loaded already; else ``config.model`` is.
+        progress: as for :func:`~biencoder.retrieval.encode.encode_file`.
+
+    Raises:
+        UserError: a file or model that cannot be used, or an output that is an input too.
+    """
+    corpus = None if config.corpus is None else _corpus_file(config.corpus)
+    check_output(config.output, config.train_data, corpus)
+    if corpus is not None:
+        next(read_texts(corpus), None)  # a missing file is said before the model is loaded
+    table = ExampleTable.from_files(config.train_data, config.on_bad_row)
+    reranker = _load_reranker(config)
+    mined = mine(
+        load_encoder(config) if encoder is None else encoder,
+        table,
+        config,
+        None if corpus is None else (row.text for row in read_texts(corpus)),
+        reranker=reranker,
+        progress=progress,
+    )
+    _write(config, mined)
+    return mined
+
+
+def with_negatives(row: Row, negatives: list[tuple[str, float]]) -> Row:
+    """The row with ``neg`` and ``neg_scores`` in place of the negatives, and scores of any teacher, that it had."""
+    columns = find_columns(tuple(row))
+    stale = {*columns.negatives, columns.positive_scores} - {"neg"}
+    texts, scores = [text for text, _ in negatives], [round(score, DECIMALS) for _, score in negatives]
+    return {name: value for name, value in row.items() if name not in stale} | {"neg": texts, "neg_scores": scores}
+
+
+def _corpus_file(path: Path) -> Path:
+    """The file of passages: of a BEIR folder its corpus."""
+    if not path.is_dir():
+        return path
+    for name in ("corpus.jsonl", "corpus.jsonl.gz"):
+        if (path / name).is_file():
+            return path / name
+    raise UserError(f"--corpus {path}: the folder holds no corpus.jsonl (nor corpus.jsonl.gz); name a file of texts")
+
+
+def _load_reranker(config: MineConfig) -> PairScorer | None:
+    if config.reranker is None:
+        return None
+    return CrossEncoder.load(
+        config.reranker,
+        precision=config.precision,
+        device=config.device,
+        trust_remote_code=config.trust_remote_code,
+    )
+
+
+def _write(config: MineConfig, mined: Mined) -> None:
+    taught = 0
+    with write_lines(config.output) as write:
+        for number, (place, row, example) in enumerate(same_rows(mined.table, config.train_data, config.on_bad_row)):
+            taught += example.positive_scores is not None
+            write(as_line(with_negatives(row, mined.negatives(number, example)), place))
+    if taught:
+        logger.info(
+            "pos_scores of %s rows are left out: they are of another teacher than the new neg_scores "
+            "(biencoder score writes both)",
+            f"{taught:,}",
+        )

@@ -1,0 +1,80 @@
+"""A second model that finds further passages of a batch that answer a query (Solatorio 2024, GISTEmbed).
+
+Shapes: b queries and p passages of this rank, B queries of a block, P passages and Q queries that ranks share.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+
+from biencoder.distributed import gather
+from biencoder.model.encoder import Encoder
+from biencoder.model.representation import Representation, concatenate
+from biencoder.objective.labels import Labels
+from biencoder.training.batch import TrainingBatch
+
+ROUNDING = 1e-6  # of a score: equal texts in different chunks must count as equal
+
+
+@dataclass(frozen=True)
+class Guide:
+    """The second model; it is not trained.
+
+    Attributes:
+        encoder: represents texts as the guide sees them.
+        margin: a passage counts as an answer when it scores at most this much below the query's own positive.
+    """
+
+    encoder: Encoder
+    margin: float = 0.0
+
+    def encode(self, batch: TrainingBatch) -> Representation:
+        """This rank's b + p texts, of a batch that brings the guide's tokens."""
+        if not batch.guide_chunks:
+            return self.encoder.nothing()
+        with torch.no_grad():
+            parts: list[Representation] = [self.encoder(chunk.batch) for chunk in batch.guide_chunks]
+        places = torch.cat([chunk.index for chunk in batch.guide_chunks])
+        return concatenate(parts)[places.argsort()]
+
+    def judge(self, batch: TrainingBatch, texts: Representation) -> "Guidance":
+        """What the guide says about a batch, given its representation of this rank's texts. A collective."""
+        own, passages = texts[: batch.queries], texts[batch.queries :]
+        if len(batch.passage_sizes) == 1:
+            return Guidance(own, passages, own, self.margin)
+        all_queries = own.map(partial(gather, sizes=batch.query_sizes))
+        return Guidance(own, passages.map(partial(gather, sizes=batch.passage_sizes)), all_queries, self.margin)
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """A batch as the guide sees it.
+
+    Attributes:
+        queries: the B queries that are labelled.
+        passages: the P passages.
+        all_queries: the Q queries.
+        margin: see :class:`Guide`.
+    """
+
+    queries: Representation
+    passages: Representation
+    all_queries: Representation
+    margin: float
+
+    def rows(self, part: slice) -> "Guidance":
+        """The same for some of the queries."""
+        return replace(self, queries=self.queries[part])
+
+    def added_to(self, labels: Labels) -> Labels:
+        """Labels of these queries that also know what the guide takes for an answer."""
+        positives = self.passages[labels.groups[:, 0]]
+        least = (self.queries.pair_scores(positives) - self.margin - ROUNDING)[:, None]
+        passages = self.queries.scores(self.passages) >= least
+        queries = positives.scores(self.all_queries) >= least
+        return replace(
+            labels,
+            known_positives=passages if labels.known_positives is None else labels.known_positives | passages,
+            known_queries=queries if labels.known_queries is None else labels.known_queries | queries,
+        )

@@ -1,0 +1,47 @@
+"""Evaluations within a run: before the first step, now and then, and at the end. The best weights are kept."""
+
+from biencoder.data.files.beir import Collection
+from biencoder.device.allocator import give_back
+from biencoder.distributed import broadcast_object, rank
+from biencoder.retrieval.evaluate import DECIDING, Evaluation, evaluate, texts_to_encode
+from biencoder.terminal import ProgressLine, say
+from biencoder.training.progress import TrainingProgress
+from biencoder.training.setup import Setup
+from biencoder.training.state.checkpoint import save_best, trained_state
+from biencoder.training.steps.metrics_file import write_metrics
+from biencoder.training.steps.nonfinite import refuse_ruined_weights
+
+
+def evaluate_and_keep_best(setup: Setup, progress: TrainingProgress) -> None:
+    """Evaluate on rank 0; keep the weights when they are the best so far."""
+    refuse_ruined_weights(setup, progress)
+    evaluation = evaluate_on(setup, setup.collection)
+    write_metrics(setup, {"step": progress.step, "evaluation": evaluation.metrics})
+    say(f"step {progress.step:,} of {setup.total_steps:,}: {DECIDING} {evaluation.metrics[DECIDING]:.4f}")
+    if progress.step == 0:
+        progress.before = evaluation
+        return
+    if progress.best is None or evaluation.metrics[DECIDING] > progress.best.metrics[DECIDING]:
+        progress.best, progress.best_step = evaluation, progress.step
+        if rank() == 0:
+            save_best(setup.checkpoints, progress.step, trained_state(setup.encoder))
+
+
+def evaluate_on(setup: Setup, collection: Collection) -> Evaluation:
+    """The model as it is, on a collection; rank 0 computes, and all ranks know."""
+    evaluation: Evaluation = broadcast_object(_evaluate(setup, collection) if rank() == 0 else None)
+    return evaluation
+
+
+def evaluate_guards(setup: Setup) -> dict[str, Evaluation]:
+    """The model as it is, on each folder of guard data."""
+    return {folder: evaluate_on(setup, collection) for folder, collection in setup.guards.items()}
+
+
+def _evaluate(setup: Setup, collection: Collection) -> Evaluation:
+    give_back(beyond=0)  # an evaluation takes other sizes than training, which would lie beside the free ones
+    with ProgressLine(texts_to_encode(collection), "evaluate") as line:
+        dims = (setup.config.dims or ())[1:]
+        evaluation = evaluate(setup.encoder, collection, dims=dims, progress=line.update)
+    give_back(beyond=0)  # or each evaluation would leave the process a little larger
+    return evaluation
