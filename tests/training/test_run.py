@@ -169,10 +169,7 @@ def test_a_killed_process_ends_in_the_same_weights(config: TrainConfig, tmp_path
     for fault, step in (
         (AtCall("biencoder.training.steps.train_step", "sum_gradients", 3), 2),  # in the fourth step
         (AtOperation(0, "torn", "fsync", "checkpoints/.step-00000006.tmp/model.safetensors"), 4),
-        (
-            AtCall("biencoder.training.steps.loop", "log_step", 4),
-            8,
-        ),  # between the new weights and their line of metrics
+        (AtCall("biencoder.training.steps.loop", "log_step", 4), 8),  # the weights are new, their line is not written
     ):
         kill_at(fault, settings.output_dir, COMMAND, *command(settings))
         newest = newest_checkpoint(settings.output_dir / "checkpoints")
