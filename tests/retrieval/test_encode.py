@@ -233,18 +233,21 @@ ROWS, RECORD = "out.npy.partial", ".out.npy.partial.json.*.tmp"
 # One run after the other is killed here, and leaves a record of so many rows; each writes a chunk of 8 at a time.
 KILLS: list[tuple[Armed, int]] = [
     (AtOperation(0, "kill", "create or write", ROWS), 0),
+    (AtCall("biencoder.retrieval.encode", "finite", 0), 0),  # between computing a chunk and writing it
     (AtOperation(0, "torn", "fsync", ROWS), 0),
     (AtOperation(0, "kill", "create or write", RECORD), 0),
     (AtOperation(0, "torn", "fsync", RECORD), 0),
+    (AtOperation(0, "kill", "fsync", RECORD), 0),
     (AtOperation(0, "kill", "rename", RECORD), 0),
-    (AtCall("biencoder.retrieval.encode", "finite", 1), 8),  # between computing a chunk and writing it
+    (AtCall("biencoder.retrieval.encode", "finite", 1), 8),
     (AtOperation(1, "torn", "fsync", ROWS), 16),
     (AtOperation(2, "kill", "fsync", ROWS), 32),
     (AtOperation(1, "kill", "create or write", RECORD), 40),
     (AtOperation(2, "torn", "fsync", RECORD), 56),
     (AtOperation(1, "kill", "rename", RECORD), 64),
-    (AtCall("biencoder.retrieval.encode", "finite", 3), 88),
-    (AtOperation(4, "torn", "fsync", ROWS), 120),
+    (AtOperation(0, "kill", "fsync of a folder", ""), 72),
+    (AtCall("biencoder.retrieval.encode", "finite", 3), 96),
+    (AtOperation(4, "torn", "fsync", ROWS), 128),
     (AtOperation(0, "kill", "rename", ROWS), 150),
     (AtOperation(0, "kill", "rename", ".out.npy.json.*.tmp"), 150),
     (AtOperation(0, "kill", "remove", "out.npy.partial.json"), 150),
