@@ -46,7 +46,7 @@ def one_message(outcome: Outcome) -> bool:
 
 def stopped(number: int) -> Promise:
     """All ranks with the code of the signal, and the way to go on is said."""
-    return lambda outcome: set(outcome.codes) == {128 + number} and "Go on" in outcome.said
+    return lambda outcome: set(outcome.codes) == {128 + number} and "To continue" in outcome.said
 
 
 def passed_over(outcome: Outcome) -> bool:

@@ -1,6 +1,7 @@
 """Places in a process at which a fault can be armed to come: its n-th file operation, the n-th call of a function."""
 
 import errno
+import fnmatch
 import importlib
 import json
 import os
@@ -40,17 +41,22 @@ class AtOperation(Armed):
         how: ``kill``; ``torn`` (of a file's fsync: half of what was written since the last one had come to the disk
             when the process was killed); ``full`` (no space is left on the device); ``list`` (nothing; they are only
             recorded).
+        operation: only operations of this name count.
+        path: only operations on paths inside the folder that match this pattern count.
         seen: operation and path of those that came so far.
     """
 
     number: int
     how: str = "kill"
-    seen: list[tuple[str, str]] = field(default_factory=list)
+    operation: str = "*"
+    path: str = "*"
+    seen: list[tuple[str, str]] = field(default_factory=list, repr=False)
 
     def arm(self, folder: Path) -> None:
         """Listen to the events, and to fsync, which has none."""
         self._folder = str(folder.absolute())
-        self._synced: dict[str, int] = {}  # bytes of each file that are on the disk
+        # Bytes of each file that are on the disk.
+        self._synced = {str(path): path.stat().st_size for path in folder.absolute().rglob("*") if path.is_file()}
         sys.addaudithook(self._hear)
         real = os.fsync
 
@@ -88,12 +94,16 @@ class AtOperation(Armed):
     def _meet(self, name: str, path: str, descriptor: int | None) -> None:
         if not path.startswith(self._folder):
             return
-        self.seen.append((name, path.removeprefix(self._folder).lstrip("/")))
+        inside = path.removeprefix(self._folder).lstrip("/")
+        if not (fnmatch.fnmatchcase(name, self.operation) and fnmatch.fnmatchcase(inside, self.path)):
+            return
+        self.seen.append((name, inside))
         if len(self.seen) != self.number + 1:
             return
         if self.how == "torn":
             assert descriptor is not None
-            os.truncate(descriptor, (os.fstat(descriptor).st_size + self._synced.get(path, 0)) // 2)
+            size = os.fstat(descriptor).st_size
+            os.truncate(descriptor, (size + min(size, self._synced.get(path, 0))) // 2)
         if self.how in ("torn", "kill"):
             kill()
         if self.how == "full":
@@ -102,17 +112,19 @@ class AtOperation(Armed):
 
 @dataclass
 class AtCall(Armed):
-    """The process is killed when a function of the library is called for the n-th time.
+    """The process gets a signal when a function of the library is called for the n-th time.
 
     Attributes:
         module: of the library, in which the function is looked up.
         function: its name there.
         number: which call, from 0.
+        signal: which signal; after one that does not kill, the call is made.
     """
 
     module: str
     function: str
     number: int
+    signal: int = signal.SIGKILL
 
     def arm(self, folder: Path) -> None:  # noqa: ARG002
         """Replace the function."""
@@ -121,7 +133,7 @@ class AtCall(Armed):
 
         def hit(*args: Any, **named: Any) -> Any:
             if next(calls) == self.number:
-                kill()
+                os.kill(os.getpid(), self.signal)
             return real(*args, **named)
 
         setattr(module, self.function, hit)

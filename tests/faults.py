@@ -51,7 +51,10 @@ SCENARIOS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class AfterSeconds:
-    """A signal from outside at a moment of the training, in seconds since its first line of metrics."""
+    """A signal from outside at a moment of the training, in seconds since its first line of metrics.
+
+    It may come too late, when the run is over. A test that counts on a place takes `AtCall` or `AtOperation`.
+    """
 
     seconds: float
     signal: int = signal.SIGKILL
@@ -286,5 +289,7 @@ def _ended(started: list[Process]) -> Iterator[list[Process]]:
 
 
 def _wait_for_steps(metrics: Path, started: list[Process]) -> None:
+    end = time.monotonic() + SECONDS
     while not metrics.exists() and all(_code(process) is None for process in started):
+        assert time.monotonic() < end
         time.sleep(0.002)

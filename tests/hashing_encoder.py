@@ -1,7 +1,6 @@
 """A small deterministic encoder for tests: hashed bags of words, no torch."""
 
 import re
-import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ class HashingEncoder:
     query_prompt: str = ""
     passage_prompt: str = ""
     normalize: bool = True
-    seconds_per_text: float = 0.0
     texts_seen: int = 0
 
     @property
@@ -35,8 +33,6 @@ class HashingEncoder:
             for word in re.findall(r"\w+", (prompt + text).lower()):
                 code = zlib.crc32(word.encode())
                 vectors[row, code % self.dim] += 1.0 if code & 0x10000 else -1.0
-            if self.seconds_per_text:
-                time.sleep(self.seconds_per_text)
             if progress is not None:
                 progress(row + 1)
         self.texts_seen += len(texts)

@@ -37,8 +37,8 @@ def options_table(config: type[Config]) -> str:
     lines = ["| option | what | default |", "| --- | --- | --- |"]
     for field in dataclasses.fields(config):
         text, _, default = help_text(field).rpartition(" (default: ")
-        value = "" if shape(field)[0] is bool else f" {cli._metavar(field)}"
-        flags = ", ".join(f"`{flag}{value}`" for flag in cli._flags(field)) or f"`{typed_name(field)} ...`"
+        value = "" if shape(field)[0] is bool else f" {cli.metavar_of(field)}"
+        flags = ", ".join(f"`{flag}{value}`" for flag in cli.flags_of(field)) or f"`{typed_name(field)} ...`"
         text, default = (text, default[:-1]) if text else (details(field).help, "required")
         lines.append(f"| {flags} | {text} | {default} |")
     return "\n".join(lines)
@@ -114,7 +114,7 @@ def test_the_commands_shown_are_accepted(page: str, line: str, monkeypatch: pyte
 def test_flags_and_links_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     known = {
-        word for c in cli.COMMANDS.values() for field in dataclasses.fields(c.config) for word in cli._flags(field)
+        word for c in cli.COMMANDS.values() for field in dataclasses.fields(c.config) for word in cli.flags_of(field)
     }
     assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text)) <= known | OTHERS_FLAGS
     for link in re.findall(r"\]\(([^)#]+)\)", text):

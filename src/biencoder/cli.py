@@ -237,12 +237,13 @@ def _unknown_argument(name: str, config: type[Config], unknown: list[str]) -> st
         return f"{unknown[0]!r} is apart from the others: put all values without a flag right after {name}; {see}"
     if flag is None:
         return f"biencoder {name} takes no argument {unknown[0]!r} without a flag; {see}"
-    known = [word for field in dataclasses.fields(config) for word in _flags(field)]
+    known = [word for field in dataclasses.fields(config) for word in flags_of(field)]
     known += ["--config"] if config is TrainConfig else []
     return f"unknown flag {flag}{nearest(flag, known) or '; ' + see}"
 
 
-def _flags(field: "dataclasses.Field[Any]") -> list[str]:
+def flags_of(field: "dataclasses.Field[Any]") -> list[str]:
+    """The flags that set an option; none for an argument that is typed without one."""
     if details(field).positional:
         return []
     flag = flag_name(field.name)
@@ -289,7 +290,7 @@ def _add_flags(parser: argparse.ArgumentParser, config: type[Config]) -> None:
         if base is bool:
             words: dict[str, Any] = {"action": argparse.BooleanOptionalAction}
         else:
-            words = {"metavar": _metavar(field)} | ({"nargs": "+", "action": "extend"} if many else {})
+            words = {"metavar": metavar_of(field)} | ({"nargs": "+", "action": "extend"} if many else {})
         typed = field.name if declared.positional else flag_name(field.name)
         action = groups[declared.group].add_argument(typed, default=argparse.SUPPRESS, **words)
         action.help = help_text(field).replace("%", "%%")  # set late: BooleanOptionalAction adds a default of its own
@@ -307,12 +308,13 @@ def _usage(name: str, config: type[Config]) -> str:
     words = []
     for field in needed(config):
         many = " ..." if shape(field)[2] else ""
-        value = "" if details(field).positional else f" {_metavar(field)}"
+        value = "" if details(field).positional else f" {metavar_of(field)}"
         words.append(f"{typed_name(field)}{value}{many}")
     return " ".join(["biencoder", name, *words, "[options]"])
 
 
-def _metavar(field: "dataclasses.Field[Any]") -> str:
+def metavar_of(field: "dataclasses.Field[Any]") -> str:
+    """What stands for an option's value in help texts."""
     declared = details(field)
     if declared.choices:
         return "{" + ",".join(declared.choices) + "}"

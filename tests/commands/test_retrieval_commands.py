@@ -2,15 +2,13 @@
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fault_points import AtOperation
+from killed import COMMAND, kill_at
 from tiny import random_texts, tiny_model
 
 from biencoder import Encoder, evaluate
@@ -125,13 +123,7 @@ def test_encode_and_search(biencoder: Biencoder, model: str, collection: Path, t
     assert "made by another model or with other settings" in err
 
 
-SMALL_CHUNKS = """
-import sys
-from biencoder.cli import main
-from biencoder.retrieval import encode
-encode.CHUNK = 32
-main(sys.argv[1:])
-"""
+SMALL_CHUNKS = "from biencoder.retrieval import encode; encode.CHUNK = 32; "
 
 
 def test_encode_killed_and_started_again(
@@ -139,18 +131,14 @@ def test_encode_killed_and_started_again(
 ) -> None:
     monkeypatch.setattr(encode, "CHUNK", 32)
     texts, output = tmp_path / "texts.txt", tmp_path / "out.npy"
-    texts.write_text("\n".join(random_texts(3_000)))
+    texts.write_text("\n".join(random_texts(300)))
     command = ["encode", "--model", model, "--input", str(texts), "--output"]
-    record = tmp_path / "out.npy.partial.json"
-    process = subprocess.Popen([sys.executable, "-c", SMALL_CHUNKS, *command, str(output)])
-    while process.poll() is None and not record.exists():
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    fault = AtOperation(2, "torn", "fsync", "out.npy.partial")
+    kill_at(fault, tmp_path, SMALL_CHUNKS + COMMAND, *command, output)
     assert not output.exists()
     code, _, err = biencoder(*command, output)
     assert code == 0
-    assert "going on after" in err
+    assert "going on after 64 of 300 texts" in err
     assert biencoder(*command, tmp_path / "whole.npy")[0] == 0
     # The killed process and this one may use other numbers of threads.
     np.testing.assert_allclose(np.load(output), np.load(tmp_path / "whole.npy"), atol=1e-6)

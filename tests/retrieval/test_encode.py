@@ -1,16 +1,14 @@
 import json
 import logging
-import signal
-import subprocess
-import sys
-import time
 import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fault_points import Armed, AtCall, AtOperation
 from hashing_encoder import HashingEncoder
+from killed import kill_at
 
 from biencoder.errors import UserError
 from biencoder.retrieval import encode
@@ -209,16 +207,6 @@ def test_too_little_disk_space_is_said_first(texts: Path, tmp_path: Path, monkey
         encode_file(HashingEncoder(), texts, tmp_path / "out.npy")
 
 
-KILLED = """
-import sys
-from pathlib import Path
-from hashing_encoder import HashingEncoder
-from biencoder.retrieval import encode
-encode.CHUNK = 8
-encode.encode_file(HashingEncoder(seconds_per_text=0.005), Path(sys.argv[1]), Path(sys.argv[2]))
-"""
-
-
 @pytest.mark.parametrize("is_described", [False, True])
 def test_killed_while_it_is_published_it_only_finishes_that(tmp_path: Path, is_described: bool) -> None:
     texts, output = tmp_path / "in.txt", tmp_path / "out.npy"
@@ -235,25 +223,42 @@ def test_killed_while_it_is_published_it_only_finishes_that(tmp_path: Path, is_d
     assert {path.name for path in tmp_path.glob("out*")} == {"out.npy", "out.npy.json"}
 
 
+ENCODE = """
+from hashing_encoder import HashingEncoder
+from biencoder.retrieval import encode
+encode.CHUNK = 8
+encode.encode_file(HashingEncoder(), Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+ROWS, RECORD = "out.npy.partial", ".out.npy.partial.json.*.tmp"
+# One run after the other is killed here, and leaves a record of so many rows; each writes a chunk of 8 at a time.
+KILLS: list[tuple[Armed, int]] = [
+    (AtOperation(0, "kill", "create or write", ROWS), 0),
+    (AtOperation(0, "torn", "fsync", ROWS), 0),
+    (AtOperation(0, "kill", "create or write", RECORD), 0),
+    (AtOperation(0, "torn", "fsync", RECORD), 0),
+    (AtOperation(0, "kill", "rename", RECORD), 0),
+    (AtCall("biencoder.retrieval.encode", "finite", 1), 8),  # between computing a chunk and writing it
+    (AtOperation(1, "torn", "fsync", ROWS), 16),
+    (AtOperation(2, "kill", "fsync", ROWS), 32),
+    (AtOperation(1, "kill", "create or write", RECORD), 40),
+    (AtOperation(2, "torn", "fsync", RECORD), 56),
+    (AtOperation(1, "kill", "rename", RECORD), 64),
+    (AtCall("biencoder.retrieval.encode", "finite", 3), 88),
+    (AtOperation(4, "torn", "fsync", ROWS), 120),
+    (AtOperation(0, "kill", "rename", ROWS), 150),
+    (AtOperation(0, "kill", "rename", ".out.npy.json.*.tmp"), 150),
+    (AtOperation(0, "kill", "remove", "out.npy.partial.json"), 150),
+]
+
+
 def test_killed_anywhere_and_started_again_gives_the_same_bytes(tmp_path: Path) -> None:
     texts, output = tmp_path / "in.txt", tmp_path / "out.npy"
     texts.write_text("\n".join(f"line {i} of the file" for i in range(150)))
     encode_file(HashingEncoder(), texts, tmp_path / "whole.npy")
     record = tmp_path / "out.npy.partial.json"
-    kills, done = 0, []
-    while not (tmp_path / "out.npy.json").exists() or record.exists():
-        command = [sys.executable, "-c", KILLED, str(texts), str(output)]
-        with subprocess.Popen(command, cwd=Path(__file__).parents[1]) as process:
-            before = record.stat().st_mtime_ns if record.exists() else 0
-            while process.poll() is None and (not record.exists() or record.stat().st_mtime_ns == before):
-                time.sleep(0.002)
-            time.sleep(0.021 * (kills % 3))  # here and there within the chunks that follow
-            process.send_signal(signal.SIGKILL)
-        kills += process.returncode == -signal.SIGKILL
-        if record.exists():
-            done.append(json.loads(record.read_text())["rows_done"])
-        assert kills < 30
-    assert kills >= 3
-    assert done == sorted(done)
+    for fault, rows_done in KILLS:
+        kill_at(fault, tmp_path, ENCODE, texts, output)
+        assert (json.loads(record.read_text())["rows_done"] if record.exists() else 0) == rows_done, fault
+    encode_file(HashingEncoder(), texts, output)
     assert output.read_bytes() == (tmp_path / "whole.npy").read_bytes()
     assert {path.name for path in tmp_path.glob("out*")} == {"out.npy", "out.npy.json"}

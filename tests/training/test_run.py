@@ -1,12 +1,9 @@
 """A training run as a whole: what it leaves behind, and that being killed and resumed leaves the same."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
@@ -15,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fault_points import AtCall, AtOperation
+from killed import COMMAND, kill_at
 from safetensors.numpy import load_file
 from tiny import WORDS, tiny_model
 from torch import nn
@@ -162,42 +161,32 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(
 
 
 @pytest.mark.slow
-def test_a_process_killed_at_random_moments_ends_in_the_same_weights(
-    config: TrainConfig, tmp_path: Path, minilm: str
-) -> None:
+def test_a_killed_process_ends_in_the_same_weights(config: TrainConfig, tmp_path: Path, minilm: str) -> None:
     """SIGKILL, a real process, the real model, dropout on, some chunks replayed."""
     settings = replace(config, model=minilm, group_size=1, save_steps=2, precision="auto", memory_budget=40_000_000)
     whole = replace(settings, output_dir=tmp_path / "whole")
-    assert command(whole).wait() == 0
-    draw, kills = np.random.default_rng(0), 0
-    for _ in range(3):
-        process = command(settings)
-        until_started(process, settings.output_dir)
-        time.sleep(draw.uniform(0.0, 1.0))
-        if process.poll() is not None:
-            break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        kills += 1
-    assert command(settings).wait() == 0
-    assert kills >= 2
+    subprocess.run([sys.executable, "-m", "biencoder", *command(whole)], check=True, capture_output=True)
+    for fault, step in (
+        (AtCall("biencoder.training.steps.train_step", "sum_gradients", 3), 2),  # in the fourth step
+        (AtOperation(0, "torn", "fsync", "checkpoints/.step-00000006.tmp/model.safetensors"), 4),
+        (
+            AtCall("biencoder.training.steps.loop", "log_step", 4),
+            8,
+        ),  # between the new weights and their line of metrics
+    ):
+        kill_at(fault, settings.output_dir, COMMAND, *command(settings))
+        newest = newest_checkpoint(settings.output_dir / "checkpoints")
+        assert newest is not None
+        assert newest.name == f"step-{step:08d}"
+    subprocess.run([sys.executable, "-m", "biencoder", *command(settings)], check=True, capture_output=True)
     assert_same_model(settings.output_dir, whole.output_dir)
     assert losses(settings.output_dir) == losses(whole.output_dir)
 
 
-def command(config: TrainConfig) -> "subprocess.Popen[bytes]":
+def command(config: TrainConfig) -> list[str]:
     path = config.output_dir.parent / f"{config.output_dir.name}.yaml"
     path.write_text(config.to_yaml())
-    arguments = [sys.executable, "-m", "biencoder", "train", "--config", str(path)]
-    return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
-
-
-def until_started(process: "subprocess.Popen[bytes]", folder: Path) -> None:
-    """Wait until the run takes steps that no earlier attempt took."""
-    metrics = folder / "metrics.jsonl"
-    size = metrics.stat().st_size if metrics.exists() else 0
-    while process.poll() is None and not (metrics.exists() and metrics.stat().st_size > size):
-        time.sleep(0.01)
+    return ["train", "--config", str(path)]
 
 
 def test_a_finished_run_says_so_and_changes_nothing(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:

@@ -164,14 +164,55 @@ def whole(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+HOLD = """
+import os, signal, time
+from pathlib import Path
+if os.environ.get("RANK") == "1":
+    from biencoder.training.steps import train_step as step
+    real, calls = step.sum_gradients, iter(range(10**6))
+    def hold():
+        heard, before = [], signal.getsignal(signal.SIGTERM)
+        def hear(number, frame):
+            heard.append(number)
+            before(number, frame)
+        signal.signal(signal.SIGTERM, hear)
+        Path({held!r}).touch()
+        end = time.monotonic() + {seconds}
+        while not heard and time.monotonic() < end:
+            time.sleep(0.005)
+    def holding(parameters):
+        if next(calls) == {number}:
+            hold()
+        real(parameters)
+    step.sum_gradients = holding
+"""
+
+
+def start_and_hold(number: int, command: list[str], folder: Path) -> "subprocess.Popen[str]":
+    """Two processes, returned when the second is in its step ``number``, from 0, where it stays until SIGTERM.
+
+    The first one is in the same step, and waits for the gradients of the second.
+    """
+    held = folder / "held"
+    held.unlink(missing_ok=True)
+    (folder / "shim").mkdir(exist_ok=True)
+    (folder / "shim" / "sitecustomize.py").write_text(HOLD.format(held=str(held), seconds=SECONDS, number=number))
+    process = start(2, command, folder / "shim")
+    end = time.monotonic() + SECONDS
+    while not held.exists():
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    return process
+
+
 @pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(place: Path, whole: Path, tmp_path: Path) -> None:
-    """Killed before the first checkpoint, and in the second epoch."""
+    """Killed in the second step, before the first checkpoint, and in the last one, of the second epoch."""
     output = tmp_path / "out"
-    for step in (1, 7):
-        process = start(2, words(place, output, model="dropout"))
-        wait_for_step(output, step, process)
-        kill_all(process)
+    for number in (1, 7):
+        kill_all(start_and_hold(number, words(place, output, model="dropout"), tmp_path))
+        assert len(losses(output)) == number
         assert not json.loads((output / "run.json").read_text())["finished"]
     code, out, err = finish(start(2, words(place, output, model="dropout")))
     assert code == 0, err
@@ -185,12 +226,12 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(place: Path, whole:
 def test_all_ranks_stop_after_the_same_step_and_go_on(place: Path, whole: Path, tmp_path: Path) -> None:
     """SIGTERM to torchrun, which passes it on; each rank hears it at a moment of its own."""
     output = tmp_path / "out"
-    process = start(2, words(place, output, model="dropout", save_steps=100))
-    wait_for_step(output, 1, process)
+    process = start_and_hold(2, words(place, output, model="dropout", save_steps=100), tmp_path)
     process.send_signal(signal.SIGTERM)
     _, _, err = finish(process)
     [line] = [line for line in err.splitlines() if line.startswith("biencoder: stopped by SIGTERM after step ")]
     stopped = int(line.split()[6])
+    assert stopped == 3
     assert line.endswith(f"step-{stopped:08d} holds. To continue, run the same torchrun command again")
     assert metrics(output)[-1]["step"] == stopped
     code, out, err = finish(start(2, words(place, output, model="dropout", save_steps=100)))
@@ -198,14 +239,6 @@ def test_all_ranks_stop_after_the_same_step_and_go_on(place: Path, whole: Path, 
     assert f"going on from step {stopped} of {STEPS}" in out
     assert_same_bits(output, whole)
     assert losses(output) == losses(whole)
-
-
-def wait_for_step(output: Path, step: int, process: "subprocess.Popen[str]") -> None:
-    end = time.monotonic() + SECONDS
-    while len(losses(output)) < step:
-        assert process.poll() is None
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 @pytest.mark.parametrize(

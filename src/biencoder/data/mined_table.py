@@ -1,43 +1,53 @@
-"""A table whose rows have more hard negatives: passages of other rows, by their place."""
+"""More hard negatives for the rows of a table: passages of other rows, by their place."""
 
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from biencoder.data.files.records import Example
-from biencoder.data.table import ExampleTable, Ragged
+from biencoder.data.table import ExampleTable, Ragged, Rows
+
+
+def with_negatives(table: ExampleTable, places: NDArray[np.int64]) -> ExampleTable:
+    """The same rows, each with its own hard negatives and then those mined for it.
+
+    Args:
+        table: the rows.
+        places: int64 ``[n, N]``, see :meth:`~biencoder.data.table.ExampleTable.passage`; -1 for none.
+    """
+    return replace(table, negative_hashes=_with_more(table, places), rows=_MinedRows(table.rows, table, places))
 
 
 @dataclass(frozen=True, eq=False)
-class MinedTable(ExampleTable):
-    """The same rows, each with its own hard negatives and then those mined; make one with `of`."""
+class _MinedRows:
+    """Rows with mined negatives.
 
-    _original: ExampleTable
-    _places: NDArray[np.int64]
+    Attributes:
+        own: the rows without them.
+        source: the table in which ``places`` are places.
+        places: int64 ``[n, N]``, of the negatives of each row.
+    """
 
-    @classmethod
-    def of(cls, table: ExampleTable, places: NDArray[np.int64]) -> "MinedTable":
-        """Add negatives to every row of a table.
-
-        Args:
-            table: the rows.
-            places: int64 ``[n, N]``, see :meth:`~biencoder.data.table.ExampleTable.passage`; -1 for none.
-        """
-        values: dict[str, Any] = {field.name: getattr(table, field.name) for field in fields(ExampleTable)}
-        values["negative_hashes"] = _with_more(table, places)
-        return cls(**values, _original=table, _places=places)
+    own: Rows
+    source: ExampleTable
+    places: NDArray[np.int64]
 
     def __getitem__(self, i: int) -> Example:
-        example = self._original[i]
-        more = tuple(self._original.passage(int(place)) for place in self._places[i] if place >= 0)
+        example = self.own[i]
+        more = tuple(self.source.passage(int(place)) for place in self.places[i] if place >= 0)
         scores = example.negative_scores
         return replace(
             example,
             negatives=example.negatives + more,
             negative_scores=None if scores is None else scores + (float("nan"),) * len(more),
         )
+
+    def origin(self, i: int) -> tuple[int, int]:
+        return self.own.origin(i)
+
+    def take(self, rows: NDArray[np.int64]) -> "_MinedRows":
+        return _MinedRows(self.own.take(rows), self.source, self.places[rows])
 
 
 def _with_more(table: ExampleTable, places: NDArray[np.int64]) -> Ragged:

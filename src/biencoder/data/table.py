@@ -1,4 +1,4 @@
-"""All training examples as memory-mapped Arrow columns: a million rows are neither Python objects nor resident.
+"""All training examples as a table: rows whose texts lie in a file, and what is known of every row in memory.
 
 What sampling, masking and the audit need of the texts is whether two are the same: 64-bit hashes (xxh3) stand for them.
 Two of a million different texts share one with a chance of 3e-8.
@@ -6,13 +6,12 @@ Two of a million different texts share one with a chance of 3e-8.
 
 import functools
 import math
-import mmap
 import tempfile
 from array import array
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Protocol
 
 import numpy as np
 import xxhash
@@ -20,11 +19,9 @@ from numpy.typing import NDArray
 
 from biencoder.config.choices import STOP
 from biencoder.data.files.records import BadRows, Example, find_files, read_examples
+from biencoder.data.stored_rows import store
 from biencoder.data.text import text_hash
 from biencoder.errors import UserError
-
-_BLOCK_ROWS = 1 << 13  # rows a record batch: every one but the last, so that a row's place is a division
-_COLUMNS = ("query", "positives", "negatives", "positive_scores", "negative_scores", "prompt")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +64,19 @@ class Ragged:
         return Ragged(self.values[positions], offsets)
 
 
+class Rows(Protocol):
+    """Rows by number."""
+
+    def __getitem__(self, i: int) -> Example:
+        """The texts, scores and prompt of row ``i``."""
+
+    def origin(self, i: int) -> tuple[int, int]:
+        """The number of the file that row ``i`` came from, and the line there (Parquet: the row's number)."""
+
+    def take(self, rows: NDArray[np.int64]) -> "Rows":
+        """The given rows in the given order."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class ExampleTable:
     """Training examples by number, in the order of the files; make one with ``from_files``.
@@ -80,6 +90,7 @@ class ExampleTable:
         data_set: int32 ``[n]``, the number of the data set that each row is of.
         skipped: what kinds of bad rows were left out, and how many of each.
         bad_rows: what was wrong with the first 20 of them.
+        rows: what the table reads its rows from; its hashes are those of their texts.
     """
 
     query_hashes: NDArray[np.uint64]
@@ -90,9 +101,8 @@ class ExampleTable:
     files: tuple[str, ...]
     skipped: Mapping[str, int]
     bad_rows: tuple[str, ...]
+    rows: Rows
     _other_hashes: NDArray[np.uint64]  # scores and prompt of each row; 0 where there are none
-    _blocks: tuple[Any, ...]  # pyarrow record batches in the memory map
-    _rows: NDArray[np.int64]  # the place of each row in the blocks
 
     @classmethod
     def from_files(cls, paths: Sequence[Path], on_bad_row: str = STOP) -> "ExampleTable":
@@ -114,44 +124,30 @@ class ExampleTable:
         found = [find_files(paths) for paths in data_sets]
         files = [path for inside in found for path in inside]
         bad = BadRows()
-        hashes = _Hashes()
+        hashes = _Hashes(len(files))
         try:
-            with tempfile.TemporaryFile(prefix="biencoder-") as file:
-                rows = _write(files, on_bad_row, bad, hashes, file)
-                blocks = _map(file) if any(rows) else ()
+            rows = store(_read(files, on_bad_row, bad, hashes))
         except OSError as error:
             raise UserError(
                 f"cannot keep the training data in {tempfile.gettempdir()}: {error.strerror or error}; "
                 "set TMPDIR to a folder with more room"
             ) from error
         ends = np.cumsum([len(inside) for inside in found])
-        data_set = np.repeat(np.searchsorted(ends, np.arange(len(files)), side="right"), rows).astype(np.int32)
+        data_set_of_file = np.searchsorted(ends, np.arange(len(files)), side="right").astype(np.int32)
+        data_set = np.repeat(data_set_of_file, hashes.rows_of_file)
         for number, paths in enumerate(data_sets):
             if not (data_set == number).any():
                 first = f"; the first: {bad.messages[0]}" if bad.messages else ""
                 raise UserError(f"no usable row in {', '.join(map(str, paths))}{first}")
         names = tuple(str(path) for path in files)
-        return cls(*hashes.arrays(), data_set, names, dict(bad.kinds), tuple(bad.messages), hashes.others(), blocks,
-                   np.arange(len(data_set)))  # fmt: skip
+        return cls(*hashes.arrays(), data_set, names, dict(bad.kinds), tuple(bad.messages), rows, hashes.others())
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.query_hashes)
 
     def __getitem__(self, i: int) -> Example:
-        block, row = divmod(int(self._rows[i]), _BLOCK_ROWS)
-        columns = self._blocks[block]
-        query, positives, negatives, positive_scores, negative_scores, prompt = (
-            columns[name][row].as_py() for name in _COLUMNS
-        )
-        return Example(
-            query,
-            tuple(positives),
-            tuple(negatives),
-            None if positive_scores is None else tuple(positive_scores),
-            None if negative_scores is None else tuple(negative_scores),
-            prompt,
-            None if np.isnan(self.similarities[i]) else float(self.similarities[i]),
-        )
+        example, similarity = self.rows[i], float(self.similarities[i])
+        return example if math.isnan(similarity) else replace(example, similarity=similarity)
 
     def passage(self, place: int) -> str:
         """The text at a place in ``positive_hashes.values``, or counted on from there in ``negative_hashes.values``."""
@@ -163,9 +159,8 @@ class ExampleTable:
 
     def location(self, i: int) -> str:
         """Where row ``i`` stands: ``path:line`` (Parquet: the row's number)."""
-        block, row = divmod(int(self._rows[i]), _BLOCK_ROWS)
-        columns = self._blocks[block]
-        return f"{self.files[columns['file'][row].as_py()]}:{columns['line'][row].as_py()}"
+        file, line = self.rows.origin(i)
+        return f"{self.files[file]}:{line}"
 
     def select(self, rows: NDArray[np.int64]) -> "ExampleTable":
         """The given rows in the given order, as a table on the same texts."""
@@ -178,9 +173,8 @@ class ExampleTable:
             self.files,
             self.skipped,
             self.bad_rows,
+            self.rows.take(rows),
             self._other_hashes[rows],
-            self._blocks,
-            self._rows[rows],
         )
 
     @functools.cached_property
@@ -228,12 +222,14 @@ class ExampleTable:
 class _Hashes:
     """The hashes of the texts as they are read."""
 
-    def __init__(self) -> None:
+    def __init__(self, files: int) -> None:
+        self.rows_of_file = [0] * files
         self.query, self.positive, self.negative, self.other = array("Q"), array("Q"), array("Q"), array("Q")
         self.positive_ends, self.negative_ends = array("q", [0]), array("q", [0])
         self.similarity = array("d")
 
-    def add(self, example: Example) -> None:
+    def add(self, file: int, example: Example) -> None:
+        self.rows_of_file[file] += 1
         digest = text_hash
         self.query.append(digest(example.query))
         self.positive.extend(map(digest, example.positives))
@@ -262,43 +258,9 @@ def _numpy(values: "array[int] | array[float]", dtype: type) -> NDArray[Any]:
     return np.frombuffer(values, dtype=dtype) if values else np.empty(0, dtype=dtype)
 
 
-def _write(files: Sequence[Path], on_bad_row: str, bad: BadRows, hashes: _Hashes, file: IO[bytes]) -> list[int]:
-    """Write the examples of ``files`` to ``file`` as an Arrow IPC file; return how many there are of each."""
-    import pyarrow as pa
-
-    # 64-bit offsets: 8,192 rows with hundreds of long negatives outgrow 2 GiB.
-    texts, scores = pa.large_list(pa.large_string()), pa.list_(pa.float64())
-    types = (pa.large_string(), texts, texts, scores, scores, pa.large_string(), pa.int32(), pa.int64())
-    schema = pa.schema(list(zip((*_COLUMNS, "file", "line"), types, strict=True)))
-    rows: list[tuple[Any, ...]] = []
-    written = [0] * len(files)
-    with pa.ipc.new_file(file, schema) as writer:
-
-        def flush() -> None:
-            columns = zip(*rows, strict=True)
-            arrays = [pa.array(column, type) for column, type in zip(columns, types, strict=True)]
-            writer.write_batch(pa.record_batch(arrays, schema=schema))
-            rows.clear()
-
-        for number, path in enumerate(files):
-            for line, e in read_examples(path, on_bad_row, bad):
-                hashes.add(e)
-                rows.append(
-                    (e.query, e.positives, e.negatives, e.positive_scores, e.negative_scores, e.prompt, number, line)
-                )
-                written[number] += 1
-                if len(rows) == _BLOCK_ROWS:
-                    flush()
-        if rows:
-            flush()
-    return written
-
-
-def _map(file: IO[bytes]) -> tuple[Any, ...]:
-    """The record batches of an Arrow IPC file, in a memory map that outlives the file's name and handle."""
-    import pyarrow as pa
-
-    file.flush()
-    view = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(view)))
-    return tuple(reader.get_batch(i) for i in range(reader.num_record_batches))
+def _read(files: Sequence[Path], on_bad_row: str, bad: BadRows, hashes: _Hashes) -> Iterator[tuple[int, int, Example]]:
+    """The examples of the files, each with the number of its file and its line; notes their hashes."""
+    for number, path in enumerate(files):
+        for line, example in read_examples(path, on_bad_row, bad):
+            hashes.add(number, example)
+            yield number, line, example

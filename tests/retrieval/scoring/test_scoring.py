@@ -2,16 +2,14 @@
 
 import gzip
 import json
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fault_points import AtOperation
+from killed import COMMAND, kill_at
 from tiny import random_texts, tiny_cross_encoder, tiny_model
 
 from biencoder import Encoder
@@ -149,28 +147,19 @@ def test_scores_of_the_wrong_length_are_said(data: Path, tmp_path: Path, capsys:
     assert "in.jsonl:1: neg_scores holds 1 scores for 2 texts in neg" in capsys.readouterr().err
 
 
-SMALL_WINDOWS = """
-import sys
-from biencoder.cli import main
-from biencoder.retrieval.scoring import by_cross_encoder as score
-score.WINDOW_PAIRS = 7
-main(sys.argv[1:])
-"""
+SMALL_WINDOWS = "from biencoder.retrieval.scoring import by_cross_encoder; by_cross_encoder.WINDOW_PAIRS = 7; "
 
 
 def test_the_command_killed_and_started_again(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(data, rows(600))
-    output, state = tmp_path / "out.jsonl", tmp_path / "out.jsonl.partial.state"
+    output = tmp_path / "out.jsonl"
     reranker = tiny_cross_encoder(tmp_path / "reranker")
     words = ["score", "--reranker", str(reranker), "--train-data", str(data), "--output", str(output)]
-    process = subprocess.Popen([sys.executable, "-c", SMALL_WINDOWS, *words])
-    while process.poll() is None and not state.exists():
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    kill_at(AtOperation(4, "torn", "fsync", "out.jsonl.partial"), tmp_path, SMALL_WINDOWS + COMMAND, *words)
+    done = json.loads((tmp_path / "out.jsonl.partial.state").read_text())["done"]
+    assert done["pairs"] >= 4 * 7
     assert not output.exists()
     assert main(words) == 0
-    assert "going on after" in capsys.readouterr().err
+    assert f"going on after {done['rows']} of 30 rows" in capsys.readouterr().err
     written = read(output)
     pairs = [
         (row.get("query") or row["anchor"], text) for row in written for text in row.get("pos") or [row["positive"]]

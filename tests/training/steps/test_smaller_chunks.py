@@ -23,6 +23,7 @@ from biencoder.training.progress import TrainingProgress
 from biencoder.training.run import train
 from biencoder.training.setup import Setup
 from biencoder.training.steps import loop
+from biencoder.training.steps.nonfinite import NonFinite, count_or_stop
 
 CPU_SAYS = "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
 CPU_SAYS += "allocate 8589934592 bytes. Error code 12 (Cannot allocate memory)"
@@ -126,7 +127,7 @@ def test_with_dropout_the_masks_are_those_of_the_smaller_chunks(
             train(again)
         else:
             small_memory(tight, 100, MemoryError(), start)
-            tight.setattr(loop, "_evaluation_due", stop_at(5))
+            tight.setattr(loop, "count_or_stop", stop_at(5))
             with pytest.raises(KeyboardInterrupt):
                 train(again)
             tight.undo()
@@ -136,13 +137,13 @@ def test_with_dropout_the_masks_are_those_of_the_smaller_chunks(
     assert final_state(again.output_dir)["tokens"] == tokens
 
 
-def stop_at(step: int) -> Callable[[Setup, TrainingProgress], bool]:
-    due = loop._evaluation_due
+def stop_at(step: int) -> Callable[[Setup, TrainingProgress, NonFinite | None], None]:
+    """Stands for what is called after each step, and ends the run after ``step``."""
 
-    def stopping(setup: Setup, progress: TrainingProgress) -> bool:
+    def stopping(setup: Setup, progress: TrainingProgress, nonfinite: NonFinite | None) -> None:
         if progress.step == step:
             raise KeyboardInterrupt
-        return due(setup, progress)
+        count_or_stop(setup, progress, nonfinite)
 
     return stopping
 

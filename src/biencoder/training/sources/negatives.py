@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from biencoder.config import MiningOptions, TrainConfig
 from biencoder.data.data_sets import is_scored
-from biencoder.data.mined_table import MinedTable
+from biencoder.data.mined_table import with_negatives
 from biencoder.data.table import ExampleTable
 from biencoder.device.allocator import give_back
 from biencoder.distributed import broadcast_object, rank
@@ -45,13 +45,13 @@ def use_hard_negatives(setup: Setup, progress: TrainingProgress) -> int:
         make = partial(mine_places, setup.encoder, setup.examples, config)
         shape = (len(setup.examples), config.mine_negatives)
         places = saved_array(path, shape, make, may_make=progress.step == mined_at)
-    table = MinedTable.of(setup.examples, broadcast_object(places))
+    table = with_negatives(setup.examples, broadcast_object(places))
     progress.sampler, progress.batcher = progress.sampler.over(table), replace(progress.batcher, table=table)
     return min(setup.total_steps, mined_at + every)
 
 
 def mine_places(encoder: TextEncoder, table: ExampleTable, config: TrainConfig) -> Places:
-    """Places of each row's mined negatives, see :class:`~biencoder.data.mined_table.MinedTable`.
+    """Places of each row's mined negatives, see :func:`~biencoder.data.mined_table.with_negatives`.
 
     Args:
         encoder: the model as it is.
