@@ -178,8 +178,8 @@ def _settings_of(one: PreTrainedConfig, two: PreTrainedConfig) -> list[str]:
     """What both configurations say about the architecture, without the settings that every model has."""
     general = PreTrainedConfig().to_dict().keys()
     both = [name for name in one.to_dict() if name in two.to_dict() and name not in general]
-    kept = [name for name in both if name not in FREE_SETTINGS and not name.startswith(("classifier_", "_"))]
-    return [*(name for name in kept if name != "model_type"), "is_causal"]
+    binding = [name for name in both if name not in FREE_SETTINGS and not name.startswith(("classifier_", "_"))]
+    return [*(name for name in binding if name != "model_type"), "is_causal"]
 
 
 def _refuse_difference(first: Parent, other: Parent, name: str, one: Any, two: Any) -> None:
@@ -204,8 +204,8 @@ def _settings(parents: Sequence[Parent]) -> ModelSettings:
     for name in ("query_prompt", "passage_prompt", "max_length"):
         values = {getattr(parent.settings, name) for parent in saying}
         if len(values) > 1:
-            kept = getattr(chosen.settings, name)
-            say(f"the models' {name.replace('_', ' ')}s differ; the merged model takes {kept!r} from {chosen.path}")
+            first = getattr(chosen.settings, name)
+            say(f"the models' {name.replace('_', ' ')}s differ; the merged model takes {first!r} from {chosen.path}")
     return chosen.settings
 
 
