@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from biencoder import Encoder, TrainConfig
 from biencoder.data.table import ExampleTable
 from biencoder.model.head import Head
+from biencoder.model.merging.merge import mix_in
 from biencoder.model.pooling import POOLINGS, mean_tokens
 from biencoder.model.representation import Dense
 from biencoder.objective.labels import Labels
@@ -109,6 +110,11 @@ def test_a_head_with_weights_trains_and_resumes(config: TrainConfig, keep_tokens
     assert falls(losses)
     assert not torch.equal(before, after)
     assert encoder.encode(["word1 word2"]).shape == (1, ProjectedHead.dim)
+
+    mix_in(encoder, config.model, setup.base_head, 0.25)
+    torch.testing.assert_close(encoder.head.projection.weight.detach(), 0.25 * before + 0.75 * after)
+    with pytest.raises(ValueError, match="the head has weights of its own"):
+        encoder.save(config.output_dir)
 
     restore(setup, progress, config.output_dir / "checkpoints" / "step-00000010")
     progress.keep_tokens = keep_tokens

@@ -168,7 +168,11 @@ WEIGHTS = ["train", "evaluate", "encode", "search", "mine", "export", "merge"]  
 BAD_MODELS: dict[str, tuple[Callable[[Path], object], list[str], list[str]]] = {
     "none": (shutil.rmtree, ["--model model: no such folder"], [*WEIGHTS, "check"]),
     "another folder": (lambda m: (m / "config.json").unlink(), ["no model in this folder"], [*WEIGHTS, "check"]),
-    "only a pickle": (only_a_pickle, ["--model model: cannot be loaded", "pytorch_model.bin is not read"], WEIGHTS),
+    "only a pickle": (
+        only_a_pickle,
+        ["--model model: cannot be loaded", "biencoder does not read pytorch_model.bin"],
+        WEIGHTS,
+    ),
     "an adapter without its base": (
         only_an_adapter,
         ["--model model: is an adapter, and its base model nobody/nothing is missing"],
@@ -226,7 +230,7 @@ BAD_RERANKERS: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "none": (shutil.rmtree, ["no such folder"]),
     "two labels": (lambda r: tiny_cross_encoder(r, labels=2), ["has 2 labels (LABEL_0, LABEL_1)", "one label"]),
     "an embedding model": (tiny_model, ["is no cross-encoder (its config.json says BertModel"]),
-    "only a pickle": (only_a_pickle, ["cannot be loaded", "pytorch_model.bin is not read"]),
+    "only a pickle": (only_a_pickle, ["cannot be loaded", "biencoder does not read pytorch_model.bin"]),
     "cut off": (cut_off, ["cannot be loaded", "safetensors file is damaged or cut off"]),
     "without its head": (without_head, ["cannot be loaded", "lacks classifier."]),
 }
@@ -425,8 +429,8 @@ GENERATOR = ["--generator", "http://localhost:9/v1", "--generator-model", "m", "
         (["--max-calls", "5"], "--max-calls needs --generator URL, which is not given"),
         (["--generator", "http://localhost"], "--generator-model and --model must be given with --generator"),
         ([*GENERATOR, "--methods", "title"], "--methods makes pairs without a language model"),
-        ([*GENERATOR, "--generator", "localhost:9"], "--generator localhost:9: is no address such as http://"),
-        ([*GENERATOR, "--generator", "http://me:secret@host/v1"], "the address must hold no user, password or query"),
+        ([*GENERATOR, "--generator", "localhost:9"], "--generator localhost:9"),
+        ([*GENERATOR, "--generator", "http://me:secret@host/v1"], "must not hold a user, a password or a query"),
         ([*GENERATOR, "--prompt-file", "none.txt"], "--prompt-file: cannot read none.txt: No such file or directory"),
         ([*GENERATOR, "--prompt-file", "texts.txt"], "--prompt-file texts.txt: {passage} must stand in it once, not 0"),
         ([*GENERATOR, "--prompt-file", "title.txt"], "unknown placeholder {title}; the only one is {passage}"),

@@ -124,7 +124,10 @@ def everything(model: Path) -> None:
 
 
 REFUSED: dict[str, tuple[Change, str]] = {
-    "only pickles": (only_pickles, "pytorch_model.bin is not read, for a pickle can run code: to convert one, load it"),
+    "only pickles": (
+        only_pickles,
+        "biencoder does not read pytorch_model.bin, because a pickle can run code. To convert one, load it",
+    ),
     "an index of pickles": (index_of_pickles, "names 'pytorch_model.bin', and only *.safetensors files of this folder"),
     "an index that leads out": (index_out_of_the_folder, "names '../outside.safetensors', and only *.safetensors"),
     "code of an unknown kind": (code_of_an_unknown_kind, "cannot be loaded ("),
@@ -134,7 +137,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "links in a circle": (a_circle, "vocab.txt is a link that leads out of the folder"),
     "quantised weights": (
         lambda m: change_json(m / "config.json", quantization_config={"quant_method": "evil", "modules": ["evil"]}),
-        "its weights are quantised (quantization_config in config.json), which is not handled",
+        "its weights are quantised (quantization_config in config.json), which biencoder does not handle",
     ),
     "everything": (everything, "1_Pooling/config.json is a link that leads out of the folder"),
 }

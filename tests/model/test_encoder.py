@@ -195,9 +195,9 @@ def test_a_damaged_model_is_a_clear_error_and_never_random_weights(tmp_path: Pat
 def test_what_is_no_model_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no model in this folder"):
         Encoder.load(tmp_path)
-    with pytest.raises(UserError, match="no such folder, and not to be had from the model hub"):
+    with pytest.raises(UserError, match="no such folder, and the model hub does not have it"):
         Encoder.load(tmp_path / "absent")
-    with pytest.raises(UserError, match="not to be had"):
+    with pytest.raises(UserError, match="the model hub does not have it"):
         Encoder.load("nobody/nothing")
 
 

@@ -1,4 +1,4 @@
-from biencoder.pairs.candidates import Candidates
+from biencoder.pairs.candidates import CandidatePairs
 from biencoder.pairs.methods import Pair
 
 
@@ -13,7 +13,7 @@ def test_pairs_come_back_in_order_with_repeats_and_common_queries_marked() -> No
         (Pair("notes", "two", "headings"), 4),
         (Pair("notes", "three", "headings"), 4),  # three times, but in one document
     ]
-    with Candidates() as candidates:
+    with CandidatePairs() as candidates:
         for pair, document in added:
             candidates.add(pair, document)
         assert len(candidates) == 8
@@ -22,18 +22,18 @@ def test_pairs_come_back_in_order_with_repeats_and_common_queries_marked() -> No
         selection = candidates.select(2)
         assert selection.repeated.nonzero()[0].tolist() == [2]
         assert selection.common.nonzero()[0].tolist() == [0, 3, 4]
-        assert selection.kept.nonzero()[0].tolist() == [1, 5, 6, 7]
-        assert candidates.select(3).kept.nonzero()[0].tolist() == [0, 1, 3, 4, 5, 6, 7]
+        assert selection.chosen.nonzero()[0].tolist() == [1, 5, 6, 7]
+        assert candidates.select(3).chosen.nonzero()[0].tolist() == [0, 1, 3, 4, 5, 6, 7]
 
 
 def test_a_document_that_stands_twice_counts_once() -> None:
-    with Candidates() as candidates:
+    with CandidatePairs() as candidates:
         for document in (1, 1, 1):
             candidates.add(Pair("query", "passage", "title"), document)
-        assert candidates.select(1).kept.tolist() == [True, False, False]
+        assert candidates.select(1).chosen.tolist() == [True, False, False]
 
 
 def test_none() -> None:
-    with Candidates() as candidates:
-        assert candidates.select(1).kept.tolist() == []
+    with CandidatePairs() as candidates:
+        assert candidates.select(1).chosen.tolist() == []
         assert list(candidates) == []

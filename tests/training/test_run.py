@@ -351,7 +351,7 @@ def test_mined_negatives_that_are_gone_stop_a_resumed_run(config: TrainConfig, m
     asked = replace(config, mine_negatives=2)
     train_until(5, asked, monkeypatch)
     shutil.rmtree(asked.output_dir / "negatives")
-    with pytest.raises(UserError, match=r"step-00000000\.npy: is gone"):
+    with pytest.raises(UserError, match=r"step-00000000\.npy: is missing"):
         train(asked)
 
 
@@ -384,6 +384,6 @@ def test_texts_alone_need_dropout_and_other_data_to_be_judged_by(config: TrainCo
     asked = replace(config, train_data=(single_texts(tmp_path),))
     with pytest.raises(UserError, match="pass a BEIR folder with --eval-data"):
         train(asked)
-    with pytest.raises(UserError, match=r"this model has none; give --dropout 0\.1"):
+    with pytest.raises(UserError, match=r"this model has no dropout; give --dropout 0\.1"):
         train(replace(asked, eval_data=collection(tmp_path), dropout=0.0))
     assert not config.output_dir.exists()

@@ -48,7 +48,7 @@ def _report(config: PairsConfig, written: Written, total: int) -> None:
     fates = {"found": "pairs", "repeated": "repeated", "common": f"query of over {config.max_same_query} documents"}
     if config.generator is not None:
         fates["lost"] = f"passage not in the top {config.round_trip_k}"
-    fates["kept"] = "kept"
+    fates["written"] = "written"
     methods = [name for name in (*METHODS, GENERATED) if written.counts[name, "found"]]
     rows = [[name, *(f"{written.counts[name, fate]:,}" for fate in fates)] for name in methods]
     table(rows, ["method", *fates.values()])
@@ -58,9 +58,9 @@ def _report(config: PairsConfig, written: Written, total: int) -> None:
         say(f"\n{pair.method}: {shorten(pair.query)}\n  -> {shorten(pair.passage)}")
     say()
     check.run(CheckConfig(train_data=(config.output,), model=config.model, trust_remote_code=config.trust_remote_code))
-    kept = sum(count for (_, fate), count in written.counts.items() if fate == "kept")
+    pairs = sum(count for (_, fate), count in written.counts.items() if fate == "written")
     model, output = shlex.quote(config.model or SOME_MODEL), shlex.quote(str(config.output))
     say(
-        f"\n{config.output}: {kept:,} pairs of {total:,} documents. Train on them:\n"
+        f"\n{config.output}: {pairs:,} pairs of {total:,} documents. Train on them:\n"
         f"  biencoder train --model {model} --train-data {output} --output-dir my-model"
     )

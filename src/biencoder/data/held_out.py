@@ -1,4 +1,4 @@
-"""A part of the training data that is kept from training, to evaluate on when there is no evaluation folder."""
+"""A part of the training data that nothing trains on, to evaluate on when there is no evaluation folder."""
 
 from dataclasses import dataclass
 
@@ -57,8 +57,8 @@ def hold_out(
         )
     picked = _pick(distinct, min(queries, int(len(distinct) * LARGEST_SHARE)), seed)
     held_rows = np.isin(table.query_hashes, distinct[picked])
-    kept_rows, note = _rows_to_train_on(table, held_rows)
-    if not kept_rows.any():
+    trained_rows, note = _rows_to_train_on(table, held_rows)
+    if not trained_rows.any():
         raise UserError("holding queries out would leave no training data; pass a BEIR folder with --eval-data")
 
     held_asked = np.isin(asked.query_hashes, distinct[picked])
@@ -69,11 +69,11 @@ def hold_out(
         start, stop = asked.positive_hashes.offsets[row : row + 2]
         judged = {_passage_id(value): 1 for value in asked.positive_hashes.values[start:stop]}
         qrels[f"q{asked.query_hashes[row]:016x}"] |= judged
-    given_up = f"{len(table) - int(kept_rows.sum()):,} of {len(table):,} rows"
+    given_up = f"{len(table) - int(trained_rows.sum()):,} of {len(table):,} rows"
     description = f"held-out: {len(ids):,} queries ({given_up}), {corpus_note}{note}"
     texts = [asked[int(row)].query for row in first[picked]]
     collection = Collection(list(corpus), list(corpus.values()), ids, texts, qrels, description)
-    return HeldOut(table.select(np.flatnonzero(kept_rows)), collection)
+    return HeldOut(table.select(np.flatnonzero(trained_rows)), collection)
 
 
 def _pick(hashes: NDArray[np.uint64], count: int, seed: int) -> NDArray[np.int64]:

@@ -236,7 +236,13 @@ class Encoder(nn.Module):
         return Dense(torch.from_numpy(vectors)).cut(dim, normalize=bool(self.settings.normalize)).vectors.numpy()
 
     def save(self, folder: Path) -> None:
-        """Write a folder that transformers and sentence-transformers load; each file appears whole or not at all."""
+        """Write a folder that transformers and sentence-transformers load; each file appears whole or not at all.
+
+        Raises:
+            ValueError: the head has weights of its own, and no file of such a folder would hold them.
+        """
+        if self.head.state_dict():
+            raise ValueError("the head has weights of its own: save encoder.head.state_dict() beside the backbone")
         save_model(folder, self.backbone, self._tokenizer, self.settings)
 
     @contextlib.contextmanager

@@ -17,7 +17,7 @@ from biencoder.pairs.asking.generate import Answers, Asking, Interview, choose, 
 from biencoder.pairs.asking.journal import Journal
 from biencoder.pairs.asking.questions import load_prompt
 from biencoder.pairs.asking.round_trip import round_trip
-from biencoder.pairs.candidates import Candidates
+from biencoder.pairs.candidates import CandidatePairs
 from biencoder.pairs.documents import Document, read_documents
 from biencoder.pairs.methods import PASSAGE_LEAST, Pair
 from biencoder.pairs.written import GENERATED, Written, write_pairs
@@ -47,7 +47,7 @@ def pairs_by_questions(config: PairsConfig, total: int) -> Written:
     encoder = Encoder.load(config.model, precision=AUTO, trust_remote_code=config.trust_remote_code)
     with Journal(config.output.with_name(config.output.name + ".journal")) as journal:
         refused = _ask(config, asking, endpoint, journal, chosen)
-        with Candidates() as candidates:
+        with CandidatePairs() as candidates:
             answers, owners = _gather(config, asking, journal, chosen, candidates)
             # What the endpoint refused is not in the journal.
             answers.faults.update({kind: n for kind, n in refused.items() if kind not in answers.faults})
@@ -88,12 +88,12 @@ def _ask(
                 .faults
             )
         except UserError as error:
-            kept = f"; {len(journal):,} answers are kept in {journal.path}: type the command again to go on"
-            raise UserError(f"{error}{kept if len(journal) else ''}") from None
+            safe = f"; {len(journal):,} answers are kept in {journal.path}: type the command again to go on"
+            raise UserError(f"{error}{safe if len(journal) else ''}") from None
 
 
 def _gather(
-    config: PairsConfig, asking: Asking, journal: Journal, chosen: NDArray[np.bool_], candidates: Candidates
+    config: PairsConfig, asking: Asking, journal: Journal, chosen: NDArray[np.bool_], candidates: CandidatePairs
 ) -> tuple[Answers, NDArray[np.int64]]:
     """Add the questions in the documents' order; return what the answers held, and each question's passage."""
     answers, owners = Answers(), array("q")
@@ -111,11 +111,11 @@ def _round_trip(
     asking: Asking,
     journal: Journal,
     chosen: NDArray[np.bool_],
-    candidates: Candidates,
+    candidates: CandidatePairs,
     owners: NDArray[np.int64],
 ) -> NDArray[np.bool_]:
     passages = (text for _, text, _ in read_answers(asking, _chosen(config, chosen), journal, Answers()))
     questions = zip((pair.query for pair in candidates), owners.tolist(), strict=True)
-    answered = int(chosen.sum())  # at most: a refused passage is not encoded
-    with ProgressLine(answered + len(owners), "encode") as line:
+    passages_at_most = int(chosen.sum())  #: a refused passage is not encoded
+    with ProgressLine(passages_at_most + len(owners), "encode") as line:
         return round_trip(encoder, passages, questions, config.round_trip_k, line.update)

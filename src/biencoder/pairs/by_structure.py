@@ -3,7 +3,7 @@
 from biencoder.config import PairsConfig
 from biencoder.errors import UserError
 from biencoder.model.files.pretrained import load_tokenizer
-from biencoder.pairs.candidates import Candidates
+from biencoder.pairs.candidates import CandidatePairs
 from biencoder.pairs.documents import read_documents
 from biencoder.pairs.methods import METHODS, PASSAGE_LEAST, pairs_of
 from biencoder.pairs.written import Written, write_pairs
@@ -18,12 +18,12 @@ def pairs_by_structure(config: PairsConfig, total: int) -> Written:
     """
     if config.model is not None:  # refused before anything is written
         load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
-    with Candidates() as candidates:
+    with CandidatePairs() as candidates:
         _take_apart(config, candidates, total)
         return write_pairs(config, candidates, candidates.select(config.max_same_query), None)
 
 
-def _take_apart(config: PairsConfig, candidates: Candidates, total: int) -> None:
+def _take_apart(config: PairsConfig, candidates: CandidatePairs, total: int) -> None:
     methods = config.methods or tuple(METHODS)
     with ProgressLine(total, "documents") as line:
         for number, document in enumerate(read_documents(config.documents), 1):

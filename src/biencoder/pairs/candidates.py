@@ -28,19 +28,19 @@ class Selection:
     common: NDArray[np.bool_]
 
     @property
-    def kept(self) -> NDArray[np.bool_]:
+    def chosen(self) -> NDArray[np.bool_]:
         """All the others."""
         return ~(self.repeated | self.common)
 
 
-class Candidates:
+class CandidatePairs:
     """Pairs in the order in which they were added; the file lies in the temporary folder (``TMPDIR``)."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(prefix="biencoder-")  # noqa: SIM115 (closed by __exit__)
         self._query, self._pair, self._document = array("Q"), array("Q"), array("Q")
 
-    def __enter__(self) -> "Candidates":
+    def __enter__(self) -> "CandidatePairs":
         return self
 
     def __exit__(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from biencoder.config import PairsConfig
 from biencoder.errors import UserError
 from biencoder.files import atomic_write
-from biencoder.pairs.candidates import Candidates, Selection
+from biencoder.pairs.candidates import CandidatePairs, Selection
 from biencoder.pairs.methods import Pair
 
 GENERATED = "question"  # the method of a pair whose query a language model wrote
@@ -23,8 +23,8 @@ class Written:
     """What became of the candidates.
 
     Attributes:
-        counts: (method, fate) -> pairs; fates are ``found``, ``repeated``, ``common``, ``lost`` and ``kept``.
-        examples: a few of the pairs kept.
+        counts: (method, fate) -> pairs; fates are ``found``, ``repeated``, ``common``, ``lost`` and ``written``.
+        examples: a few of the pairs written.
         common: some of the queries that too many documents share.
     """
 
@@ -34,19 +34,19 @@ class Written:
 
 
 def write_pairs(
-    config: PairsConfig, candidates: Candidates, selection: Selection, found: NDArray[np.bool_] | None
+    config: PairsConfig, candidates: CandidatePairs, selection: Selection, found: NDArray[np.bool_] | None
 ) -> Written:
     """Write the pairs that are left, all of them or no file; count the rest."""
-    kept = selection.kept if found is None else selection.kept & found
-    if not kept.any():
+    chosen = selection.chosen if found is None else selection.chosen & found
+    if not chosen.any():
         where = "--round-trip-k or --max-same-query" if found is not None else "--max-same-query"
         raise UserError(
-            f"none of {len(kept):,} pairs is left: {int(selection.repeated.sum()):,} repeat another, "
+            f"none of {len(chosen):,} pairs is left: {int(selection.repeated.sum()):,} repeat another, "
             f"{int(selection.common.sum()):,} have a query of too many documents"
             + ("" if found is None else f", {int((~found).sum()):,} questions did not find their own passage")
             + f"; raise {where}"
         )
-    places = np.flatnonzero(kept)
+    places = np.flatnonzero(chosen)
     shown = set(places[np.arange(SHOWN_EXAMPLES) * len(places) // SHOWN_EXAMPLES].tolist())
     written = Written()
     with atomic_write(config.output, "wb") as file:
@@ -56,7 +56,7 @@ def write_pairs(
             written.counts[pair.method, fate] += 1
             if fate == "common" and len(written.common) < SHOWN_COMMON and pair.query not in written.common:
                 written.common.append(pair.query)
-            if fate == "kept":
+            if fate == "written":
                 row = {"query": pair.query, "pos": [pair.passage], "neg": [], "method": pair.method}
                 file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
             if number in shown:
@@ -69,4 +69,4 @@ def _fate(number: int, selection: Selection, found: NDArray[np.bool_] | None) ->
         return "repeated"
     if selection.common[number]:
         return "common"
-    return "kept" if found is None or found[number] else "lost"
+    return "written" if found is None or found[number] else "lost"

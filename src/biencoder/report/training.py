@@ -77,7 +77,7 @@ def report_result(outcome: Outcome) -> None:
     if outcome.skipped:
         say(_what_was_skipped(outcome))
     if outcome.config.keep_base:
-        say(_what_was_kept(outcome))
+        say(_what_is_left_of_the_base(outcome))
     if outcome.guards:
         say("\nOn data that it was not trained on")
         table(guard_rows(outcome.guards), GUARD_COLUMNS)
@@ -95,7 +95,7 @@ def _what_was_skipped(outcome: Outcome) -> str:
     )
 
 
-def _what_was_kept(outcome: Outcome) -> str:
+def _what_is_left_of_the_base(outcome: Outcome) -> str:
     share = outcome.config.keep_base
     return (
         f"Its weights are {share:g} of the base's and {1 - share:g} of the tuned ones, which alone have "
@@ -128,8 +128,8 @@ def write_model_card(path: Path, encoder: Encoder, outcome: Outcome) -> None:
     settings, config = encoder.settings, outcome.config
     prompts = {"query": settings.query_prompt, "passage": settings.passage_prompt}
     named = "; ".join(f"{side}: {code(text)}" for side, text in prompts.items() if text) or "none"
-    kept = f"\n{_what_was_kept(outcome)}\n" if config.keep_base else ""
-    kept += f"\n{_what_was_skipped(outcome)}\n" if outcome.skipped else ""
+    notes = f"\n{_what_is_left_of_the_base(outcome)}\n" if config.keep_base else ""
+    notes += f"\n{_what_was_skipped(outcome)}\n" if outcome.skipped else ""
     with atomic_write(path) as file:
         file.write(
             f"""---
@@ -143,7 +143,7 @@ tags: [sentence-transformers, sentence-similarity, feature-extraction, biencoder
 {code(config.model)}, fine-tuned with [biencoder](https://pypi.org/project/biencoder/) on {outcome.rows:,} rows.
 It maps texts to {encoder.dim} dimensions; {settings.pooling} pooling, {"" if settings.normalize else "not "}normalised,
 at most {encoder.max_length} tokens; prompts: {named}.
-{kept}
+{notes}
 ## What it is worth
 
 On {inline(outcome.after.description)}:

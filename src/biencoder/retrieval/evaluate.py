@@ -135,7 +135,7 @@ def score(found: Run, collection: Collection) -> Evaluation:
 
 def _answerable(collection: Collection) -> tuple[list[str], list[str]]:
     """Ids and texts of the queries that have a relevant document."""
-    wanted = {query for query, judged in collection.qrels.items() if any(r > 0 for r in judged.values())}
+    wanted = {query for query, grades in collection.qrels.items() if any(grade > 0 for grade in grades.values())}
     pairs = zip(collection.query_ids, collection.query_texts, strict=True)
-    kept = [(query, text) for query, text in pairs if query in wanted]
-    return [query for query, _ in kept], [text for _, text in kept]
+    judged = [(query, text) for query, text in pairs if query in wanted]
+    return [query for query, _ in judged], [text for _, text in judged]

@@ -113,8 +113,8 @@ FORMULAS: dict[str, Callable[[np.ndarray, np.ndarray, int], np.ndarray]] = {
 
 
 def _dcg(gains: np.ndarray, cut: int) -> np.ndarray:
-    kept = gains[:, :cut]
-    total: np.ndarray = kept @ (1.0 / np.log2(np.arange(2, kept.shape[1] + 2)))
+    top = gains[:, :cut]
+    total: np.ndarray = top @ (1.0 / np.log2(np.arange(2, top.shape[1] + 2)))
     return total
 
 

@@ -129,12 +129,12 @@ def encode_chunks(
     encoder: Encoder, batch: TrainingBatch, keep_tokens: int, seed: tuple[int, ...]
 ) -> list[EncodedChunk]:
     """Step 1 of the paper; a chunk whose activations are not kept is encoded without a graph."""
-    encoded, kept = [], 0
+    encoded, tokens = [], 0
     for number, chunk in enumerate(batch.chunks):
-        kept += chunk.tokens
+        tokens += chunk.tokens
         chunk_seed = int(np.random.SeedSequence((*seed, number)).generate_state(1, np.uint64)[0] >> np.uint64(1))
         torch.manual_seed(chunk_seed)
-        with torch.set_grad_enabled(kept <= keep_tokens):
+        with torch.set_grad_enabled(tokens <= keep_tokens):
             encoded.append(EncodedChunk(chunk, chunk_seed, encoder(chunk.batch)))
     return encoded
 
@@ -189,9 +189,9 @@ def _to_this_rank(leaves: Representation, sizes: list[int]) -> Representation:
 
 def _backward_all(encoder: Encoder, encoded: list[EncodedChunk], gradient: Representation, held_at_most: int) -> None:
     """Step 3: the chunks that were kept first, then the others, which are encoded again."""
-    kept = [part for part in encoded if part.texts.requires_grad]
+    with_graph = [part for part in encoded if part.texts.requires_grad]
     replayed = [part for part in encoded if not part.texts.requires_grad]
-    for part in kept:
+    for part in with_graph:
         _backward(part, gradient)
     give_back(held_at_most)
     for part in replayed:

@@ -127,6 +127,7 @@ def set_up(
         config=config,
         examples=examples,
         encoder=encoder,
+        base_head={name: weight.clone() for name, weight in encoder.head.state_dict().items()},
         optimizer=adamw(encoder, config.learning_rate, config.weight_decay),
         objectives=[_objective(config, each, is_scored(examples, i)) for i, each in enumerate(data_sets)],
         guide=guide,

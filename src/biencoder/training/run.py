@@ -173,7 +173,7 @@ def _finish(setup: Setup, progress: TrainingProgress, folder: OutputFolder, bega
         merge_lora(encoder.backbone)
     after = progress.best
     if config.keep_base:
-        mix_in(encoder.backbone, config.model, config.keep_base)
+        mix_in(encoder, config.model, setup.base_head, config.keep_base)
         after = evaluate_on(setup, setup.collection)
     outcome = Outcome(
         config=config,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from biencoder.config import TrainConfig
 from biencoder.data.files.beir import Collection
@@ -23,6 +24,7 @@ class Setup:
         config: resolved; what it says is what happens.
         examples: the rows to train on, without mined negatives.
         encoder: the model that learns; its weights are all that changes here.
+        base_head: copies of the weights of its head before training.
         optimizer: its AdamW, with the moments.
         objectives: representations and labels to losses, one for each data set.
         guide: a second model that masks false negatives, or None.
@@ -34,6 +36,7 @@ class Setup:
     config: TrainConfig
     examples: ExampleTable
     encoder: Encoder
+    base_head: dict[str, Tensor]
     optimizer: torch.optim.AdamW
     objectives: list[Objective]
     guide: Guide | None

@@ -23,7 +23,7 @@ def test_an_array_is_made_once(tmp_path: Path) -> None:
 
 
 def test_one_that_is_gone_is_not_made_by_another_model(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"places\.npy: is gone"):
+    with pytest.raises(UserError, match=r"places\.npy: is missing"):
         saved_array(tmp_path / "places.npy", (3,), never, may_make=False)
 
 

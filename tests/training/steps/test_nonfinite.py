@@ -73,7 +73,7 @@ def test_a_gradient_that_is_not_finite_stops_and_names_the_batch(
     assert "step 5: the loss is " in message
     assert shown in message
     assert f"The batch: 8 rows, {config.output_dir.parent / 'pairs.jsonl'}, lines " in message
-    assert "The loss of each row is finite by itself" in message
+    assert "The loss of each row is finite; only the gradient is not" in message
     assert "checkpoints/step-00000003, is good" in message
     *sound, last = metrics(config.output_dir)
     assert [line["step"] for line in sound] == [1, 2, 3, 4]

@@ -107,7 +107,7 @@ def test_a_warning_is_given_once_also_by_a_run_that_was_resumed() -> None:
     assert "--learning-rate" in str(seen.look(0, Spread(0.99, 100, 128)))
     warnings = [seen.follow(1, 2.0, 2.0) for _ in range(watch.WINDOW + 5)]
     assert [i for i, warning in enumerate(warnings) if warning] == [watch.WINDOW - 1]
-    assert "columns mixed up" in str(warnings[watch.WINDOW - 1])
+    assert "are mixed up" in str(warnings[watch.WINDOW - 1])
     resumed = Watch(**json.loads(json.dumps(asdict(seen))))
     assert resumed == seen
     assert resumed.look(0, Spread(0.99, 100, 128)) is None

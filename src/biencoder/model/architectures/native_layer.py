@@ -96,32 +96,32 @@ class _Products(NamedTuple):
     down: Linear
 
 
-_kept_products: ContextVar[dict[Any, _Products] | None] = ContextVar("products", default=None)
+_laid_out: ContextVar[dict[Any, _Products] | None] = ContextVar("products", default=None)
 
 
 @contextlib.contextmanager
 def prepared_weights() -> Iterator[None]:
     """Inside of this block weights do not change, so that they are laid out once and not for each chunk."""
-    token = _kept_products.set({})
+    token = _laid_out.set({})
     try:
         yield
     finally:
-        _kept_products.reset(token)
+        _laid_out.reset(token)
 
 
 def prepared_bytes() -> int:
     """Memory of what is laid out so far, inside of :func:`prepared_weights`."""
-    return sum(product.nbytes for made in (_kept_products.get() or {}).values() for product in made)
+    return sum(product.nbytes for made in (_laid_out.get() or {}).values() for product in made)
 
 
 def _products(layer: Any, parts: Parts, dtype: torch.dtype) -> _Products:
-    kept, backward = _kept_products.get(), torch.is_grad_enabled()
-    if kept is not None and (made := kept.get((layer, dtype, backward)) or kept.get((layer, dtype, True))):
+    laid_out, backward = _laid_out.get(), torch.is_grad_enabled()
+    if laid_out is not None and (made := laid_out.get((layer, dtype, backward)) or laid_out.get((layer, dtype, True))):
         return made
     joined = ((parts.query, parts.key, parts.value), (parts.output,), (parts.up,), (parts.down,))
     made = _Products(*(linear(modules, dtype, backward=backward) for modules in joined))
-    if kept is not None:
-        kept[layer, dtype, backward] = made
+    if laid_out is not None:
+        laid_out[layer, dtype, backward] = made
     return made
 
 

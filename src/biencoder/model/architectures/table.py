@@ -18,18 +18,18 @@ from biencoder.model.attention.interface import IMPLEMENTATION
 logger = logging.getLogger(__name__)
 
 
-class Config(Protocol):
+class ModelConfig(Protocol):
     """What is read of a ``transformers`` configuration."""
 
     model_type: str
     pad_token_id: int | None
 
 
-def _from_zero(_: Config) -> int:
+def _from_zero(_: ModelConfig) -> int:
     return 0
 
 
-def _from_zero_if_causal(config: Config) -> int:
+def _from_zero_if_causal(config: ModelConfig) -> int:
     if getattr(config, "use_bidirectional_attention", False):
         raise UserError(
             f"{config.model_type} with use_bidirectional_attention: transformers (5.23) attends to both sides without "
@@ -38,14 +38,14 @@ def _from_zero_if_causal(config: Config) -> int:
     return 0
 
 
-def _after_padding(config: Config) -> int:
+def _after_padding(config: ModelConfig) -> int:
     """RoBERTa and its kin number the positions from ``padding_idx + 1``."""
     if config.pad_token_id is None:
         raise ValueError(f"{config.model_type}: no pad_token_id, from which its positions are counted")
     return config.pad_token_id + 1
 
 
-FIRST_POSITION: dict[str, Callable[[Config], int]] = {
+FIRST_POSITION: dict[str, Callable[[ModelConfig], int]] = {
     "bert": _from_zero,
     "distilbert": _from_zero,
     "electra": _from_zero,
@@ -90,7 +90,7 @@ def has_own_code(backbone: nn.Module) -> bool:
     return not type(backbone).__module__.startswith("transformers.")
 
 
-def longest_text(config: Config) -> int | None:
+def longest_text(config: ModelConfig) -> int | None:
     """Tokens that the position table has room for; None for models without one."""
     positions = getattr(config, "max_position_embeddings", None)
     if positions is None:

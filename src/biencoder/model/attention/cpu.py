@@ -47,13 +47,13 @@ def attend(
         at_once = max(1, SCORES_AT_ONCE // (query_THE.shape[1] * block.length**2))
         parts += [(part, mask_LL) for part in block.cut(at_once)]
     with torch.autocast("cpu", enabled=False):
-        attended: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
+        attended: Tensor = _CpuAttention.apply(  # type: ignore[no-untyped-call]
             query_THE, key_THE, value_THE, parts, settings.scale, settings.dropout
         )
     return attended
 
 
-class _Attention(torch.autograd.Function):
+class _CpuAttention(torch.autograd.Function):
     """With P the softmax of the scores, K the mask of dropout and u its factor: out = u (P ∘ K) V.
 
     All of it is float32, also between bf16 layers. Products with so short a side gain little from bf16, and the

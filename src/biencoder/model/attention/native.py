@@ -46,7 +46,7 @@ def attend(
         rows = [x.to(torch.get_autocast_dtype("cpu")) for x in rows]
     rows = [x if x.stride(-1) == 1 else x.contiguous() for x in rows]
     drawn = DrawnAttention(packing, settings, KernelDropout(settings.dropout))
-    attended: Tensor = _Attention.apply(*rows, drawn)  # type: ignore[no-untyped-call]
+    attended: Tensor = _NativeAttention.apply(*rows, drawn)  # type: ignore[no-untyped-call]
     return attended
 
 
@@ -99,7 +99,7 @@ def _call(name: str, rows: list[Tensor], softmax: Tensor | None, drawn: DrawnAtt
     )
 
 
-class _Attention(torch.autograd.Function):
+class _NativeAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, drawn: DrawnAttention) -> Tensor:
         out, softmax = forward((query, key, value), drawn, keep=any(ctx.needs_input_grad))

@@ -1,7 +1,7 @@
 """One model whose weights are the average of several models' (a model soup)."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from biencoder.errors import UserError
 from biencoder.model.architectures.table import has_own_code
-from biencoder.model.encoder import resolve
+from biencoder.model.encoder import Encoder, resolve
 from biencoder.model.files.pretrained import DROPOUTS, empty_backbone, load_tokenizer, locate
 from biencoder.model.files.saving import save_model
 from biencoder.model.files.settings import ModelSettings, read_settings
@@ -121,21 +121,24 @@ def averaged(backbone: PreTrainedModel, paths: Sequence[str], average: Average) 
 
 
 @torch.no_grad()
-def mix_in(backbone: PreTrainedModel, path: str, share: float) -> None:
+def mix_in(encoder: Encoder, path: str, base_head: Mapping[str, Tensor], share: float) -> None:
     """Replace the weights w of a model in memory by ``share · base + (1 - share) · w``, the base read from disk.
 
     (WiSE-FT, Wortsman et al., CVPR 2022.)
 
     Args:
-        backbone: the tuned model.
+        encoder: the tuned model.
         path: folder or hub name of its base.
+        base_head: the weights of its head before training.
         share: from 0 (nothing changes) to 1 (the base, bit for bit).
     """
-    tensors = backbone.state_dict()  # they share memory with the model
-    with _stored(path, backbone, tensors) as base:
+    tensors = encoder.backbone.state_dict()  # they share memory with the model
+    with _stored(path, encoder.backbone, tensors) as base:
         for name, tuned in tensors.items():
             if name in base:
                 tuned.copy_(weighted_mean([tuned.cpu(), base[name]], [1 - share, share]))
+    for name, tuned in encoder.head.state_dict().items():
+        tuned.copy_(weighted_mean([tuned, base_head[name]], [1 - share, share]))
 
 
 def _stored(path: str, backbone: PreTrainedModel, names: Iterable[str]) -> StoredWeights:
@@ -175,8 +178,8 @@ def _settings_of(one: PreTrainedConfig, two: PreTrainedConfig) -> list[str]:
     """What both configurations say about the architecture, without the settings that every model has."""
     general = PreTrainedConfig().to_dict().keys()
     both = [name for name in one.to_dict() if name in two.to_dict() and name not in general]
-    kept = [name for name in both if name not in FREE_SETTINGS and not name.startswith(("classifier_", "_"))]
-    return [*(name for name in kept if name != "model_type"), "is_causal"]
+    binding = [name for name in both if name not in FREE_SETTINGS and not name.startswith(("classifier_", "_"))]
+    return [*(name for name in binding if name != "model_type"), "is_causal"]
 
 
 def _refuse_difference(first: Parent, other: Parent, name: str, one: Any, two: Any) -> None:
@@ -201,8 +204,8 @@ def _settings(parents: Sequence[Parent]) -> ModelSettings:
     for name in ("query_prompt", "passage_prompt", "max_length"):
         values = {getattr(parent.settings, name) for parent in saying}
         if len(values) > 1:
-            kept = getattr(chosen.settings, name)
-            say(f"the models' {name.replace('_', ' ')}s differ; the merged model takes {kept!r} from {chosen.path}")
+            first = getattr(chosen.settings, name)
+            say(f"the models' {name.replace('_', ' ')}s differ; the merged model takes {first!r} from {chosen.path}")
     return chosen.settings
 
 

@@ -90,21 +90,21 @@ class Mined:
         return [(self.candidates[number], score) for number, score in pairs if number >= 0]
 
     def negatives(self, row: int, example: Example) -> list[tuple[str, float]]:
-        """All hard negatives of a row with their similarities: those kept, as they stood, then those mined.
+        """All hard negatives of a row with their similarities: its own that stay, then the mined ones.
 
         Args:
             row: number in the table.
             example: that row, ``table[row]``.
         """
-        kept: list[tuple[str, float]] = []
+        own: list[tuple[str, float]] = []
         if self.existing_scores is not None:
             places = range(*self.table.negative_hashes.offsets[row : row + 2].tolist())
-            kept = [
+            own = [
                 (text, float(self.existing_scores[place]))
                 for text, place in zip(example.negatives, places, strict=True)
                 if not self.contradicted[place]
             ]
-        return kept + self.mined(row)
+        return own + self.mined(row)
 
 
 def mine(

@@ -91,15 +91,15 @@ def activation_bytes_per_token(encoder: Encoder, max_length: int) -> int:
 
 def _saved_bytes(encoder: Encoder, batch: PackedBatch) -> int:
     storages: dict[int, int] = {}
-    kept: list[Tensor] = []  # alive, so that no address is used twice
+    saved: list[Tensor] = []  # alive, so that no address is used twice
 
     def count(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         storages[storage.data_ptr()] = storage.nbytes()
-        kept.append(tensor.detach())  # a graph that held its own outputs would hold itself
-        return kept[-1]
+        saved.append(tensor.detach())  # a graph that held its own outputs would hold itself
+        return saved[-1]
 
     with saved_tensors_hooks(count, lambda tensor: tensor):
         encoder.embed(batch)
-    kept.clear()  # PyTorch goes on holding `count`
+    saved.clear()  # PyTorch goes on holding `count`
     return sum(storages.values())

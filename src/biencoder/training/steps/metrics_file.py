@@ -71,12 +71,12 @@ def forget_metrics_after(path: Path, step: int) -> None:
     """Remove the lines of steps that a resumed run takes again, and a line that was cut off."""
     if not path.exists():
         return
-    kept = []
+    earlier = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
+                earlier.append(line + "\n")
         except json.JSONDecodeError:
             logger.warning("%s: dropped a line that a killed run left unfinished", path)
     with atomic_write(path) as file:
-        file.writelines(kept)
+        file.writelines(earlier)

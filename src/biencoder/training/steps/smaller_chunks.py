@@ -53,9 +53,9 @@ def _halve_chunks(setup: Setup, progress: TrainingProgress, batch: TrainingBatch
     if not largest and not progress.keep_tokens:
         longest = max_over_ranks(max((part.tokens for part in parts), default=0))
         raise _too_little(setup, progress, longest, said)
-    kept = min(progress.keep_tokens, max_over_ranks(batch.tokens))
+    keep_tokens = min(progress.keep_tokens, max_over_ranks(batch.tokens))
     progress.batcher = replace(progress.batcher, chunk_tokens=largest // 2 or progress.batcher.chunk_tokens)
-    progress.keep_tokens = kept // 2 if largest else 0
+    progress.keep_tokens = keep_tokens // 2 if largest else 0
     say(
         f"step {progress.step + 1:,}: memory ran out. This step and all later ones run in chunks of up to "
         f"{progress.batcher.chunk_tokens:,} tokens, with the same batch and the same negatives"
