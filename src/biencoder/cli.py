@@ -234,7 +234,7 @@ def _unknown_argument(name: str, config: type[Config], unknown: list[str]) -> st
     flag = next((word.partition("=")[0] for word in unknown if word.startswith("-")), None)
     see = f"see biencoder {name} --help"
     if flag is None and any(details(field).positional for field in dataclasses.fields(config)):
-        return f"{unknown[0]!r} is apart from the others: put all values without a flag right after {name}; {see}"
+        return f"{unknown[0]!r} stands apart from the others; put all values without a flag right after {name}; {see}"
     if flag is None:
         return f"biencoder {name} takes no argument {unknown[0]!r} without a flag; {see}"
     known = [word for field in dataclasses.fields(config) for word in flags_of(field)]

@@ -1,7 +1,7 @@
 """The only file that knows ranks: it starts the process group, gathers embeddings and sums gradients.
 
-A global batch has one loss: the mean over all its B queries, however many ranks W share the work. There are two ways to
-its gradient. Both give the gradient of that mean, never W times or 1/W of it:
+A global batch has one loss: the mean over all its B queries, however many ranks W share the work. Two ways lead
+to its gradient. Both give the exact gradient of this mean, never W times or 1/W of it:
 
 - The trainer gives each rank the sum of *its* queries' losses over B, and *sums* parameter gradients over ranks.
 - Under ``DistributedDataParallel``, which *averages*, each rank computes the whole mean on gathered embeddings.

@@ -20,7 +20,7 @@ class Stopped(KeyboardInterrupt):
 
     Args:
         number: of the signal.
-        where: the step that the run came to and the checkpoint for that step; empty when there is none.
+        where: the step that the run reached and the checkpoint for that step; empty if there is none.
     """
 
     def __init__(self, number: int, where: str = "") -> None:
@@ -43,5 +43,5 @@ def require_package(package: str, what: str, extra: str) -> None:
     """
     if importlib.util.find_spec(package) is None:
         raise UserError(
-            f"{what} needs the package {package}, which is missing here; type: pip install biencoder[{extra}]"
+            f"{what} needs the package {package}, which is not installed; type: pip install biencoder[{extra}]"
         )

@@ -76,7 +76,7 @@ def open_claimed(path: Path) -> Iterator[IO[bytes]]:
 
 def being_written(path: Path) -> str:
     """The message for the second of two runs with one output."""
-    return f"{path}: another run is writing to it; wait for its end, or name another --output"
+    return f"{path}: another run is writing to it; wait until it ends, or name another --output"
 
 
 def claim(descriptor: int, path: Path, refusal: str) -> None:
@@ -90,7 +90,7 @@ def claim(descriptor: int, path: Path, refusal: str) -> None:
     except BlockingIOError as error:
         raise UserError(refusal) from error
     except OSError as error:  # a file system without locks
-        logger.info("%s cannot be locked (%s): start no second run there", path, error.strerror)
+        logger.info("%s cannot be locked (%s); do not start a second run there", path, error.strerror)
 
 
 def beside(path: Path, suffix: str) -> Path:

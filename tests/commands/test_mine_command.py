@@ -110,7 +110,7 @@ def test_parquet_and_csv_keep_their_columns(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("encoder")
 def test_a_column_that_json_cannot_hold(tmp_path: Path) -> None:
     pq.write_table(pa.table({"query": ["red"], "positive": ["blue"], "raw": [b"\xff"]}), tmp_path / "in.parquet")
-    with pytest.raises(UserError, match=r"in\.parquet:1: a column cannot be written as JSON"):
+    with pytest.raises(UserError, match=r"in\.parquet:1: JSON cannot hold one of its columns"):
         mine_hard_negatives(config(tmp_path, train_data=tmp_path / "in.parquet"))
     assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
 
@@ -138,8 +138,8 @@ def test_stages_and_examples_are_shown(tmp_path: Path, capsys: pytest.CaptureFix
     )
     run(config(tmp_path, corpus=tmp_path / "corpus", negatives=2, margin=0.1))
     out = capsys.readouterr().out
-    assert "4 rows, 8 candidates: the different ones of 9 passages" in out
-    assert "3 of the different positives are not in the corpus" in out
+    assert "4 rows, 8 candidates: the distinct passages among 9" in out
+    assert "3 distinct positives are not in the corpus" in out
     lines = [re.fullmatch(r"(.+?)((?:  +[\d,]+)+)", line) for line in out.splitlines()]
     stages = {line[1]: [int(number) for number in line[2].split()] for line in lines if line}
     assert stages["found by the search"] == [32]

@@ -116,19 +116,20 @@ def test_common_queries_and_repeats_are_dropped_and_the_rest_does_not_change(
         json.dumps(row).lower() for row in after
     }
     out = capsys.readouterr().out
-    assert "queries of too many documents, for example: Introduction" in out
+    assert "queries that too many documents share, for example: Introduction" in out
     assert len(after) == len(before) - 4 > 0
 
 
 @pytest.mark.parametrize(
     ("text", "flags", "message"),
     [
-        ("Short.", [], "no pair could be made of 4 documents by title, first-sentence, spans, headings; a document"),
-        ("Short.", ["--methods", "title"], "no pair could be made of 4 documents by title; a document"),
+        ("Short.", [], "4 documents gave no pair by title, first-sentence, spans, headings; a document"),
+        ("Short.", ["--methods", "title"], "4 documents gave no pair by title; a document"),
         (
             "The same sentence stands first. Then comes text number {number}, which is ten words long or more.",
             ["--methods", "first-sentence"],
-            "none of 4 pairs is left: 0 repeat another, 4 have a query of too many documents; raise --max-same-query",
+            "none of 4 pairs is left: 0 repeat another, 4 have a query that too many documents share; raise "
+            "--max-same-query",
         ),
     ],
 )
@@ -168,7 +169,7 @@ def test_questions_by_a_language_model(place: Path, capsys: pytest.CaptureFixtur
     assert rows[0]["method"] == "question"
     sent = sum(map(len, server.calls))
     out, err = capsys.readouterr()
-    assert out.startswith(f"18 calls to m at {server.url}, {sent:,} characters to send in all; 4 at a time\n")
+    assert out.startswith(f"18 calls to m at {server.url}, {sent:,} characters in all; 4 at a time\n")
     assert "biencoder train --model base --train-data out.jsonl" in out
     assert files(place) == {"documents.jsonl", "out.jsonl"}
     assert KEY not in out + err + (place / "out.jsonl").read_text()
@@ -199,7 +200,7 @@ def test_every_kind_of_trouble_at_once_changes_nothing_in_what_is_written(
     names = [name for name in ANIMALS if name not in ("cat", "dog", "cow")]
     assert [animal(row["pos"][0]) for row in rows_of(place / "out.jsonl")] == [n for n in names for _ in range(2)]
     out = capsys.readouterr().out
-    assert "answers left out: " in out
+    assert "answers that were not used: " in out
     assert all(kind in out for kind in ("1 not JSON", "1 refused with 400", "1 no question"))
 
 
@@ -252,7 +253,7 @@ def test_max_calls_takes_a_sample_to_which_more_calls_only_add() -> None:
 @pytest.mark.parametrize(
     ("reply", "message"),
     [
-        (Reply(f"wrong key {KEY}".encode(), 401), "401 Unauthorized: wrong key ***; the API key is read from"),
+        (Reply(f"wrong key {KEY}".encode(), 401), "401 Unauthorized: wrong key ***; biencoder reads the API key from"),
         (Reply(status=404), "404 Not Found; the address usually ends in /v1"),
         (Reply(trouble=BREAK), "no answer in 6 attempts"),
         (Reply(b"refused", 400), "no question came back (18 refused with 400)"),
@@ -291,15 +292,15 @@ def test_a_run_that_failed_goes_on_and_what_changed_is_asked_again(
 ) -> None:
     with LanguageModel(lambda c, _: Reply(status=401) if animal(c) == "owl" else asks(c)) as server:
         assert main(generating(server.url, "--concurrency", "1")) == 2
-    assert "8 answers are kept in out.jsonl.journal: type the command again to go on" in capsys.readouterr().err
+    assert "8 answers are safe in out.jsonl.journal; type the same command again to continue" in capsys.readouterr().err
     lines = (place / "documents.jsonl").read_text().splitlines()
     (place / "documents.jsonl").write_text("\n".join([lines[0].replace("glad", "happy"), *lines[1:]]))
     with LanguageModel(asks) as server:
         assert main(generating(server.url)) == 0
     assert {animal(content) for content in server.calls} == {"cat", *ANIMALS[8:]}
     out = capsys.readouterr().out
-    assert "7 answers of an earlier run are in out.jsonl.journal and are not asked for again" in out
-    assert "1 other answers in it are to another prompt, model or text: not used" in out
+    assert "7 answers are already in out.jsonl.journal, from an earlier run" in out
+    assert "1 other answers in it belong to another prompt, model or text; they are not used" in out
     assert len(rows_of(place / "out.jsonl")) == 2 * len(ANIMALS)
     assert files(place) == {"documents.jsonl", "out.jsonl"}
     with LanguageModel(asks) as server:
@@ -334,7 +335,7 @@ def test_a_killed_run_makes_no_call_twice(place: Path, capsys: pytest.CaptureFix
     assert len(answered) == len(ANIMALS)
     assert files(place) == {"documents.jsonl", "base", "out.jsonl"}
     assert len(rows_of(place / "out.jsonl")) == 2 * len(ANIMALS)
-    assert "7 answers of an earlier run" in capsys.readouterr().out
+    assert "7 answers are already in" in capsys.readouterr().out
 
 
 def test_a_generator_without_its_extra_is_one_line(
@@ -349,7 +350,7 @@ def test_a_generator_without_its_extra_is_one_line(
     asked = ["--generator", "http://localhost:1/v1", "--generator-model", "m", "--model", "m"]
     assert main(["pairs", *words, *asked]) == 2
     assert capsys.readouterr().err == (
-        "biencoder: error: --generator needs the package httpx2, which is missing here; "
+        "biencoder: error: --generator needs the package httpx2, which is not installed; "
         "type: pip install biencoder[pairs]\n"
     )
     assert not (tmp_path / "pairs.jsonl").exists()

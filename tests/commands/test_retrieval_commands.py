@@ -93,7 +93,7 @@ def test_evaluate_beside_a_baseline(
     shown = [f"{deciding[name]:.4f}" for name in ("before", "after")]
     assert line[1:3] == shown
     assert line[-1] == f"{deciding['p']:.4f}"
-    assert "not corrected for looking at several" in out
+    assert "Nothing corrects for testing several measures" in out
 
 
 def test_a_model_does_not_differ_from_itself(biencoder: Biencoder, model: str, collection: Path) -> None:
@@ -120,7 +120,7 @@ def test_encode_and_search(biencoder: Biencoder, model: str, collection: Path, t
     assert out.index("d5") > 0
     code, _, err = biencoder(*words, "--query", "word1", "--max-length", 8)
     assert code == 2
-    assert "made by another model or with other settings" in err
+    assert "made with another model or other settings" in err
 
 
 SMALL_CHUNKS = "from biencoder.retrieval import encode; encode.CHUNK = 32; "
@@ -138,16 +138,16 @@ def test_encode_killed_and_started_again(
     assert not output.exists()
     code, _, err = biencoder(*command, output)
     assert code == 0
-    assert "going on after 64 of 300 texts" in err
+    assert "continuing after 64 of 300 texts" in err
     assert biencoder(*command, tmp_path / "whole.npy")[0] == 0
     # The killed process and this one may use other numbers of threads.
     np.testing.assert_allclose(np.load(output), np.load(tmp_path / "whole.npy"), atol=1e-6)
-    assert "already whole" in biencoder(*command, output)[2]
+    assert "already complete" in biencoder(*command, output)[2]
 
 
 def test_mistakes_exit_with_2_and_one_line(biencoder: Biencoder, model: str, collection: Path, tmp_path: Path) -> None:
     mistakes: list[tuple[list[object], str]] = [
-        (["evaluate", "--model", model, "--data", tmp_path], "holds no corpus.jsonl"),
+        (["evaluate", "--model", model, "--data", tmp_path], "has no corpus.jsonl"),
         (["evaluate", "--model", tmp_path, "--data", collection], "no model in this folder"),
         (["encode", "--model", model, "--input", tmp_path / "no.txt", "--output", tmp_path / "x.npy"], "no.txt"),
         (["search", "--model", model, "--corpus", tmp_path / "no.txt", "--query", "x"], "no.txt"),

@@ -95,12 +95,12 @@ def test_embeddings_of_something_else_are_refused(encoder: HashingEncoder, corpu
     np.save(tmp_path / "finite.npy", not_finite)
     (tmp_path / "text.npy").write_text("no matrix")
     for name, message in {
-        "texts": "made from other texts",
+        "texts": "made from texts other",
         "model": "made by another model",
         "rows": "holds 99 vectors of 256 dimensions, but .* has 100 texts",
         "dim": "of 64 dimensions, .* the model makes 256",
         "type": "must hold a float32 matrix",
-        "finite": "vector 42: has values that are not finite",
+        "finite": "vector 42: the vector has values that are not finite",
         "text": "not a .npy file",
         "missing": "missing.npy: not a .npy file",
     }.items():

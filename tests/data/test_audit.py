@@ -63,7 +63,7 @@ def test_groups(tmp_path: Path) -> None:
     assert found.negative_counts.tolist() == [1, 2, 0, 0, 1]
     assert [found.short_groups(size) for size in (1, 2, 3, 5, 6, 100)] == [0, 0.25, 0.75, 0.75, 1, 1]
     assert verdicts(found, 8)["fewer than 7 hard negatives"] == (
-        "100.0% of rows, the most is 4: their groups are smaller",
+        "100.0% of rows, whose groups are smaller; the most is 4",
         "warn",
     )
     assert verdicts(found, 2)["fewer than 1 hard negatives"][1] == ""
@@ -73,7 +73,7 @@ def test_groups(tmp_path: Path) -> None:
 def test_no_hard_negatives_at_all(tmp_path: Path) -> None:
     found = audit(table_of(tmp_path, [row("q", "p")]))
     assert found.short_groups(8) == 1
-    assert verdicts(found, 8)["hard negatives"] == ("none: the other passages of a batch serve", "")
+    assert verdicts(found, 8)["hard negatives"] == ("none; the other passages of a batch serve as negatives", "")
 
 
 def test_leaks(tmp_path: Path) -> None:

@@ -68,10 +68,10 @@ def test_sentence_transformers_scored_pairs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        ({"score": 4.2}, r":1: score must be a number from -1 to 1 \(divide marks out of 5 by 5\), found 4\.2"),
-        ({"score": "high"}, r":1: score must be a number from -1 to 1 .*, found a text"),
-        ({"score": None}, r":1: score must be a number from -1 to 1 .*, found null"),
-        ({"label": 1}, r":1: sentence1 and sentence2 have a label, .*Name the column score"),
+        ({"score": 4.2}, r":1: score must be a number from -1 to 1 \(divide marks out of 5 by 5\); found 4\.2"),
+        ({"score": "high"}, r":1: score must be a number from -1 to 1 .*; found a text"),
+        ({"score": None}, r":1: score must be a number from -1 to 1 .*; found null"),
+        ({"label": 1}, r":1: sentence1 and sentence2 come with a label, .*name the column score"),
     ],
 )
 def test_scores_that_cannot_be_used(tmp_path: Path, given: dict[str, Any], reason: str) -> None:
@@ -87,7 +87,9 @@ def test_a_score_beside_other_columns_is_ignored_as_before(tmp_path: Path) -> No
 def test_scored_pairs_and_others_do_not_share_a_data_set(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", [row("q", "p")])
     write_jsonl(tmp_path / "b.jsonl", SCORED)
-    with pytest.raises(UserError, match=r"b\.jsonl:1 is two sentences with a score and .*a\.jsonl:1 is not"):
+    with pytest.raises(
+        UserError, match=r"b\.jsonl:1 holds two sentences and a score per row, and .*a\.jsonl:1 does not"
+    ):
         read(DataSet(path=(tmp_path,)))
 
 

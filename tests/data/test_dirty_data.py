@@ -177,7 +177,7 @@ def test_a_line_that_swells_without_end_is_refused(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("biencoder.data.files.lines.LONGEST_LINE", 1 << 20)
     path = write(tmp_path / "bomb.jsonl.gz", b'{"query": "q", "pos": "p"}\n' + b" " * (1 << 24))
     assert path.stat().st_size < 1 << 16
-    with pytest.raises(UserError, match=r"bomb\.jsonl\.gz:2: the line is longer than 1 MiB; one row a line is wanted"):
+    with pytest.raises(UserError, match=r"bomb\.jsonl\.gz:2: the line is longer than 1 MiB; write one row per line"):
         list(read_lines(path))
 
 

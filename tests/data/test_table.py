@@ -139,7 +139,7 @@ def test_a_full_temporary_folder_is_a_clear_error(tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-c", program, str(path)], capture_output=True, text=True, env=dict(os.environ), check=False
     )
-    assert "UserError: cannot keep the training data in" in result.stderr.splitlines()[-1]
+    assert "UserError: cannot store the training data in" in result.stderr.splitlines()[-1]
     assert "set TMPDIR" in result.stderr
 
 

@@ -36,8 +36,8 @@ def test_a_row_a_folder() -> None:
 
 def test_a_significant_loss_is_said_in_words() -> None:
     lost, won, unknown = guard_verdicts(GUARDS)
-    assert lost.startswith("On lost the tuned model has LOST what its base knew: -0.1000 ndcg@10 (p = 0.0001)")
-    assert won.startswith("On won the tuned model has won: +0.1000 ndcg@10")
+    assert lost.startswith("On lost the tuned model has LOST some of what its base knew: -0.1000 ndcg@10 (p = 0.0001)")
+    assert won.startswith("On won the tuned model has improved: +0.1000 ndcg@10")
     assert unknown.startswith("On unknown: no significant change, +0.0010 ndcg@10")
 
 

@@ -92,7 +92,7 @@ def test_an_interrupted_run_goes_on(texts: Path, tmp_path: Path, caplog: pytest.
     assert encoder.texts_seen == 26
     assert started == [(50, 24)]
     assert seen == list(range(25, 51))
-    assert "going on after 24 of 50 texts" in caplog.text
+    assert "continuing after 24 of 50 texts" in caplog.text
     assert (folder / "out.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
     assert files(folder) == {"out.npy", "out.npy.json"}
 

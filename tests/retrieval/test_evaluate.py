@@ -87,7 +87,7 @@ def test_queries_without_a_relevant_document_are_left_out_and_said() -> None:
     encoder = HashingEncoder()
     evaluation = evaluate(encoder, collection)
     assert evaluation.queries == 26
-    assert evaluation.description == "some data; 4 queries without a relevant document left out"
+    assert evaluation.description == "some data; 4 queries without a relevant document do not count"
     assert encoder.texts_seen == 26 + 400 == texts_to_encode(collection)
     nothing = Collection(["d"], ["text"], ["q"], ["text"], {"q": {"d": 0}}, "empty data")
     with pytest.raises(UserError, match="empty data: no query has a relevant document"):

@@ -116,7 +116,7 @@ def test_queries_that_are_not_finite_are_refused(value: float) -> None:
 def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(4, 8\) and corpus \(5, 9\)"):
         search(vectors(4, 8), vectors(5, 9), 3)
-    with pytest.raises(ValueError, match="not matrices"):
+    with pytest.raises(ValueError, match="must be matrices"):
         search(vectors(8), vectors(5, 8), 3)
     with pytest.raises(ValueError, match="k is 0"):
         search(vectors(4, 8), vectors(5, 8), 0)

@@ -382,7 +382,7 @@ def test_texts_alone_train_by_the_difference_that_dropout_makes(config: TrainCon
 
 def test_texts_alone_need_dropout_and_other_data_to_be_judged_by(config: TrainConfig, tmp_path: Path) -> None:
     asked = replace(config, train_data=(single_texts(tmp_path),))
-    with pytest.raises(UserError, match="pass a BEIR folder with --eval-data"):
+    with pytest.raises(UserError, match="name a BEIR folder with --eval-data"):
         train(asked)
     with pytest.raises(UserError, match=r"this model has no dropout; give --dropout 0\.1"):
         train(replace(asked, eval_data=collection(tmp_path), dropout=0.0))

@@ -25,7 +25,7 @@ def run(config: CheckConfig) -> None:
     table(rows, ["data", "found", ""])
     if found.bad_rows:
         total = sum(found.skipped.values())
-        say(f"\nrows left out, the first {len(found.bad_rows)} of {total:,}:")
+        say(f"\nrows left out; the first {len(found.bad_rows)} of {total:,}:")
         for message in found.bad_rows:
             say(f"  {message}")
     warnings = sum(verdict == WARN for _, _, verdict in rows)

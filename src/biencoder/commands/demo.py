@@ -31,7 +31,7 @@ def run(config: DemoConfig) -> None:
     """
     _refuse_foreign(config.output_dir)
     model = find_model()
-    say("Reading the Python packages installed here (sources are parsed, nothing is executed) ...")
+    say("Reading the Python packages installed here (biencoder parses the sources and executes nothing) ...")
     data = build(train=TRAIN_PAIRS, corpus=CORPUS, queries=QUERIES, seed=config.seed)
     files = write(data, config.output_dir / "data")
     _describe(data)
@@ -43,15 +43,18 @@ def run(config: DemoConfig) -> None:
 
 def _refuse_foreign(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output-dir {folder}: is a file; give a folder")
+        raise UserError(f"--output-dir {folder}: is a file; name a folder")
     foreign = sorted(p.name for p in folder.iterdir() if p.name not in ("data", "model")) if folder.is_dir() else []
     if foreign:
-        raise UserError(f"--output-dir {folder}: holds other things ({foreign[0]}); give an empty or a new folder")
+        raise UserError(f"--output-dir {folder}: holds other things ({foreign[0]}); name an empty or a new folder")
 
 
 def _describe(data: CodeSearch) -> None:
     packages = len({function.package for function in data.train})
-    say(f"  {len(data.train):,} pairs of {packages} packages to train on: docstring summary -> source without it")
+    say(
+        f"  {len(data.train):,} pairs from {packages} packages to train on: the summary of a docstring "
+        "-> the source without it"
+    )
     say(
         f"  {len(data.queries):,} queries over {len(data.corpus):,} functions of {len(data.held_out_packages)} other "
         f"packages: {', '.join(data.held_out_packages)}"
@@ -76,7 +79,7 @@ def _train_config(config: DemoConfig, model: Path, files: DataFiles, output_dir:
 
 
 def _answer(tuned: Path, data: CodeSearch, files: DataFiles, result: TrainResult | None) -> None:
-    """Search the held-out functions for a few of their queries: the first whose right answer moved, up or down."""
+    """Search the held-out functions for a few queries: the first ones whose right answer moved, up or down."""
     asked = list(data.queries)
     moves: dict[str, str] = {}
     if result is not None:
@@ -85,7 +88,7 @@ def _answer(tuned: Path, data: CodeSearch, files: DataFiles, result: TrainResult
         moves = {name: f"  (right answer: rank {_shown(before[name])} -> {_shown(after[name])})" for name in before}
         up = sum(after[name] < before[name] for name in before)
         down = sum(after[name] > before[name] for name in before)
-        say(f"\nThe right answer moved up for {up} of the queries and down for {down}. The first of these:")
+        say(f"\nThe right answer moved up for {up} queries and down for {down}. The first ones that moved up:")
     encoder = Encoder.load(tuned, precision=AUTO)
     asked = asked[:ASKED]
     found = search_texts(encoder, [f.summary for f in asked], files.held_out / "corpus.jsonl", SHOWN)
@@ -116,7 +119,7 @@ def _what_next(model: Path, tuned: Path, files: DataFiles) -> None:
 Ask the tuned model yourself:
   biencoder search --model {tuned_model} --corpus {corpus} --query "remove duplicates from a list" --top-k 3
 
-Now with your own data. Write pairs.jsonl, a line each: {{"query": "...", "pos": ["a text that answers it"]}}
+Now use your own data. Write one object per line in pairs.jsonl: {{"query": "...", "pos": ["a text that answers it"]}}
   biencoder check --train-data pairs.jsonl
   biencoder train --model {base} --train-data pairs.jsonl --output-dir my-model
   biencoder search --model my-model --corpus texts.txt --query "..."

@@ -27,7 +27,7 @@ def run(config: EvaluateConfig) -> None:
     """The command: print the measures, write the JSON and the TREC run that were asked for."""
     for flag, path in (("--output", config.output), ("--run-file", config.run_file)):
         if path is not None and path.is_dir():
-            raise UserError(f"{flag} {path}: is a folder, and must be a file")
+            raise UserError(f"{flag} {path}: is a folder; name a file")
     collection = load_collection(config.data, config.split)
     baseline = None if config.baseline is None else score(_found_by(config, config.baseline, collection), collection)
     found = _found_by(config, config.model, collection)

@@ -28,6 +28,6 @@ def run(config: ExportConfig) -> None:
     encoder.save(folder)
     difference = parity(encoder, Encoder.load(folder, device=CPU, trust_remote_code=trust))
     if difference > LARGEST_DIFFERENCE:
-        raise UserError(f"{folder}: the copy's vectors differ from the model's by {difference:.1e}; do not use it")
+        raise UserError(f"{folder}: the vectors of the copy differ from the model's by {difference:.1e}; do not use it")
     within = f"within {difference:.0e}" if difference else "exactly"
     say(f"{folder}: {config.format} format; its vectors equal the model's {within}")

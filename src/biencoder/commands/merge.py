@@ -31,10 +31,10 @@ def run(config: MergeConfig) -> None:
     )
     _write_card(folder, config, shares)
     if config.weights is not None and config.weights != shares:
-        say(f"weights {_listed(config.weights)} are scaled to sum to 1: {_listed(shares)}")
+        say(f"weights {_listed(config.weights)} do not sum to 1, so they are scaled: {_listed(shares)}")
     say(f"{folder}: {' + '.join(f'{share:.4g} {path}' for share, path in zip(shares, config.models, strict=True))}")
     merged, first = shlex.quote(str(folder)), shlex.quote(config.models[0])
-    say(f"What it is worth: biencoder evaluate --model {merged} --data BEIR_DIR --baseline {first}")
+    say(f"Measure it: biencoder evaluate --model {merged} --data BEIR_DIR --baseline {first}")
 
 
 def _listed(weights: Sequence[float]) -> str:
@@ -61,6 +61,6 @@ Weights merged with [biencoder](https://pypi.org/project/biencoder/): {way} of t
 
 {fenced(parents)}
 
-Use it as any of them: `Encoder.load(folder)` of biencoder, or `SentenceTransformer(folder)`.
+Use it like any of them: `Encoder.load(folder)` of biencoder, or `SentenceTransformer(folder)`.
 """
         )

@@ -24,12 +24,15 @@ def _report(mined: Mined, wanted: int) -> None:
     candidates = mined.candidates
     say(
         f"{rows:,} rows{f' ({skipped:,} bad ones left out)' if skipped else ''}, {candidates.searchable:,} candidates: "
-        f"the different ones of {candidates.source_rows:,} passages"
+        f"the distinct passages among {candidates.source_rows:,}"
     )
     if mined.absent_positives:
-        say(f"{mined.absent_positives:,} of the different positives are not in the corpus")
+        say(f"{mined.absent_positives:,} distinct positives are not in the corpus")
     if mined.existing_scores is not None and mined.contradicted.any():
-        say(f"{int(mined.contradicted.sum()):,} negatives that the rows had are left out: a positive of their query")
+        say(
+            f"{int(mined.contradicted.sum()):,} of the rows' own negatives are left out, because they are "
+            "positives of the same query"
+        )
     stages = [("found by the search", "", f"{mined.searched:,}")]
     stages += [(stage, f"{removed:,}", f"{left:,}") for stage, removed, left in mined.stages]
     table(stages, ["stage", "removed", "left"])

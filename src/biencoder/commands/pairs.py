@@ -36,16 +36,20 @@ def _refuse_output(config: PairsConfig) -> None:
     if output.suffix != ".jsonl" or output.is_dir():
         raise UserError(f"--output {output}: must be a file that ends in .jsonl")
     if output.exists() and config.documents.exists() and output.samefile(config.documents):
-        raise UserError(f"--output {output}: is the file of the documents; name another")
+        raise UserError(f"--output {output}: is the file of the documents; name another file")
     if output.exists() and config.generator is not None:
         raise UserError(
-            f"--output {output}: exists, and making it again would ask for every question again; "
+            f"--output {output}: exists, and to make it again would ask for every question again; "
             "name another file, or remove this one"
         )
 
 
 def _report(config: PairsConfig, written: Written, total: int) -> None:
-    fates = {"found": "pairs", "repeated": "repeated", "common": f"query of over {config.max_same_query} documents"}
+    fates = {
+        "found": "pairs",
+        "repeated": "repeated",
+        "common": f"same query for over {config.max_same_query} documents",
+    }
     if config.generator is not None:
         fates["lost"] = f"passage not in the top {config.round_trip_k}"
     fates["written"] = "written"
@@ -53,7 +57,8 @@ def _report(config: PairsConfig, written: Written, total: int) -> None:
     rows = [[name, *(f"{written.counts[name, fate]:,}" for fate in fates)] for name in methods]
     table(rows, ["method", *fates.values()])
     if written.common:
-        say("queries of too many documents, for example: " + ", ".join(shorten(query) for query in written.common))
+        shared = ", ".join(shorten(query) for query in written.common)
+        say(f"queries that too many documents share, for example: {shared}")
     for pair in written.examples:
         say(f"\n{pair.method}: {shorten(pair.query)}\n  -> {shorten(pair.passage)}")
     say()

@@ -61,7 +61,7 @@ def _write(output: Path, queries: list[Text], hits: list[list[Hit]], tag: str) -
     if output.suffix in TREC_SUFFIXES:
         found = {query.id: {hit.id: hit.score for hit in each} for query, each in zip(queries, hits, strict=True)}
         if len(found) < len(queries) or any(len(found[q.id]) < len(h) for q, h in zip(queries, hits, strict=True)):
-            raise UserError(f"--output {output}: queries or texts share an id, which a TREC run cannot hold")
+            raise UserError(f"--output {output}: some queries or texts share an id, and a TREC run cannot hold that")
         write_trec_run(output, found, tag=tag)
         return
     with atomic_write(output) as file:

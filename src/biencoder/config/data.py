@@ -75,7 +75,7 @@ class DataSet(Config):
 
 
 def data_sets_of(train_data: "Sequence[Path | DataSet]") -> tuple[DataSet, ...]:
-    """Training data as data sets: all plain paths together are one.
+    """Training data as data sets; all plain paths together make one.
 
     A path whose name ends in :data:`NO_IN_BATCH` is a data set of its own, without in-batch negatives.
     """

@@ -13,17 +13,17 @@ from biencoder.data.text import text_hash
 
 SAMPLED_TEXTS = 1000
 TOLERATED_DUPLICATES = 0.01  # share of rows above which the audit warns
-TOLERATED_TRUNCATION = 0.10  # share of texts, likewise
+TOLERATED_TRUNCATION = 0.10  # share of texts above which the audit warns
 
 WARN = "warn"
 
 
 @dataclass(frozen=True)
 class Leaks:
-    """Training data that stands in the evaluation as well, text for text.
+    """Training data that is also in the evaluation, text for text.
 
     Attributes:
-        queries: rows whose query is one of the evaluation's.
+        queries: rows whose query is also in the evaluation.
         passages: rows with a positive that answers a query of the evaluation.
         evaluation: the evaluation's description.
     """
@@ -125,11 +125,11 @@ class Audit:
         if group_size == 1:
             return "hard negatives", "not used (group size 1)", ""
         if most == 0:
-            return "hard negatives", "none: the other passages of a batch serve", ""
+            return "hard negatives", "none; the other passages of a batch serve as negatives", ""
         short = self.short_groups(group_size)
         if short == 0:
             return label, "0 rows", ""
-        return label, f"{short:.1%} of rows, the most is {most:,}: their groups are smaller", WARN * (short > 0.5)
+        return label, f"{short:.1%} of rows, whose groups are smaller; the most is {most:,}", WARN * (short > 0.5)
 
     def _count(self, rows: int) -> str:
         return f"{rows:,} rows ({rows / self.examples:.1%})" if rows else "0"

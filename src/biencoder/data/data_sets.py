@@ -31,23 +31,23 @@ def _check(data_set: DataSet, number: int, table: ExampleTable) -> None:
     if scored.any() and not scored.all():
         one, other = (table.location(int(rows[np.argmax(scored == wanted)])) for wanted in (True, False))
         raise UserError(
-            f"{one} is two sentences with a score and {other} is not: they train in different ways, so make them data "
-            "sets of their own, as items of train-data in a --config file"
+            f"{one} holds two sentences and a score per row, and {other} does not. They train in different ways: "
+            "make each a data set of its own, as an item of train-data in a --config file"
         )
     if not scored.any() and data_set.in_batch_negatives is False and not table.negative_hashes.lengths_of(rows).any():
         raise UserError(
-            f"data set {data_set.name}: no row has a negative, and without in-batch negatives there are no others to "
-            "learn from"
+            f"data set {data_set.name}: no row has a negative, and without in-batch negatives the model has "
+            "none to learn from"
         )
 
 
 def is_scored(table: ExampleTable, number: int) -> bool:
-    """Whether the data set is pairs of texts with a score of how similar they are."""
+    """Whether the data set holds pairs of texts with a score that says how similar they are."""
     return not np.isnan(table.similarities[np.argmax(table.data_set == number)])
 
 
 def is_of_single_texts(table: ExampleTable, number: int) -> bool:
-    """Whether each text of the data set is its own positive: what tells the two apart is dropout (Gao et al. 2021)."""
+    """Whether each text of the data set is its own positive. Only dropout tells the two apart (Gao et al. 2021)."""
     return bool(_finds_itself(table)[table.data_set == number].all())
 
 
@@ -60,10 +60,10 @@ def _finds_itself(table: ExampleTable) -> NDArray[np.bool_]:
 
 
 def rows_to_evaluate_on(data_sets: Sequence[DataSet], table: ExampleTable) -> NDArray[np.bool_]:
-    """Of which rows an evaluation of search may be made, bool ``[n]``.
+    """The rows that an evaluation of search may use, bool ``[n]``.
 
-    Those of data sets with in-batch negatives, in which every passage could answer every query. Where there are none:
-    those that have a positive at all, and last, pairs with a high score. Never those whose query would find itself.
+    First choice: rows of data sets with in-batch negatives, in which every passage could answer every query. Second:
+    all rows with a positive. Third: pairs with a high score. A row whose query would find itself is never used.
     """
     finds_itself = _finds_itself(table)
     is_pair = ~np.isnan(table.similarities) | finds_itself

@@ -32,17 +32,17 @@ def hold_out(
 ) -> HeldOut:
     """Take queries out of the training data, with every row that has one of their texts or one of their positives.
 
-    Where queries share their positives so much that more than a tenth of the rows would go that way, rows that merely
-    share a positive stay in training, and the description says so. What is picked depends on the texts and the seed,
-    not on the order of the rows.
+    If queries share so many positives that training would lose more than a tenth of its rows, then rows that only share
+    a positive stay in training, and the description says so. The choice depends on the texts and the seed, not on the
+    order of the rows.
 
     Args:
         table: all training data.
         seed: picks the queries and the other passages.
-        queries: how many distinct queries to hold out; at most a tenth of the data's are.
-        passages: size of the collection's corpus. All positives of the queries are in it, also where they are more.
-        rows: bool ``[n]``, the rows of which queries and passages are taken; None for all. The others are trained on,
-            but for those with a query or a positive that is held out.
+        queries: how many distinct queries to hold out; at most a tenth of all.
+        passages: size of the collection's corpus. It holds all positives of the queries, even if there are more.
+        rows: bool ``[n]``, the rows to take queries and passages from; None for all. Training gets the others, without
+            the rows that have a held-out query or positive.
 
     Raises:
         UserError: the data has fewer than 20 distinct queries, or nothing would be left to train on.
@@ -52,14 +52,14 @@ def hold_out(
     if len(distinct) < LEAST_QUERIES:
         of_those = "" if len(asked) == len(table) else " that an evaluation can be made of"
         raise UserError(
-            f"the training data has {len(distinct)} distinct queries{of_those}, too few to hold some out for "
-            f"evaluation (at least {LEAST_QUERIES}); pass a BEIR folder with --eval-data"
+            f"the training data has {len(distinct)} distinct queries{of_those}. That is too few to hold some out for "
+            f"evaluation (at least {LEAST_QUERIES}); name a BEIR folder with --eval-data"
         )
     picked = _pick(distinct, min(queries, int(len(distinct) * LARGEST_SHARE)), seed)
     held_rows = np.isin(table.query_hashes, distinct[picked])
     trained_rows, note = _rows_to_train_on(table, held_rows)
     if not trained_rows.any():
-        raise UserError("holding queries out would leave no training data; pass a BEIR folder with --eval-data")
+        raise UserError("no training data would be left after holding out queries; name a BEIR folder with --eval-data")
 
     held_asked = np.isin(asked.query_hashes, distinct[picked])
     corpus, corpus_note = _corpus(asked, held_asked, passages, seed)

@@ -28,12 +28,12 @@ def check_output(output: Path, train_data: Sequence[Path], *others: Path | None)
         raise UserError(f"--output {output}: must be a file that ends in .jsonl or .jsonl.gz")
     place = output.resolve()
     if place in [path.resolve() for path in (*find_files(train_data), *others) if path is not None]:
-        raise UserError(f"--output {output}: is one of the files that are read; name another one")
+        raise UserError(f"--output {output}: is also an input; name another file")
     for folder in train_data:
         if folder.is_dir() and place.parent == folder.resolve():
             raise UserError(
-                f"--output {output}: lies in the folder {folder} of --train-data, and would be read as training data "
-                "the next time; put it elsewhere"
+                f"--output {output}: is in {folder}, a folder of --train-data, so the next run would train on it; "
+                "put it elsewhere"
             )
 
 
@@ -81,7 +81,9 @@ def as_line(row: Row, place: str) -> bytes:
     try:
         return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
     except orjson.JSONEncodeError as error:
-        raise UserError(f"{place}: a column cannot be written as JSON ({error}); drop it from the file") from error
+        raise UserError(
+            f"{place}: JSON cannot hold one of its columns ({error}); remove that column from the file"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
-"""All training examples as a table: rows whose texts lie in a file, and what is known of every row in memory.
+"""All training examples as a table: a file holds the texts, and memory holds the facts about every row.
 
-What sampling, masking and the audit need of the texts is whether two are the same: 64-bit hashes (xxh3) stand for them.
-Two of a million different texts share one with a chance of 3e-8.
+Sampling, masking and the audit only ask whether two texts are the same. A 64-bit hash (xxh3) of each text answers that.
+Among a million distinct texts, the chance that any two share a hash is 3e-8.
 """
 
 import functools
@@ -90,7 +90,7 @@ class ExampleTable:
         data_set: int32 ``[n]``, the number of the data set that each row is of.
         skipped: what kinds of bad rows were left out, and how many of each.
         bad_rows: what was wrong with the first 20 of them.
-        rows: what the table reads its rows from; its hashes are those of their texts.
+        rows: where the table reads its rows; the hashes are of their texts.
     """
 
     query_hashes: NDArray[np.uint64]
@@ -111,10 +111,10 @@ class ExampleTable:
 
     @classmethod
     def from_data_sets(cls, data_sets: Sequence[Sequence[Path]], on_bad_row: str = STOP) -> "ExampleTable":
-        """Read data sets into a table whose texts lie in an unnamed file in the temporary folder (``TMPDIR``).
+        """Read data sets into a table. An unnamed file in the temporary folder (``TMPDIR``) holds the texts.
 
         Args:
-            data_sets: of each, its files and folders.
+            data_sets: the files and folders of each.
             on_bad_row: ``"stop"`` or ``"skip"``, see ``iter_examples``.
 
         Raises:
@@ -129,7 +129,7 @@ class ExampleTable:
             rows = store(_read(files, on_bad_row, bad, hashes))
         except OSError as error:
             raise UserError(
-                f"cannot keep the training data in {tempfile.gettempdir()}: {error.strerror or error}; "
+                f"cannot store the training data in {tempfile.gettempdir()}: {error.strerror or error}; "
                 "set TMPDIR to a folder with more room"
             ) from error
         ends = np.cumsum([len(inside) for inside in found])

@@ -19,5 +19,5 @@ def fold(text: str) -> str:
 
 
 def is_blank(text: str) -> bool:
-    """Whether a text holds no character that can be seen: a tokenizer makes nothing of it, or nonsense."""
+    """Whether a text has no visible character. A tokenizer makes nothing of such a text, or nonsense."""
     return _VISIBLE.search(text) is None

@@ -55,7 +55,7 @@ class Function:
         name: ``package.module:Class.function``.
         summary: the first sentence of its docstring, markup removed: the query.
         code: signature and source without the docstring: the passage.
-        body_hash: equal for functions whose statements are equal, whatever the comments and the layout.
+        body_hash: equal for functions with equal statements; comments and layout do not matter.
     """
 
     name: str
@@ -97,7 +97,7 @@ def build(*, train: int, corpus: int, queries: int, seed: int = 42) -> CodeSearc
     Args:
         train: most pairs to train on.
         corpus: most held-out functions (the passages of the evaluation).
-        queries: most held-out functions whose summary is asked.
+        queries: most held-out functions whose summary is a query.
         seed: decides which packages are held out and which functions are taken.
 
     Raises:
@@ -107,8 +107,8 @@ def build(*, train: int, corpus: int, queries: int, seed: int = 42) -> CodeSearc
     data = split(functions, train=train, corpus=corpus, queries=queries, seed=seed)
     if len(data.train) < MIN_TRAIN or len(data.queries) < MIN_QUERIES:
         raise UserError(
-            f"the packages installed here give only {len(data.train)} documented functions to train on and "
-            f"{len(data.queries)} to ask for (the demo needs {MIN_TRAIN} and {MIN_QUERIES}); "
+            f"your installed packages give only {len(data.train)} documented functions to train on and "
+            f"{len(data.queries)} to measure with (the demo needs {MIN_TRAIN} and {MIN_QUERIES}); "
             "install more, for example: pip install sympy networkx rich"
         )
     return data
@@ -198,7 +198,7 @@ def summarise(docstring: str) -> str:
 
 
 def _code_without_docstring(node: FunctionNode, lines: Sequence[str]) -> str | None:
-    """Signature and body, dedented and cut to whole lines; None when there is too little of it to search for."""
+    """Signature and body, dedented and cut to whole lines; None if it is too short to search for."""
     docstring, rest = node.body[0], node.body[1:]
     nested = sum(1 for statement in rest for child in ast.walk(statement) if isinstance(child, ast.stmt))
     if nested < 2 or docstring.lineno == node.lineno or rest[0].lineno <= (docstring.end_lineno or docstring.lineno):
@@ -216,15 +216,15 @@ def _code_without_docstring(node: FunctionNode, lines: Sequence[str]) -> str | N
 
 
 def _tells(code: str, summary: str) -> bool:
-    """Whether the summary stands in the code as well (in a comment, an error message or an inner docstring)."""
+    """Whether the code repeats the summary (in a comment, an error message or an inner docstring)."""
     return "".join(_TOKEN.findall(summary)).casefold() in "".join(_TOKEN.findall(code)).casefold()
 
 
 def split(functions: Sequence[Function], *, train: int, corpus: int, queries: int, seed: int) -> CodeSearch:
     """Hold whole packages out, in seeded order, until the corpus is full or a third of the functions is taken.
 
-    A function whose name, summary or body was seen before is dropped (held-out ones are kept first), so a copy of a
-    held-out function in another package is never trained on, and no query has two right answers.
+    Of functions with the same name, summary or body, only the first stays, and held-out functions come first. So no
+    copy of a held-out function is in the training data, and no query has two right answers.
     """
     sizes = Counter(function.package for function in functions)
     held_out: set[str] = set()

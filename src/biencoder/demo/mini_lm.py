@@ -19,7 +19,7 @@ def find_model() -> Path:
     """
     spec = importlib.util.find_spec(MODEL_PACKAGE)
     if spec is None or spec.origin is None:
-        raise UserError(f"the demo's model, all-MiniLM-L6-v2, is not installed here; type: {INSTALL}")
+        raise UserError(f"the demo's model, all-MiniLM-L6-v2, is not installed; type: {INSTALL}")
     folder = Path(spec.origin).parent / "model"
     weights = folder / "model.safetensors"
     if not weights.is_file():

@@ -41,7 +41,8 @@ def pairs_by_questions(config: PairsConfig, total: int) -> Written:
     chosen = choose(asking, read_documents(config.documents), config.max_calls, config.seed)
     if not chosen.any():
         raise UserError(
-            f"--documents {config.documents}: none of {total:,} documents has the {PASSAGE_LEAST} words of a passage"
+            f"--documents {config.documents}: none of {total:,} documents has the {PASSAGE_LEAST} words that "
+            "a passage needs"
         )
     # Before anything is paid for.
     encoder = Encoder.load(config.model, precision=AUTO, trust_remote_code=config.trust_remote_code)
@@ -52,7 +53,7 @@ def pairs_by_questions(config: PairsConfig, total: int) -> Written:
             # What the endpoint refused is not in the journal.
             answers.faults.update({kind: n for kind, n in refused.items() if kind not in answers.faults})
             if answers.faults:
-                say(f"answers left out: {answers.describe()}")
+                say(f"answers that were not used: {answers.describe()}")
             if not len(candidates):
                 raise UserError(f"--generator {endpoint.url}: no question came back ({answers.describe()})")
             found = _round_trip(config, encoder, asking, journal, chosen, candidates, owners)
@@ -68,16 +69,19 @@ def _chosen(config: PairsConfig, chosen: NDArray[np.bool_]) -> Iterator[Document
 def _ask(
     config: PairsConfig, asking: Asking, endpoint: Endpoint, journal: Journal, chosen: NDArray[np.bool_]
 ) -> Counter[str]:
-    """Make the calls; return the kinds of answers that came back unusable, the journal's own among them."""
+    """Make the calls; return how many answers of each kind cannot be used, including those in the journal."""
     calls = count_calls(asking, _chosen(config, chosen), journal)
     say(
-        f"{calls.calls:,} calls to {asking.model} at {endpoint.url}, {calls.characters:,} characters to send in all; "
+        f"{calls.calls:,} calls to {asking.model} at {endpoint.url}, {calls.characters:,} characters in all; "
         f"{config.concurrency} at a time"
     )
     if calls.known:
-        say(f"{calls.known:,} answers of an earlier run are in {journal.path} and are not asked for again")
+        say(f"{calls.known:,} answers are already in {journal.path}, from an earlier run")
     if calls.known < len(journal):
-        say(f"{len(journal) - calls.known:,} other answers in it are to another prompt, model or text: not used")
+        say(
+            f"{len(journal) - calls.known:,} other answers in it belong to another prompt, model or text; "
+            "they are not used"
+        )
     if not calls.calls:
         return Counter()
     with ProgressLine(calls.calls, "questions") as line:
@@ -88,7 +92,7 @@ def _ask(
                 .faults
             )
         except UserError as error:
-            safe = f"; {len(journal):,} answers are kept in {journal.path}: type the command again to go on"
+            safe = f"; {len(journal):,} answers are safe in {journal.path}; type the same command again to continue"
             raise UserError(f"{error}{safe if len(journal) else ''}") from None
 
 

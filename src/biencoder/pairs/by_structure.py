@@ -33,7 +33,7 @@ def _take_apart(config: PairsConfig, candidates: CandidatePairs, total: int) -> 
             line.update(number)
     if not len(candidates):
         raise UserError(
-            f"--documents {config.documents}: no pair could be made of {total:,} documents by "
+            f"--documents {config.documents}: {total:,} documents gave no pair by "
             f"{', '.join(methods)}; a document needs more than one sentence, a title or headings, and a passage at "
             f"least {PASSAGE_LEAST} words"
         )

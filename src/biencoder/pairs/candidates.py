@@ -20,8 +20,8 @@ class Selection:
     """Which candidates are worth training on.
 
     Attributes:
-        repeated: bool ``[n]``, those that repeat an earlier pair.
-        common: bool ``[n]``, those of the others whose query belongs to too many documents.
+        repeated: bool ``[n]``, true for pairs that repeat an earlier one.
+        common: bool ``[n]``, true for other pairs whose query belongs to too many documents.
     """
 
     repeated: NDArray[np.bool_]
@@ -64,9 +64,9 @@ class CandidatePairs:
         self._file.write(orjson.dumps((pair.query, pair.passage, pair.method), option=orjson.OPT_APPEND_NEWLINE))
 
     def select(self, max_same_query: int) -> Selection:
-        """Drop pairs that repeat an earlier one, and every pair whose query stands in too many documents.
+        """Drop pairs that repeat an earlier one, and every pair whose query belongs to too many documents.
 
-        Texts that differ in case and white space only are the same, and so are such documents.
+        Texts are equal if they differ only in case and white space. The same holds for documents.
 
         Args:
             max_same_query: documents that a query may belong to.

@@ -47,9 +47,9 @@ class Document:
 def read_documents(path: Path) -> Iterator[Document]:
     """The documents of a file or folder in order, one at a time.
 
-    A folder holds a document a file: its ``.txt`` and ``.md`` files, those of its subfolders too, by name; hidden ones
-    are left out. A Markdown file is one document, whose title is its front matter's or its first ``#`` line. Any other
-    file is read as :func:`~biencoder.retrieval.texts.read_texts` does, with title and text apart.
+    In a folder, each ``.txt`` or ``.md`` file is a document. Files of subfolders count too; hidden files do not. The
+    order is by name. A Markdown file takes its title from the front matter or from its first ``#`` line. This function
+    reads any other file like :func:`~biencoder.retrieval.texts.read_texts`, but keeps title and text apart.
 
     Raises:
         UserError: no such file, a folder without documents, or a file or line that cannot be read.

@@ -39,7 +39,7 @@ class Pair:
 
 
 def pairs_of(document: Document, methods: Collection[str], *, seed: int, passage_words: int) -> Iterator[Pair]:
-    """The pairs that a document yields: a function of it and the seed, whatever other documents there are.
+    """The pairs that a document yields. They depend on the document and the seed, not on other documents.
 
     Args:
         document: what to take apart.

@@ -1,6 +1,6 @@
 """Words, sentences and headings of a text, by rules that need no language and no library.
 
-Places in a text are character offsets, so that what is cut out of it stands there word for word.
+Places are character offsets into the text, so each passage is a literal part of the text.
 """
 
 # ruff: noqa: RUF001, RUF002  (punctuation of other scripts is meant)

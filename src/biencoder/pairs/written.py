@@ -42,7 +42,7 @@ def write_pairs(
         where = "--round-trip-k or --max-same-query" if found is not None else "--max-same-query"
         raise UserError(
             f"none of {len(chosen):,} pairs is left: {int(selection.repeated.sum()):,} repeat another, "
-            f"{int(selection.common.sum()):,} have a query of too many documents"
+            f"{int(selection.common.sum()):,} have a query that too many documents share"
             + ("" if found is None else f", {int((~found).sum()):,} questions did not find their own passage")
             + f"; raise {where}"
         )

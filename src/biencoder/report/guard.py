@@ -34,9 +34,9 @@ def guard_verdicts(guards: Guards) -> list[str]:
         if deciding.p >= SIGNIFICANT:
             sentences.append(f"On {folder}: no significant change, {change}.")
         elif deciding.difference < 0:
-            sentences.append(f"On {folder} the tuned model has LOST what its base knew: {change}.")
+            sentences.append(f"On {folder} the tuned model has LOST some of what its base knew: {change}.")
         else:
-            sentences.append(f"On {folder} the tuned model has won: {change}.")
+            sentences.append(f"On {folder} the tuned model has improved: {change}.")
     return sentences
 
 

@@ -18,7 +18,7 @@ def code(text: object) -> str:
 
 
 def fenced(text: str, language: str = "text") -> str:
-    """As a block, whose fence is longer than any row of backticks in it."""
+    """The text as a block. Its fence is longer than any row of backticks in the text."""
     fence = "`" * (1 + max((len(row) for row in re.findall(r"`{2,}", text)), default=2))
     return f"{fence}{language}\n{escape(text)}\n{fence}"
 

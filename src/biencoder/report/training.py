@@ -28,19 +28,19 @@ from biencoder.terminal import say, table
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to, in figures.
+    """The result of a run, in figures.
 
     Attributes:
         config: of the run, resolved.
-        before: evaluation of the model as it came.
-        after: evaluation of the model as it is saved.
-        tuned: evaluation of the best trained weights alone; another one than ``after`` with ``keep_base``.
+        before: evaluation of the model before training.
+        after: evaluation of the saved model.
+        tuned: evaluation of the best trained weights; it differs from ``after`` only with ``keep_base``.
         best_step: the step of those weights.
         steps: of the run.
         rows: trained on.
         skipped: steps that were not taken because loss or gradient were not finite.
-        guards_before: evaluation of the model as it came on each folder of guard data.
-        guards_after: likewise of the model as it is saved.
+        guards_before: evaluation of the model before training on each folder of guard data.
+        guards_after: evaluation of the saved model on the same folders.
     """
 
     config: TrainConfig
@@ -73,13 +73,13 @@ def report_result(outcome: Outcome) -> None:
     say(HOW_COMPARED)
     say(verdict(outcome.comparisons, "The tuned model"))
     if outcome.best_step != outcome.steps:
-        say(f"The model kept is the best one evaluated: that of step {outcome.best_step} of {outcome.steps}.")
+        say(f"The saved model is the best one that was evaluated, from step {outcome.best_step} of {outcome.steps}.")
     if outcome.skipped:
         say(_what_was_skipped(outcome))
     if outcome.config.keep_base:
         say(_what_is_left_of_the_base(outcome))
     if outcome.guards:
-        say("\nOn data that it was not trained on")
+        say("\nOn data that the model did not train on")
         table(guard_rows(outcome.guards), GUARD_COLUMNS)
         for sentence in [*guard_verdicts(outcome.guards), next_step(outcome.guards, outcome.config)]:
             if sentence:
@@ -98,7 +98,7 @@ def _what_was_skipped(outcome: Outcome) -> str:
 def _what_is_left_of_the_base(outcome: Outcome) -> str:
     share = outcome.config.keep_base
     return (
-        f"Its weights are {share:g} of the base's and {1 - share:g} of the tuned ones, which alone have "
+        f"Its weights are the average of the base ({share:g}) and the tuned model ({1 - share:g}), which alone has "
         f"{outcome.tuned.metrics[DECIDING]:.4f} {DECIDING}."
     )
 
@@ -178,7 +178,7 @@ def _guards_in_card(outcome: Outcome) -> str:
         return ""
     sentences = "\n".join(f"- {inline(sentence)}" for sentence in guard_verdicts(outcome.guards))
     figures = _markdown(guard_rows(outcome.guards), GUARD_COLUMNS)
-    return f"\nOn data that it was not trained on:\n\n{figures}\n\n{sentences}\n"
+    return f"\nOn data that the model did not train on:\n\n{figures}\n\n{sentences}\n"
 
 
 def _markdown(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> str:

@@ -13,14 +13,14 @@ SIGNIFICANT = 0.05
 ROUNDS = 10_000
 SIGNIFICANT = 0.05
 HOW_COMPARED = (
-    "p: paired randomisation test over queries; intervals: bootstrap over queries. "
-    "Each measure by itself, not corrected for looking at several."
+    "p is from a paired randomisation test over the queries, the interval from a bootstrap over them. "
+    "Nothing corrects for testing several measures."
 )
 SIGNIFICANCE = {
     "p": "two-sided paired randomisation test over queries",
     "interval": "95% percentile bootstrap of the mean difference over queries",
     "rounds": ROUNDS,
-    "correction": "none: each p-value is of one measure by itself",
+    "correction": "none; each p-value is about one measure alone",
 }
 
 
@@ -56,7 +56,7 @@ def compare(before: Evaluation, after: Evaluation, *, rounds: int = ROUNDS, seed
     first, *_ = before.per_query.values()
     query_ids = sorted(first)
     if list(before.per_query) != list(after.per_query) or query_ids != sorted(next(iter(after.per_query.values()))):
-        raise ValueError("only evaluations of the same queries by the same measures can be compared")
+        raise ValueError("the evaluations must have the same queries and measures")
     values_before, values_after = (
         np.array([[values[query] for values in each.per_query.values()] for query in query_ids])
         for each in (before, after)
@@ -104,7 +104,9 @@ def verdict(comparisons: Sequence[Comparison], model: str) -> str:
     """
     deciding = deciding_of(comparisons)
     if deciding.p >= SIGNIFICANT:
-        return f"No significant change in {DECIDING} (p = {deciding.p:.3f}): this cannot tell the two models apart."
+        return (
+            f"No significant change in {DECIDING} (p = {deciding.p:.3f}): these data cannot tell the two models apart."
+        )
     direction = "better" if deciding.difference > 0 else "WORSE"
     return f"{model} is {direction}: {deciding.difference:+.4f} {DECIDING} (p = {deciding.p:.4f})."
 

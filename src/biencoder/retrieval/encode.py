@@ -97,7 +97,7 @@ def encode_file(
                 write_json(record, {"rows_done": done + len(batch), "source": source})
             done += len(batch)
         if done != rows:
-            raise UserError(f"{input}: the file changed while it was read; start again")
+            raise UserError(f"{input}: the file changed while biencoder read it; start again")
         _publish(output, partial, record, source)
     return Encoded(output, rows, dim, reused)
 
@@ -112,7 +112,9 @@ def _is_whole(output: Path, partial: Path, record: Path, source: dict[str, Any])
     if output.is_file() and description(output) == source:
         if not partial.exists():
             record.unlink(missing_ok=True)  # a kill came before it
-        logger.info("%s is already whole for these texts, model and settings: nothing to do", output)
+        logger.info(
+            "%s is already complete for these texts, this model and these settings; there is nothing to do", output
+        )
         return True
     finished = {"rows_done": source["rows"], "source": source}
     if not partial.exists() and output.is_file() and read_json(record) == finished:
@@ -144,20 +146,22 @@ def _rows_done(partial: Path, record: Path, source: dict[str, Any], header: int)
         names = {"texts": "the texts", "model": "the model or its settings", "kind": "the kind of text"}
         was = earlier.get("source") or {}
         changed = [name for key, name in names.items() if was.get(key) != source[key]]
-        logger.warning("%s is of another run (%s differ): starting over", partial, " and ".join(changed))
+        logger.warning("%s belongs to another run (%s differ); starting over", partial, " and ".join(changed))
         return 0
     rows = int(earlier["rows_done"])
     if partial.stat().st_size < header + 4 * source["dim"] * rows:
-        logger.warning("%s is shorter than its record says: starting over", partial)
+        logger.warning("%s is shorter than its record says; starting over", partial)
         return 0
-    logger.info("going on after %s of %s texts, which %s holds", f"{rows:,}", f"{source['rows']:,}", partial)
+    logger.info("continuing after %s of %s texts, which are in %s", f"{rows:,}", f"{source['rows']:,}", partial)
     return rows
 
 
 def _check_space(output: Path, needed: int) -> None:
     free = shutil.disk_usage(output.parent).free
     if needed > free:
-        raise UserError(f"--output {output}: needs {needed / 1e9:.1f} GB of disk space, {free / 1e9:.1f} GB are free")
+        raise UserError(
+            f"--output {output}: needs {needed / 1e9:.1f} GB of disk space, but only {free / 1e9:.1f} GB are free"
+        )
 
 
 def _publish(output: Path, partial: Path, record: Path, source: dict[str, Any]) -> None:

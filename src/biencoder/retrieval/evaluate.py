@@ -120,7 +120,7 @@ def score(found: Run, collection: Collection) -> Evaluation:
     scores = evaluate_run(collection.qrels, found)
     description = collection.description
     if scores.without_relevant:
-        description += f"; {scores.without_relevant:,} queries without a relevant document left out"
+        description += f"; {scores.without_relevant:,} queries without a relevant document do not count"
     return Evaluation(
         metrics=scores.means,
         per_query={

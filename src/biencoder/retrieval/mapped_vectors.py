@@ -29,6 +29,6 @@ def map_vectors(blocks: Iterable[NDArray[np.float32]], dim: int) -> NDArray[np.f
             return np.memmap(file, np.float32, "r", shape=(rows, dim)) if rows else np.empty((0, dim), np.float32)
     except OSError as error:
         raise UserError(
-            f"cannot keep {rows:,} vectors in {tempfile.gettempdir()}: {error.strerror or error}; set TMPDIR to a "
+            f"cannot store {rows:,} vectors in {tempfile.gettempdir()}: {error.strerror or error}; set TMPDIR to a "
             "folder with more room"
         ) from error

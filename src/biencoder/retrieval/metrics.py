@@ -121,5 +121,5 @@ def _dcg(gains: np.ndarray, cut: int) -> np.ndarray:
 def _parse(name: str) -> tuple[Callable[[np.ndarray, np.ndarray, int], np.ndarray], int]:
     kind, _, cut = name.partition("@")
     if kind not in FORMULAS or not cut.isdecimal() or int(cut) < 1:
-        raise ValueError(f"unknown measure {name!r}: {', '.join(FORMULAS)} are known, each with a cut as in ndcg@10")
+        raise ValueError(f"unknown measure {name!r}: {', '.join(FORMULAS)} are known, each with a cut, as in ndcg@10")
     return FORMULAS[kind], int(cut)

@@ -34,7 +34,7 @@ def search(
         ValueError: shapes that do not fit, k below 1, or queries with values that are not finite.
     """
     if queries.ndim != 2 or corpus.ndim != 2 or queries.shape[1] != corpus.shape[1]:
-        raise ValueError(f"queries {queries.shape} and corpus {corpus.shape} are not matrices of equal width")
+        raise ValueError(f"queries {queries.shape} and corpus {corpus.shape} must be matrices of the same width")
     if not (good := np.isfinite(queries).all(axis=1)).all():
         raise ValueError(f"the vector of query {int(good.argmin())} has values that are not finite")
     best = nothing(len(queries))

@@ -76,9 +76,9 @@ def _open_embeddings(path: Path, corpus: Path, texts: Summary, encoder: TextEnco
     try:
         matrix = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{flag}: not a .npy file that can be read ({error})") from error
+        raise UserError(f"{flag}: cannot be read as a .npy file ({error})") from error
     if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.dtype != np.float32:
-        raise UserError(f"{flag}: must hold a float32 matrix, as `biencoder encode` writes it")
+        raise UserError(f"{flag}: must hold a float32 matrix, like the ones that biencoder encode writes")
     if matrix.shape != (texts.rows, encoder.dim):
         rows, dim = matrix.shape
         raise UserError(
@@ -91,10 +91,10 @@ def _open_embeddings(path: Path, corpus: Path, texts: Summary, encoder: TextEnco
             finite(matrix[start:stop], f"{flag}, vector", start)
     else:
         if made_from.get("texts") != texts.fingerprint:
-            raise UserError(f"{flag}: was made from other texts than {corpus}; encode the corpus again")
+            raise UserError(f"{flag}: was made from texts other than {corpus}; encode the corpus again")
         if made_from.get("model") != encoder.fingerprint:
             raise UserError(
-                f"{flag}: was made by another model or with other settings (pooling, precision, length); "
-                "give the same ones here, or encode the corpus again"
+                f"{flag}: was made with another model or other settings (pooling, precision, length); "
+                "use the same ones here, or encode the corpus again"
             )
     return matrix

@@ -76,7 +76,7 @@ def bootstrap_interval(
 def _differences(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     before, after = np.asarray(before, np.float64), np.asarray(after, np.float64)
     if before.shape != after.shape or len(before) == 0:
-        raise ValueError(f"values of the same queries are needed, at least one; got {before.shape} and {after.shape}")
+        raise ValueError(f"both need values of the same queries, at least one; got {before.shape} and {after.shape}")
     difference: np.ndarray = after - before
     return difference
 

@@ -44,7 +44,9 @@ def finite(vectors: np.ndarray, what: str, first: int = 0) -> np.ndarray:
     good = np.isfinite(vectors).all(axis=1)
     if not good.all():
         number = first + int(good.argmin()) + 1
-        raise UserError(f"{what} {number}: has values that are not finite; the model is damaged or has diverged")
+        raise UserError(
+            f"{what} {number}: the vector has values that are not finite; the model is damaged or has diverged"
+        )
     return vectors
 
 

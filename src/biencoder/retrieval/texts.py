@@ -58,7 +58,7 @@ def read_texts(path: Path) -> Iterator[Text]:
 
 
 def summarize(path: Path) -> Summary:
-    """Count and fingerprint the texts of a file, and by that check every line of it.
+    """Count and fingerprint the texts of a file. This checks every line.
 
     Raises:
         UserError: see :func:`read_texts`; or a file without any text.
@@ -98,7 +98,7 @@ def _from_json(line: bytes, path: Path, number: int) -> Text:
     text, title = row.get("text"), row.get("title") or ""
     if not isinstance(text, str) or not isinstance(title, str):
         raise UserError(
-            f"{path}:{number}: needs `text`, a string (and may have `title`, `_id`); found: {listed(list(row))}"
+            f"{path}:{number}: needs `text`, a string, and may have `title` and `_id`; found: {listed(list(row))}"
         )
     identifier = row.get("_id", number)
     if isinstance(identifier, bool) or not isinstance(identifier, (str, int)):

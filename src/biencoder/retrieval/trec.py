@@ -19,5 +19,7 @@ def write_trec_run(path: Path, found: Run, *, tag: str = "biencoder") -> None:
             for rank, document in enumerate(ranking(scores), 1):
                 for identifier in (query, document):
                     if len(identifier.split()) != 1 or identifier.strip() != identifier:
-                        raise UserError(f"{path}: id {identifier!r} holds white space; a TREC run cannot hold it")
+                        raise UserError(
+                            f"{path}: id {identifier!r} contains white space, and a TREC run cannot hold that"
+                        )
                 file.write(f"{query} Q0 {document} {rank} {scores[document]:.9g} {tag}\n")

@@ -78,23 +78,23 @@ def test_which_split(folder: Path) -> None:
     write(folder / "qrels" / "dev.tsv", HEADER + "q1\td1\t1\n")
     assert load_collection(folder).query_ids == ["q1", "q2"]
     assert load_collection(folder, "dev").query_ids == ["q1"]
-    with pytest.raises(UserError, match="holds no split 'tset'; found: dev, test"):
+    with pytest.raises(UserError, match="has no split 'tset'; it has: dev, test"):
         load_collection(folder, "tset")
     (folder / "qrels" / "test.tsv").rename(folder / "qrels" / "train.tsv")
-    with pytest.raises(UserError, match="holds the splits dev, train and no test"):
+    with pytest.raises(UserError, match="holds the splits dev, train but no test"):
         load_collection(folder)
     (folder / "qrels" / "train.tsv").unlink()
     assert load_collection(folder).description == "pets (dev): 1 queries, 3 documents"
 
 
 def test_folders_that_are_no_collection(folder: Path) -> None:
-    with pytest.raises(UserError, match="absent does not exist or is no folder"):
+    with pytest.raises(UserError, match="absent does not exist or is not a folder"):
         load_collection(folder / "absent")
-    with pytest.raises(UserError, match=r"corpus\.jsonl does not exist or is no folder"):
+    with pytest.raises(UserError, match=r"corpus\.jsonl does not exist or is not a folder"):
         load_collection(folder / "corpus.jsonl")
     for path in [folder / "qrels" / "test.tsv", folder / "queries.jsonl", folder / "corpus.jsonl"]:
         path.unlink()
-        wanted = "no judgements; they belong in" if path.parent.name == "qrels" else f"holds no {path.name}"
+        wanted = "no judgements; put them in" if path.parent.name == "qrels" else f"has no {path.name}"
         with pytest.raises(UserError, match=wanted):
             load_collection(folder)
 
@@ -102,8 +102,11 @@ def test_folders_that_are_no_collection(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("judgements", "reason"),
     [
-        ("q1\td1\t1\nq1\tdX\t1\nq2\tdY\t0\nq2\tdX\t1\n", r"names documents that corpus.jsonl lacks: 'dX' and 1 more"),
-        ("q9\td1\t1\n", r"names queries that queries.jsonl lacks: 'q9'$"),
+        (
+            "q1\td1\t1\nq1\tdX\t1\nq2\tdY\t0\nq2\tdX\t1\n",
+            r"names documents that are not in corpus.jsonl: 'dX' and 1 more",
+        ),
+        ("q9\td1\t1\n", r"names queries that are not in queries.jsonl: 'q9'$"),
         (HEADER + "q1\td1\tone\n", r"test\.tsv:2: .*integer grade.*found 'q1\\td1\\tone'"),
         ("q1\td1\t1.0\n", r"test\.tsv:1: .*integer grade"),
         (HEADER + "q1\td1\n", r"test\.tsv:2: "),
@@ -128,13 +131,13 @@ def test_judgements_that_are_not_utf8(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (b'{"_id": "d1", "text": "again"}', "the id 'd1' stands twice"),
+        (b'{"_id": "d1", "text": "again"}', "the id 'd1' appears twice"),
         (b'{"_id": "d9", "text": ', "not JSON"),
         (b'{"_id": "d9", "text": "\xff"}', r"not UTF-8 text \(byte 0xff, column 24\)"),
-        (b'["d9", "text"]', "a JSON object is wanted"),
-        (b'{"id": "d9", "text": "t"}', '"_id" must be a text that is not empty. Found: id, text'),
+        (b'["d9", "text"]', "not a JSON object"),
+        (b'{"id": "d9", "text": "t"}', '"_id" must be a text that is not empty; found: id, text'),
         (b'{"_id": "", "text": "t"}', '"_id" must be a text that is not empty'),
-        (b'{"_id": "d9", "contents": "t"}', '"text" and "title" must be texts. Found: _id, contents'),
+        (b'{"_id": "d9", "contents": "t"}', '"text" and "title" must be texts; found: _id, contents'),
         (b'{"_id": "d9", "text": "t", "title": 3}', '"text" and "title" must be texts'),
     ],
 )

@@ -126,12 +126,12 @@ def test_long_csv_cells_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("query,pos\na,b\nc,d,e\n", r":3: 3 cells where the header has 2"),
+        ("query,pos\na,b\nc,d,e\n", r":3: has 3 cells, but the header has 2"),
         ('query,pos\na,b\n"open,d\n', r":3: not CSV"),
-        ("query,pos\na,b\n,d\n", r":3: query must be a text, found null"),
+        ("query,pos\na,b\n,d\n", r":3: query must be a text; found null"),
         ("query,pos\na,b\nc,\n", r":3: pos holds no positive"),
         (b"query,pos\na,b\nc,\xff\n", r":3: not UTF-8 text \(byte 0xff, column 3\)"),
-        ("one,two\na,b\n", r":2: no query and no positive column\. Found: one, two\. Known: query/anchor/question"),
+        ("one,two\na,b\n", r":2: no query and no positive column; found: one, two; known names: query/anchor/question"),
         ("query,pos\n", "holds no rows"),
         ("query,pos,pos_scores\nq,p,high\n", r":2: pos_scores must be a finite number"),
     ],
@@ -158,14 +158,14 @@ def test_csv_scores_are_numbers(tmp_path: Path) -> None:
 def test_a_parquet_file_with_other_columns_stops_even_when_rows_may_be_skipped(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": ["a"], "label": [1]}), path)
-    with pytest.raises(UserError, match=r"a\.parquet: no query and no positive column\. Found: text, label\."):
+    with pytest.raises(UserError, match=r"a\.parquet: no query and no positive column; found: text, label;"):
         examples(path, on_bad_row="skip")
 
 
 def test_parquet_that_is_cut_off(tmp_path: Path) -> None:
     path = as_parquet(tmp_path / "a.parquet", lists=True)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(UserError, match=r"a\.parquet: not a whole Parquet file"):
+    with pytest.raises(UserError, match=r"a\.parquet: not a complete Parquet file"):
         examples(path)
 
 
@@ -180,7 +180,7 @@ def test_parquet_texts_that_are_not_utf8(tmp_path: Path) -> None:
 def test_parquet_values_of_another_type(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"query": ["q", "q"], "pos": [[1], [2]]}), path)
-    with pytest.raises(UserError, match=r"a\.parquet:1: pos must hold texts only, found a number"):
+    with pytest.raises(UserError, match=r"a\.parquet:1: pos must hold texts only; found a number"):
         examples(path)
 
 
@@ -196,9 +196,9 @@ def test_a_folder_stands_for_its_supported_files_by_name(tmp_path: Path) -> None
 def test_paths_that_are_no_data(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"absent\.jsonl does not exist"):
         find_files([tmp_path / "absent.jsonl"])
-    with pytest.raises(UserError, match=r"notes\.txt: this kind of file is not supported; supported: \.jsonl"):
+    with pytest.raises(UserError, match=r"notes\.txt: biencoder does not read this kind of file; it reads: \.jsonl"):
         find_files([write(tmp_path / "notes.txt", b"")])
-    with pytest.raises(UserError, match=r"this kind of file is not supported"):
+    with pytest.raises(UserError, match=r"biencoder does not read this kind of file"):
         find_files([write(tmp_path / "a.parquet.gz", b"")])
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty holds no training data"):

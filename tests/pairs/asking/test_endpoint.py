@@ -64,7 +64,7 @@ def test_retry_after_is_honoured(as_date: bool) -> None:
 
 def test_an_endpoint_that_wants_hours_of_rest_is_not_waited_for() -> None:
     with LanguageModel(lambda *_: Reply(b"quota", 429, {"Retry-After": "7200"})) as server:
-        with pytest.raises(UserError, match="429 Too Many Requests: quota; it wants 7200 s of rest"):
+        with pytest.raises(UserError, match="429 Too Many Requests: quota; it asks you to wait 7200 s"):
             Endpoint(server.url, "m", 5).ask("x")
         assert server.calls["x"] == 1
 
@@ -95,8 +95,11 @@ def test_nobody_there() -> None:
 @pytest.mark.parametrize(
     ("reply", "message"),
     [
-        (Reply(b"bad key", 401), "401 Unauthorized: bad key; the API key is read from BIENCODER_API_KEY or OPENAI_API"),
-        (Reply(status=403), "403 Forbidden; the API key is read from"),
+        (
+            Reply(b"bad key", 401),
+            "401 Unauthorized: bad key; biencoder reads the API key from BIENCODER_API_KEY or OPENAI_API",
+        ),
+        (Reply(status=403), "403 Forbidden; biencoder reads the API key from"),
         (Reply(b"no model", 404), "404 Not Found: no model; the address usually ends in /v1"),
         (Reply(status=307, headers={"Location": "http://127.0.0.1:1/v1/chat/completions"}), "307 Temporary Redirect"),
         (Reply(status=302, headers={"Location": "http://127.0.0.1:1/"}), "302 Found"),

@@ -37,7 +37,7 @@ def test_two_runs_at_once_and_other_files_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="another run is writing to it"):
             Journal(tmp_path / "j")
     (tmp_path / "text").write_text("hello\n")
-    with pytest.raises(UserError, match="text:1: no answer of a generator"):
+    with pytest.raises(UserError, match="text:1: is not an answer of a language model"):
         Journal(tmp_path / "text")
     assert (tmp_path / "text").read_text() == "hello\n"
 

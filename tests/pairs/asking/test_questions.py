@@ -52,8 +52,8 @@ def test_the_prompt_that_comes_with_it_and_one_of_ones_own(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"no placeholder", "must stand in it once, not 0 times"),
-        (b"{passage} {passage}", "must stand in it once, not 2 times"),
+        (b"no placeholder", "must appear once, not 0 times"),
+        (b"{passage} {passage}", "must appear once, not 2 times"),
         (b"{passage} {language}", r"unknown placeholder \{language\}"),
         (b"\xff{passage}", "not UTF-8"),
         (None, "No such file"),

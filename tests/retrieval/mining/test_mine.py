@@ -248,7 +248,7 @@ def test_a_model_whose_vectors_are_not_finite(tmp_path: Path) -> None:
         def encode(self, *args: Any, **kwargs: Any) -> np.ndarray:
             return super().encode(*args, **kwargs) * np.float32(np.nan)
 
-    with pytest.raises(UserError, match="passage 1: has values that are not finite"):
+    with pytest.raises(UserError, match="passage 1: the vector has values that are not finite"):
         mine(Broken(), table_of(tmp_path, [{"query": "q", "pos": "p"}]), LOOSE)
 
 

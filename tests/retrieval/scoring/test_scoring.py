@@ -130,13 +130,13 @@ def test_a_part_of_another_run_is_not_taken(
         teacher.fingerprint = "other"
     scored = run(teacher, data, tmp_path / "out.jsonl", **values)
     assert scored.reused == 0
-    assert f"is of another run ({change} differ): starting over" in caplog.text
+    assert f"belongs to another run ({change} differ); starting over" in caplog.text
 
 
 def test_a_file_that_changes_meanwhile_is_refused(data: Path, tmp_path: Path) -> None:
     source = summarize_rows([data], "stop")
     write(data, rows(29))
-    with pytest.raises(UserError, match="changed while it was read"):
+    with pytest.raises(UserError, match="changed while biencoder read it"):
         score_file(LengthTeacher(), ScoreConfig(reranker="r", train_data=(data,), output=tmp_path / "o.jsonl"), source)
     assert not (tmp_path / "o.jsonl").exists()
 
@@ -159,7 +159,7 @@ def test_the_command_killed_and_started_again(data: Path, tmp_path: Path, capsys
     assert done["pairs"] >= 4 * 7
     assert not output.exists()
     assert main(words) == 0
-    assert f"going on after {done['rows']} of 30 rows" in capsys.readouterr().err
+    assert f"continuing after {done['rows']} of 30 rows" in capsys.readouterr().err
     written = read(output)
     pairs = [
         (row.get("query") or row["anchor"], text) for row in written for text in row.get("pos") or [row["positive"]]

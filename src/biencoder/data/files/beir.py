@@ -62,7 +62,7 @@ def load_collection(folder: Path, split: str | None = None) -> Collection:
         UserError: a file is missing or malformed, an id stands twice, or the judgements name an absent id.
     """
     if not folder.is_dir():
-        raise UserError(f"the evaluation folder {folder} does not exist or is no folder")
+        raise UserError(f"the evaluation folder {folder} does not exist or is not a folder")
     corpus_file, query_file = _file(folder, "corpus.jsonl"), _file(folder, "queries.jsonl")
     split, qrels_file = _split_file(folder, split)
     qrels = _read_qrels(qrels_file)
@@ -85,7 +85,7 @@ def _file(folder: Path, name: str) -> Path:
         if path.is_file():
             return path
     raise UserError(
-        f"the evaluation folder {folder} holds no {name} (nor {name}.gz); "
+        f"the evaluation folder {folder} has no {name} or {name}.gz; "
         "a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv"
     )
 
@@ -97,17 +97,17 @@ def _split_file(folder: Path, split: str | None) -> tuple[str, Path]:
         if path.name.endswith((".tsv", ".tsv.gz"))
     }
     if not found:
-        raise UserError(f"the evaluation folder {folder} holds no judgements; they belong in {folder}/qrels/test.tsv")
+        raise UserError(f"the evaluation folder {folder} has no judgements; put them in {folder}/qrels/test.tsv")
     names = ", ".join(found)
     if split is None:
         split = "test" if "test" in found else next(iter(found))
         if split != "test" and len(found) > 1:
             raise UserError(
-                f"{folder}/qrels holds the splits {names} and no test; name one of them, or copy it to "
-                f"{folder}/qrels/test.tsv"
+                f"{folder}/qrels holds the splits {names} but no test; choose one with --eval-split or --split, "
+                f"or copy it to {folder}/qrels/test.tsv"
             )
     if split not in found:
-        raise UserError(f"{folder}/qrels holds no split {split!r}; found: {names}")
+        raise UserError(f"{folder}/qrels has no split {split!r}; it has: {names}")
     return split, found[split]
 
 
@@ -127,12 +127,12 @@ def read_texts(path: Path) -> dict[str, str]:
         if type(key) is int:
             key = str(key)
         if type(key) is not str or not key:
-            raise UserError(f'{place}: "_id" must be a text that is not empty. Found: {listed(list(row))}')
+            raise UserError(f'{place}: "_id" must be a text that is not empty; found: {listed(list(row))}')
         text, title = row.get("text"), row.get("title") or ""
         if type(text) is not str or type(title) is not str:
-            raise UserError(f'{place}: "text" and "title" must be texts. Found: {listed(list(row))}')
+            raise UserError(f'{place}: "text" and "title" must be texts; found: {listed(list(row))}')
         if key in texts:
-            raise UserError(f"{place}: the id {shortened(key)!r} stands twice")
+            raise UserError(f"{place}: the id {shortened(key)!r} appears twice")
         texts[key] = f"{title} {text}" if title else text
     if not texts:
         raise UserError(f"{path} holds no texts")
@@ -146,7 +146,7 @@ def _parse(line: bytes, place: str) -> dict[str, Any]:
         _decode(line, place)  # says what is no text at all
         raise UserError(f"{place}: not JSON ({error.msg}, column {error.colno})") from error
     if type(row) is not dict:
-        raise UserError(f"{place}: a JSON object is wanted")
+        raise UserError(f"{place}: not a JSON object")
     return row
 
 
@@ -179,7 +179,8 @@ def _judgements(path: Path) -> Iterator[tuple[str, str, str, int]]:
             if number == 1 and len(cells) in (3, 4) and not any(letter.isdigit() for letter in cells[-1]):
                 continue  # the header
             raise UserError(
-                f"{place}: a judgement is query-id, corpus-id and an integer grade between tabs, found {text[:80]!r}"
+                f"{place}: a judgement must be query-id, corpus-id and an integer grade, separated by tabs; "
+                f"found {text[:80]!r}"
             ) from error
 
 
@@ -201,4 +202,4 @@ def _check_ids(qrels: Path, what: str, judged: list[str], present: dict[str, str
     absent = [i for i in dict.fromkeys(judged) if i not in present]
     if absent:
         more = f" and {len(absent) - 1:,} more" if len(absent) > 1 else ""
-        raise UserError(f"{qrels} names {what} that {file.name} lacks: {shortened(absent[0])!r}{more}")
+        raise UserError(f"{qrels} names {what} that are not in {file.name}: {shortened(absent[0])!r}{more}")

@@ -51,13 +51,13 @@ def find_columns(names: tuple[str, ...]) -> Columns:
         query = positive = "text"
     if query is None or positive is None:
         lacking = " and no ".join(part for part, name in (("query", query), ("positive", positive)) if name is None)
-        raise RowError("missing column", f"no {lacking} column. Found: {listed(names)}. Known: {KNOWN}")
+        raise RowError("missing column", f"no {lacking} column; found: {listed(names)}; known names: {KNOWN}")
     is_pair = (query, positive) == ("sentence1", "sentence2")
     if is_pair and "label" in names and "score" not in names:
         raise RowError(
             "missing column",
-            "sentence1 and sentence2 have a label, of which the meaning is not known. Name the column score if it says "
-            "how similar they are, from -1 to 1, or take it out if every pair belongs together",
+            "sentence1 and sentence2 come with a label, whose meaning biencoder does not know. If it says how similar "
+            "they are, from -1 to 1, name the column score. If every pair belongs together, remove it",
         )
     return Columns(
         query,

@@ -13,7 +13,7 @@ from biencoder.errors import UserError, first_line
 
 Row = dict[str, Any]
 
-SUPPORTED = ".jsonl, .json (an object a line), .csv, each also with .gz, and .parquet"
+SUPPORTED = ".jsonl, .json (one object per line) and .csv, each also with .gz, and .parquet"
 _PARQUET_ROWS = 4096
 
 
@@ -28,12 +28,12 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
         if path.is_dir():
             inside = _data_files(path)
             if not inside:
-                raise UserError(f"the folder {path} holds no training data; supported: {SUPPORTED}")
+                raise UserError(f"the folder {path} holds no training data; biencoder reads: {SUPPORTED}")
             files += inside
         elif not path.exists():
             raise UserError(f"training data {path} does not exist")
         elif not _format(path):
-            raise UserError(f"{path}: this kind of file is not supported; supported: {SUPPORTED}")
+            raise UserError(f"{path}: biencoder does not read this kind of file; it reads: {SUPPORTED}")
         else:
             files.append(path)
     return files
@@ -82,7 +82,7 @@ def _read_json(path: Path) -> Iterator[tuple[int, Row | RowError]]:
         if type(row) is dict:
             yield number, row
         else:
-            yield number, RowError("not JSON", f"a JSON object is wanted, found {describe(row)}{_array_hint(line)}")
+            yield number, RowError("not JSON", f"must be a JSON object; found {describe(row)}{_array_hint(line)}")
 
 
 def _not_json(line: bytes, error: orjson.JSONDecodeError) -> RowError:
@@ -94,7 +94,7 @@ def _not_json(line: bytes, error: orjson.JSONDecodeError) -> RowError:
 
 
 def _array_hint(line: bytes) -> str:
-    return "; one object a line is wanted, not a JSON array" if line.lstrip().startswith(b"[") else ""
+    return "; write one object per line, not a JSON array" if line.lstrip().startswith(b"[") else ""
 
 
 def _read_csv(path: Path) -> Iterator[tuple[int, Row | RowError]]:
@@ -118,7 +118,7 @@ def _read_csv(path: Path) -> Iterator[tuple[int, Row | RowError]]:
         elif header is None:
             header = _unique([name.strip() for name in cells], f"{path}:{number}")
         elif len(cells) != len(header):
-            yield number, RowError("not CSV", f"{len(cells)} cells where the header has {len(header)}")
+            yield number, RowError("not CSV", f"has {len(cells)} cells, but the header has {len(header)}")
         else:
             yield number, {name: _cell(name, text) for name, text in zip(header, cells, strict=True)}
 
@@ -135,7 +135,7 @@ def _decoded(path: Path, faults: dict[int, RowError]) -> Iterator[str]:
 def _unique(names: list[str], place: str) -> list[str]:
     twice = next((name for number, name in enumerate(names) if name and name in names[:number]), None)
     if twice is not None:
-        raise UserError(f"{place}: two columns have the name {shortened(twice)!r}; rename one of them")
+        raise UserError(f"{place}: two columns are called {shortened(twice)!r}; rename one of them")
     return names
 
 
@@ -169,7 +169,7 @@ def _read_parquet(path: Path, every_column: bool) -> Iterator[tuple[int, Row | R
     except RowError as error:
         raise UserError(f"{path}: {error}") from error
     except pa.ArrowException as error:
-        raise UserError(f"{path}: not a whole Parquet file ({first_line(error)})") from error
+        raise UserError(f"{path}: not a complete Parquet file ({first_line(error)})") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: a text in row {number + 1} or the {_PARQUET_ROWS} after it is not UTF-8") from error
     except (ValueError, OverflowError) as error:  # a date that Python has no value for

@@ -42,12 +42,12 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             for number, line in enumerate(iter(partial(stream.readline, LONGEST_LINE + 1), b""), 1):
                 if len(line) > LONGEST_LINE:
                     raise UserError(
-                        f"{path}:{number}: the line is longer than {LONGEST_LINE >> 20} MiB; one row a line is wanted"
+                        f"{path}:{number}: the line is longer than {LONGEST_LINE >> 20} MiB; write one row per line"
                     )
                 yield number, _without_mark(path, line) if number == 1 else line
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(
-            f"{path}: the gzip stream is damaged or cut off after line {number} ({error}); copy the file anew"
+            f"{path}: the gzip stream is damaged or cut off after line {number} ({error}); copy the file again"
         ) from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
@@ -66,7 +66,7 @@ def decode(line: bytes) -> str:
         raise NotTextError("not UTF-8", f"not UTF-8 text ({place})") from error
     if "\0" in text:
         raise NotTextError(
-            "NUL byte", f"a NUL byte (column {text.index(chr(0)) + 1}): the file is damaged, or is no text"
+            "NUL byte", f"a NUL byte (column {text.index(chr(0)) + 1}): the file is damaged, or is not text"
         )
     return text
 

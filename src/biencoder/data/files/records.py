@@ -100,7 +100,7 @@ def read_examples_and_rows(
 
 def _refuse(location: str, error: RowError, on_bad_row: str, bad: BadRows) -> None:
     if on_bad_row != SKIP:
-        raise UserError(f"{location}: {error}. Mend it, or leave such rows out with --on-bad-row skip") from error
+        raise UserError(f"{location}: {error}. Correct it, or skip such rows with --on-bad-row skip") from error
     bad.add(location, error)
 
 
@@ -108,7 +108,7 @@ def _example(row: Row) -> Example:
     columns = find_columns(tuple(row))
     query = row[columns.query]
     if type(query) is not str:
-        raise RowError("wrong type", f"{columns.query} must be a text, found {describe(query)}")
+        raise RowError("wrong type", f"{columns.query} must be a text; found {describe(query)}")
     if is_blank(query):
         raise RowError("empty text", f"{columns.query} is empty")
     positives = _texts(row[columns.positive], columns.positive)
@@ -121,7 +121,7 @@ def _example(row: Row) -> Example:
     negative_scores = _scores(row, columns.negative_scores, len(negatives), "/".join(columns.negatives) or "neg")
     prompt = row[columns.prompt] if columns.prompt else None
     if prompt is not None and type(prompt) is not str:
-        raise RowError("wrong type", f"prompt must be a text, found {describe(prompt)}")
+        raise RowError("wrong type", f"prompt must be a text; found {describe(prompt)}")
     similarity = None if columns.similarity is None else _similarity(row[columns.similarity], len(positives))
     return Example(query, positives, negatives, positive_scores, negative_scores, prompt, similarity)
 
@@ -132,10 +132,10 @@ def _texts(value: Any, column: str) -> tuple[str, ...]:
     elif value is None:
         return ()
     elif type(value) is not list:
-        raise RowError("wrong type", f"{column} must be a text or a list of texts, found {describe(value)}")
+        raise RowError("wrong type", f"{column} must be a text or a list of texts; found {describe(value)}")
     for text in value:
         if type(text) is not str:
-            raise RowError("wrong type", f"{column} must hold texts only, found {describe(text)}")
+            raise RowError("wrong type", f"{column} must hold texts only; found {describe(text)}")
         if is_blank(text):
             raise RowError("empty text", f"{column} holds an empty text")
     return tuple(value)
@@ -156,7 +156,7 @@ def _scores(row: Row, column: str | None, wanted: int, texts: str) -> tuple[floa
 def _similarity(value: Any, texts: int) -> float:
     if type(value) not in (int, float) or not -1 <= value <= 1:
         found = f"{value:g}" if type(value) in (int, float) else describe(value)
-        raise RowError("score", f"score must be a number from -1 to 1 (divide marks out of 5 by 5), found {found}")
+        raise RowError("score", f"score must be a number from -1 to 1 (divide marks out of 5 by 5); found {found}")
     if texts != 1:
-        raise RowError("score", f"score is of two sentences, found {texts} in sentence2")
+        raise RowError("score", f"a score needs two sentences; found {texts} in sentence2")
     return float(value)

@@ -48,16 +48,16 @@ class Clashes:
         """The rows in the order in which batches are cut from them: int64 ``[n]``.
 
         Args:
-            bits: uint64 ``[n]``, random bits of each row, whose order this is when no rows clash; else, those that
-                clash with none fill the batches in that order.
-            batch_size: rows a batch; the last one may have fewer.
+            bits: uint64 ``[n]``, random bits of each row. If no rows clash, the order is the order of the bits. If some
+                do, the rows without a clash fill up the batches in that order.
+            batch_size: rows in a batch; the last one may have fewer.
         """
         shuffled = np.argsort(bits, kind="stable")
         batches = -(-len(bits) // batch_size)
         if batch_size == 1 or batches < 2 or not (self._component >= 0).any():
             return shuffled
         batch = self._deal(shuffled, bits, batch_size, batches)
-        crowded = self._crowded(batches, least=batches)  # those of smaller components are in batches of their own
+        crowded = self._crowded(batches, least=batches)  # rows of smaller components are in separate batches already
         if len(crowded):
             self._swap(batch, crowded, bits)
         return np.lexsort((splitmix64(bits), batch))  # those that were dealt stand anywhere in their batch
@@ -102,7 +102,7 @@ class Clashes:
         return batch
 
     def _crowded(self, batches: int, least: int) -> NDArray[np.int64]:
-        """Rows of components of ``least`` rows or more, without those whose key too many have to be ever parted."""
+        """Rows of components of at least ``least`` rows, without those whose key is in more rows than batches exist."""
         rows = np.flatnonzero(self._component >= 0)
         rows = rows[self._size[self._component[rows]] >= least]
         positions, offsets = self._keys.positions(self._query[rows])

@@ -40,7 +40,7 @@ def turns_per_epoch(batches: Sequence[int], weights: Sequence[float], mix: str) 
 
 
 class Mix:
-    """The turns of the data sets, evenly interleaved: one that has k of an epoch has one in each k-th part of it.
+    """The turns of the data sets, evenly interleaved: one with k turns an epoch has one in each k-th of the epoch.
 
     Args:
         turns: how many steps of an epoch each data set has.

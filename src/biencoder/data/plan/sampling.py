@@ -24,19 +24,19 @@ _POSITIVES, _NEGATIVES = 1, 2  # streams of the choices within a row
 
 @dataclass(frozen=True, eq=False)
 class BatchPlan:
-    """The global batch of one step; what each rank takes of it is ``share``.
+    """The global batch of one step; :func:`share` says which part each rank takes.
 
     Attributes:
         step: from 0.
         epoch: from 0.
-        data_set: the one that all rows are of.
+        data_set: the one that all rows belong to.
         rows: int64 ``[B]``, rows of the table.
         passage_row: int64 ``[P]``, the place in ``rows`` (0 … B-1) of the query whose group the passage is in.
         passage_index: int64 ``[P]``, which of its row's positives or negatives the passage is.
-        is_positive: bool ``[P]``; one a group, its first.
+        is_positive: bool ``[P]``; one per group, the first.
         passage_hash: uint64 ``[P]``, the hash of the passage's text.
-        group_starts: int64 ``[B + 1]``; query i's group is the passages from ``group_starts[i]`` to
-            ``group_starts[i + 1]``, that one left out.
+        group_starts: int64 ``[B + 1]``; the group of query i is the passages from ``group_starts[i]`` up to, but not
+            including, ``group_starts[i + 1]``.
     """
 
     step: int
@@ -55,12 +55,12 @@ class Sampler:
 
     Args:
         table: the training examples.
-        batch_size: queries a global batch; the last one of a pass over a data set may have fewer.
-        group_size: passages a query, the positive among them; one for all data sets or one each. A row with fewer hard
-            negatives has a smaller group.
+        batch_size: queries in a global batch; the last batch of a pass over a data set may have fewer.
+        group_size: passages per query, including the positive; one number for all data sets or one for each. A row
+            with fewer hard negatives has a smaller group.
         seed: any integer from 0 to 2^64 - 1.
         weights: of each of the table's data sets, see :func:`~biencoder.data.plan.mixing.turns_per_epoch`.
-        mix: likewise.
+        mix: how often each data set has a turn; see the same function.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Sampler:
 
 
 class _Deck:
-    """The rows of one data set, shuffled anew for each pass over them so that those of a batch do not clash."""
+    """The rows of one data set. Each pass shuffles them again, so that the rows of a batch do not clash."""
 
     def __init__(self, table: ExampleTable, data_set: int, batch_size: int, seed: int) -> None:
         self._rows = np.flatnonzero(table.data_set == data_set)
@@ -162,7 +162,7 @@ class _Deck:
         return deck
 
     def batch(self, turn: int) -> tuple[int, NDArray[np.int64]]:
-        """Which pass the batch number ``turn`` is of, from 0, and its rows."""
+        """The pass that batch ``turn`` belongs to, from 0, and the rows of the batch."""
         number, place = divmod(turn, self.batches)
         if self._order[0] != number:
             bits = shuffle_bits(len(self._rows), self._seed, number, self._data_set)
@@ -177,20 +177,20 @@ class _Deck:
 
 
 def share(total: int, rank: int, world: int) -> slice:
-    """The part of ``total`` queries that a rank takes: contiguous, in rank order, sizes that differ by one at most."""
+    """The contiguous part of ``total`` queries that a rank takes, in rank order. Sizes differ by at most one."""
     return slice(total * rank // world, total * (rank + 1) // world)
 
 
 class KnownPositives:
-    """All passages that are known to answer a query: its row's positives and those of rows with the same query text."""
+    """All passages that are known to answer a query: the positives of all rows with the same query text."""
 
     def __init__(self, table: ExampleTable) -> None:
         self._query, self._positives = table.query_numbers, table.answers
 
     def mask(self, plan: BatchPlan, queries: slice, passages: NDArray[np.int64] | None = None) -> NDArray[np.bool_]:
-        """Which passages of the batch are no negatives of which queries, bool ``[b, p]``.
+        """Which passages of the batch are not negatives for which queries, bool ``[b, p]``.
 
-        True where the passage's text equals any known positive of the query, at the query's own positive too.
+        True where the text of the passage equals a known positive of the query, including its own positive.
 
         Args:
             plan: the global batch.

@@ -1,10 +1,10 @@
 """Clusters of rows that are hard to tell apart, from which batches are made.
 
-The other passages of a batch of rows at random are negatives that the model can tell from the positive already. Among
-rows with similar queries they are hard negatives, at no cost: topic-aware sampling (Hofstätter et al. 2021,
-"Efficiently Teaching an Effective Dense Retriever with Balanced Topic Aware Sampling"). Their clusters are those of
-k-means. Ours are a row and its nearest neighbours, because the large directions of queries are often their wording
-("What are the symptoms of …"), along which k-means parts the questions about one thing from each other.
+In a batch of random rows, the model can already tell the other passages from the positive. In a batch of rows with
+similar queries, the other passages are hard negatives, at no cost. This is topic-aware sampling (Hofstätter et al.
+2021, "Efficiently Teaching an Effective Dense Retriever with Balanced Topic Aware Sampling"). The paper makes clusters
+with k-means. We cluster a row with its nearest neighbours, because queries often differ most in their wording ("What
+are the symptoms of …"). k-means separates questions about one thing along this direction.
 
 Shapes: n rows, m distinct vectors, D dimensions.
 """

@@ -25,7 +25,7 @@ _PATH = "/chat/completions"
 _HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "biencoder"}
 _TRY_AGAIN = (408, 425, 429)
 _THIS_PASSAGE = (400, 413, 422)  # too long, or refused for what it says
-_READ_FROM = f"; the API key is read from {' or '.join(KEY_VARIABLES)}"
+_READ_FROM = f"; biencoder reads the API key from {' or '.join(KEY_VARIABLES)}"
 _HINTS = {
     401: _READ_FROM,
     403: _READ_FROM,
@@ -105,7 +105,9 @@ class Endpoint:
             except httpx2.TransportError as error:
                 said = self._broken(error)
             if wait is not None and wait > LONGEST_WAIT:
-                raise UserError(f"--generator {self.url}: {said}; it wants {wait:.0f} s of rest, start again then")
+                raise UserError(
+                    f"--generator {self.url}: {said}; it asks you to wait {wait:.0f} s; start again after that"
+                )
             if attempt + 1 < ATTEMPTS:
                 # Jitter, so that calls refused together do not come back together.
                 backoff = BACKOFF * 2**attempt * random.uniform(0.5, 1.0)

@@ -102,7 +102,9 @@ class Journal:
             try:
                 places[orjson.loads(line)["key"]] = whole
             except (orjson.JSONDecodeError, KeyError, TypeError):
-                raise UserError(f"{self.path}:{number}: no answer of a generator; remove the file") from None
+                raise UserError(
+                    f"{self.path}:{number}: is not an answer of a language model; remove the file"
+                ) from None
             whole += len(line)
         self._file.truncate(whole)
         return places

@@ -39,7 +39,7 @@ def load_prompt(path: Path | None) -> str:
     if others := [name for name in found if name != PLACEHOLDER]:
         raise UserError(f"--prompt-file {path}: unknown placeholder {others[0]}; the only one is {PLACEHOLDER}")
     if len(found) != 1:
-        raise UserError(f"--prompt-file {path}: {PLACEHOLDER} must stand in it once, not {len(found)} times")
+        raise UserError(f"--prompt-file {path}: {PLACEHOLDER} must appear once, not {len(found)} times")
     return prompt
 
 

@@ -85,13 +85,13 @@ class FoldedTable:
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """The candidates and the other texts whose vectors are needed; make them with `gather`.
+    """The candidates, and the other texts that mining needs vectors for; make them with `gather`.
 
     Attributes:
-        searchable: the texts numbered below this are the candidates.
-        source_rows: texts that they were chosen among; blank ones do not count.
+        searchable: texts with a number below this are the candidates.
+        source_rows: texts that the candidates were chosen from; blank ones do not count.
         positives: int64, the number of each text of ``table.positive_hashes.values``.
-        negatives: the same of the hard negatives; -1 for texts that are not needed.
+        negatives: the same for the hard negatives; -1 for texts that mining does not need.
         table: hashes of the table's folded texts.
         by_folded: candidates by folded hash.
     """
@@ -237,6 +237,6 @@ def _first_of_each(hashes: Hashes) -> Indices:
 
 def _no_room(error: OSError) -> UserError:
     return UserError(
-        f"cannot keep the passages in {tempfile.gettempdir()}: {error.strerror or error}; "
+        f"cannot store the passages in {tempfile.gettempdir()}: {error.strerror or error}; "
         "set TMPDIR to a folder with more room"
     )

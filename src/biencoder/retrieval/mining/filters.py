@@ -32,7 +32,7 @@ class Pairs:
 
     @classmethod
     def of(cls, lists: Indices, candidates_of: Indices, candidates: int) -> "Pairs":
-        """Pairs of lists and candidates, number by number; a candidate of -1 stands for none."""
+        """Pairs of a list and a candidate, one at each place; a candidate of -1 means none."""
         there = candidates_of >= 0
         return cls(np.unique(lists[there] * candidates + candidates_of[there]), candidates)
 
@@ -82,7 +82,7 @@ def in_order(keep_QK: Mask, columns_QK: Indices, count: int) -> Mask:
     Args:
         keep_QK: which are.
         columns_QK: the columns of each row in the order of preference.
-        count: how many are wanted.
+        count: how many to keep.
     """
     preferred_QK = np.take_along_axis(keep_QK, columns_QK, axis=1)
     preferred_QK &= np.cumsum(preferred_QK, axis=1) <= count

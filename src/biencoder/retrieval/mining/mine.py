@@ -230,7 +230,7 @@ class _Miner:
         keep = apply("known positive of the query", keep, not_listed(indices_QK, self._query[rows], self._known))
         keep = apply("the query itself", keep, not_the_query(indices_QK, self._own[rows]))
         if self._keeps:
-            keep = apply("negative that the row has", keep, not_listed(indices_QK, rows, self._had))
+            keep = apply("already a negative of the row", keep, not_listed(indices_QK, rows, self._had))
         if options.skip_top:
             keep = apply(f"the {options.skip_top} most similar", keep, below_the_top(keep, options.skip_top))
         if options.max_score is not None:

@@ -67,7 +67,7 @@ def _corpus_file(path: Path) -> Path:
     for name in ("corpus.jsonl", "corpus.jsonl.gz"):
         if (path / name).is_file():
             return path / name
-    raise UserError(f"--corpus {path}: the folder holds no corpus.jsonl (nor corpus.jsonl.gz); name a file of texts")
+    raise UserError(f"--corpus {path}: the folder has no corpus.jsonl or corpus.jsonl.gz; name a file of texts")
 
 
 def _load_reranker(config: MineConfig) -> PairScorer | None:
@@ -89,7 +89,7 @@ def _write(config: MineConfig, mined: Mined) -> None:
             write(as_line(with_negatives(row, mined.negatives(number, example)), place))
     if taught:
         logger.info(
-            "pos_scores of %s rows are left out: they are of another teacher than the new neg_scores "
+            "pos_scores of %s rows are left out, because the new neg_scores are from another teacher "
             "(biencoder score writes both)",
             f"{taught:,}",
         )

@@ -20,12 +20,12 @@ Vectors = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Queries:
-    """The different queries of a table in order of appearance, and the rows of each.
+    """The distinct queries of a table in order of appearance, and the rows of each.
 
     Attributes:
         number: int64 ``[n]``, which query a row has.
         first: the first row of each query.
-        rows: all rows, those of query 0, then those of query 1, and so on.
+        rows: all rows: first the rows of query 0, then the rows of query 1, and so on.
         starts: where each query's rows begin in ``rows``, and their end.
     """
 

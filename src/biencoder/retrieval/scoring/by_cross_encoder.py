@@ -83,7 +83,7 @@ def score_file(
                 write_json(state, {"done": done, "source": of})
             rows, pairs = rows + len(window), pairs + len(texts)
         if (rows, pairs) != (source.rows, source.pairs):
-            raise UserError(f"{', '.join(map(str, config.train_data))}: changed while it was read; start again")
+            raise UserError(f"{', '.join(map(str, config.train_data))}: changed while biencoder read it; start again")
         _publish(output, partial, state)
     return Scored(rows, pairs, reused["pairs"])
 
@@ -126,10 +126,12 @@ def _done_before(partial: Path, state: Path, of: dict[str, Any]) -> dict[str, in
         changed = [name for key, name in names.items() if was.get(key) != of[key]]
         done: dict[str, int] = earlier["done"]
         if was == of and partial.stat().st_size >= done["bytes"]:
-            logger.info("going on after %s of %s rows, which %s holds", f"{done['rows']:,}", f"{of['rows']:,}", partial)
+            logger.info(
+                "continuing after %s of %s rows, which are in %s", f"{done['rows']:,}", f"{of['rows']:,}", partial
+            )
             return done
-        why = f"is of another run ({' and '.join(changed)} differ)" if changed else "does not fit its record"
-        logger.warning("%s %s: starting over", partial, why)
+        why = f"belongs to another run ({' and '.join(changed)} differ)" if changed else "does not fit its record"
+        logger.warning("%s %s; starting over", partial, why)
     state.unlink(missing_ok=True)  # first: a record must never describe another run's lines
     return {"rows": 0, "pairs": 0, "bytes": 0}
 
