@@ -156,11 +156,18 @@ def test_methods_and_seed(place: Path) -> None:
 
 @pytest.mark.usefixtures("words")
 def test_questions_by_a_language_model(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with LanguageModel(asks) as server:
+    first_four = threading.Barrier(4)
+
+    def answer(content: str, _: int) -> Reply:
+        if animal(content) in ANIMALS[:4]:
+            first_four.wait(10)
+        return asks(content)
+
+    with LanguageModel(answer) as server:
         assert main(generating(server.url, "--concurrency", "4", "--round-trip-k", "1")) == 0
     assert set(server.calls.values()) == {1}
     assert len(server.calls) == len(ANIMALS)
-    assert 1 < server.most_at_once <= 4
+    assert server.most_at_once == 4
     rows = rows_of(place / "out.jsonl")
     assert [row["query"] for row in rows] == [
         question for name in ANIMALS for question in (f"Where does the {name} live?", f"What was the {name} glad of?")

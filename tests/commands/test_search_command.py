@@ -96,13 +96,13 @@ def test_embeddings_of_something_else_are_refused(encoder: HashingEncoder, corpu
     (tmp_path / "text.npy").write_text("no matrix")
     for name, message in {
         "texts": "made from texts other",
-        "model": "made by another model",
+        "model": "made with another model",
         "rows": "holds 99 vectors of 256 dimensions, but .* has 100 texts",
         "dim": "of 64 dimensions, .* the model makes 256",
         "type": "must hold a float32 matrix",
         "finite": "vector 42: the vector has values that are not finite",
-        "text": "not a .npy file",
-        "missing": "missing.npy: not a .npy file",
+        "text": "cannot be read as a .npy file",
+        "missing": "missing.npy: cannot be read",
     }.items():
         with pytest.raises(UserError, match=f"--corpus-embeddings .*{message}"):
             search_texts(encoder, ["topic3"], corpus, 5, embeddings=tmp_path / f"{name}.npy")
