@@ -89,7 +89,7 @@ class Encoder(nn.Module):
             device: ``auto``, ``cpu``, ``cuda``.
             max_length: tokens a text is cut to; None for what the model's own files say.
             dropout: probability of every dropout in training; None for the model's own.
-            dim: the first dimensions to keep of each vector, normalised anew if the model's are; None for all.
+            dim: the first dimensions to keep of each vector, normalised again if the model normalises; None for all.
             trust_remote_code: run code that comes with the model, and let its configuration choose attention kernels.
 
         Raises:

@@ -90,7 +90,7 @@ class PackedBatch:
     """Texts as one row of tokens, end to end.
 
     Attributes:
-        input_ids: ``[T]`` int64, the tokens of text 0, then those of text 1, and so on.
+        input_ids: ``[T]`` int64, the tokens of text 0, then the tokens of text 1, and so on.
         lengths: the number of tokens of each of the N texts; their sum is T.
         token_type_ids: ``[T]`` int64, for callers that tokenise pairs of segments themselves.
     """

@@ -36,7 +36,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_lengt
 
 
 def token_counter(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[str]], NDArray[np.int64]]:
-    """A function that counts each text's tokens, special tokens included; of a huge text, those of its beginning."""
+    """A function that counts each text's tokens, special tokens included; of a huge text, only the beginning."""
 
     def count(texts: list[str]) -> NDArray[np.int64]:
         beginnings = [text[:LETTERS_COUNTED] for text in texts]

@@ -67,7 +67,7 @@ class Setup:
 
     @property
     def trained(self) -> list[torch.nn.Parameter]:
-        """The weights that learn, those of the head included."""
+        """The weights that learn, including the head's."""
         return [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
 
     @property

@@ -1,6 +1,6 @@
 """An evaluation collection: documents, queries and which document answers which query, as BEIR folders hold them.
 
-The layout is that of Thakur et al. 2021 (BEIR): ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/SPLIT.tsv``.
+The layout comes from BEIR (Thakur et al. 2021): ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/SPLIT.tsv``.
 """
 
 from collections.abc import Iterator

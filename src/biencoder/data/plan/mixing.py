@@ -15,7 +15,7 @@ MIXES: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     EQUAL: lambda size: np.minimum(size, 1.0),
 }
 
-_TURNS = 3  # stream of random numbers; 1 and 2 are those of the choices within a row
+_TURNS = 3  # stream of random numbers; 1 and 2 choose within a row
 
 
 def turns_per_epoch(batches: Sequence[int], weights: Sequence[float], mix: str) -> NDArray[np.int64]:

@@ -125,7 +125,7 @@ def _shown(lines: Lines) -> str:
 
 
 def weights_are_finite(setup: Setup) -> bool:
-    """Whether all weights that learn, those of the head included, are finite."""
+    """Whether all weights that learn are finite, including the head's."""
     trained = (p.detach() for p in setup.trained if p.numel())
     return all(bool(torch.stack(p.aminmax()).isfinite().all()) for p in trained)
 
