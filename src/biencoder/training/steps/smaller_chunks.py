@@ -19,8 +19,8 @@ LESS = 0.9  # share of the memory held when it ran out that may be held from the
 def accumulate_within_memory(setup: Setup, progress: TrainingProgress, batch: TrainingBatch) -> StepLosses:
     """Add the gradient of a batch to the parameters' ``grad``, which must be empty.
 
-    If memory runs out on any rank, all ranks go back to the start of the step and halve their chunks for the rest of the
-    run. They also cut batches that were already prepared again, so that no chunk depends on how many those were.
+    If memory runs out on any rank, all ranks go back to the start of the step and halve their chunks for the rest of
+    the run. They also cut batches that were already prepared again, so that no chunk depends on how many those were.
 
     Raises:
         TrainingError: memory runs out with one text at a time.
