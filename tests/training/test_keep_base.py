@@ -138,7 +138,7 @@ def test_what_is_reported_is_the_averaged_model(config: TrainConfig, capsys: pyt
     assert found["after"]["metrics"] == saved.metrics == result.after.metrics
     assert found["keep_base"] == 0.5
     assert found["tuned_alone"]["metrics"] != saved.metrics
-    said = f"alone have {found['tuned_alone']['metrics']['ndcg@10']:.4f} ndcg@10"
+    said = f"alone has {found['tuned_alone']['metrics']['ndcg@10']:.4f} ndcg@10"
     assert said in capsys.readouterr().out
     assert said in (config.output_dir / "README.md").read_text()
 
