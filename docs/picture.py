@@ -23,7 +23,7 @@ COLUMNS, LINES = 100, 40
 
 # The lines that the picture shows, in this order, as patterns. A dim ellipsis stands for the lines between them.
 PARTS = (
-    r"^Reading the .*\n.* pairs of .*$",
+    r"^Reading the .*\n.* pairs from .*$",
     r"^data +found(.*\n)*?positive also answers.*$",
     r"^train .*100%.*$",
     r"^Before and after(.*\n)*?map@100.*$",

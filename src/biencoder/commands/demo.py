@@ -88,7 +88,7 @@ def _answer(tuned: Path, data: CodeSearch, files: DataFiles, result: TrainResult
         moves = {name: f"  (right answer: rank {_shown(before[name])} -> {_shown(after[name])})" for name in before}
         up = sum(after[name] < before[name] for name in before)
         down = sum(after[name] > before[name] for name in before)
-        say(f"\nThe right answer moved up for {up} queries and down for {down}. The first ones that moved up:")
+        say(f"\nThe right answer moved up for {up} queries and down for {down}. Here are the first ones:")
     encoder = Encoder.load(tuned, precision=AUTO)
     asked = asked[:ASKED]
     found = search_texts(encoder, [f.summary for f in asked], files.held_out / "corpus.jsonl", SHOWN)
