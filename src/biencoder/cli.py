@@ -1,4 +1,4 @@
-"""Words typed -> a configuration -> the command's function. No logic, and nothing heavy is imported before it runs."""
+"""Typed words -> a configuration -> the command's function. No logic, and no heavy import before a command runs."""
 
 import argparse
 import dataclasses
@@ -45,7 +45,7 @@ from biencoder.errors import Stopped, TrainingError, UserError
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Command:
-    """A word after ``biencoder``: its configuration, the module whose ``run`` takes it, and what ``--help`` says."""
+    """A command of ``biencoder``: its configuration, the module whose ``run`` takes it, and its help texts."""
 
     config: type[Config]
     module: str
@@ -126,8 +126,8 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code.
 
-    0 for success; 1 if numbers went wrong; 2 for bad input and for anything else that the person must mend, such as a
-    full disk; 130 after SIGINT; 143 after SIGTERM.
+    0 means success. 1 means that numbers went wrong. 2 means bad input or anything else that you must correct, such as
+    a full disk. 130 follows SIGINT, and 143 follows SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
@@ -156,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{where}{error.strerror}", 2)
 
 
-# Faults that the person must mend outside of the program; any other OSError is shown with its traceback.
+# Faults that you must correct outside the program; any other OSError shows its traceback.
 _ENVIRONMENT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR)
 _RANK_0_SPEAKS = 10.0  # seconds that the other ranks wait for rank 0 to report a mistake
 _OUTPUTS = ("output_dir", "output", "run_file")
@@ -190,13 +190,13 @@ def _run(arguments: list[str]) -> int:
     try:
         command, config = _read(arguments)
     except UserError:
-        if os.environ.get("RANK", "0") != "0":  # all ranks meet this mistake; torchrun ends them when one has ended
+        if os.environ.get("RANK", "0") != "0":  # all ranks meet this mistake; torchrun ends the others when one ends
             time.sleep(_RANK_0_SPEAKS)
         raise
     _start_logging()
     tune_allocator()
     importlib.import_module(command.module).run(config)
-    sys.stdout.flush()  # a closed pipe shows here, not when the interpreter exits
+    sys.stdout.flush()  # a closed pipe fails here, not when the interpreter exits
     return 0
 
 
@@ -222,7 +222,7 @@ def _read(arguments: list[str]) -> tuple[Command, Config]:
 
 
 def _refuse_unwritable(field: str, path: Path) -> None:
-    """Raise `UserError` now, so that hours of work do not end at a place where nothing can be written."""
+    """Raise `UserError` now, so that hours of work do not end at a folder that cannot be written."""
     place = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if place != path and not place.is_dir():
         raise UserError(f"{flag_name(field)} {path}: {place} is a file, not a folder")
@@ -251,7 +251,7 @@ def flags_of(field: "dataclasses.Field[Any]") -> list[str]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises `UserError` where argparse would print its usage and exit."""
+    """Raises `UserError` instead of printing the usage and exiting, as argparse does."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message.removeprefix("argument "))

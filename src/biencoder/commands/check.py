@@ -1,4 +1,4 @@
-"""``biencoder check``: the data audit alone."""
+"""``biencoder check``: audits the training data without training."""
 
 from biencoder.config import CheckConfig, data_sets_of
 from biencoder.data.audit import WARN, audit

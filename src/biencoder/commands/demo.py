@@ -102,7 +102,7 @@ def _answer(tuned: Path, data: CodeSearch, files: DataFiles, result: TrainResult
 
 
 def _ranks(evaluation: Evaluation) -> dict[str, int]:
-    """The rank of each query's one right answer: precision averages to its inverse. 101 for any below the 100th."""
+    """The rank of each query's one right answer; 101 below the 100th. Average precision is the inverse of that rank."""
     precision = evaluation.per_query["map@100"]
     return {query: round(1 / value) if value else 101 for query, value in precision.items()}
 

@@ -1,4 +1,4 @@
-"""``biencoder encode``: a file of texts to a matrix of vectors."""
+"""``biencoder encode``: encodes a file of texts as a matrix of vectors."""
 
 from biencoder.config import EncodeConfig
 from biencoder.model.encoder import load_encoder
@@ -9,7 +9,7 @@ from biencoder.terminal import progress_line, say
 
 def run(config: EncodeConfig) -> None:
     """The command: encode the file and say where the vectors are."""
-    next(read_texts(config.input), None)  # a missing file is said before the model is loaded
+    next(read_texts(config.input), None)  # a missing file is reported before the model is loaded
     encoder = load_encoder(config)
     with progress_line() as progress:
         made = encode_file(encoder, config.input, config.output, kind=config.kind, progress=progress)

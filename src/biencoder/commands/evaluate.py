@@ -1,4 +1,4 @@
-"""``biencoder evaluate``: how well a model finds the relevant documents of a collection."""
+"""``biencoder evaluate``: measures how well a model finds the relevant documents of a collection."""
 
 import json
 from dataclasses import replace
@@ -24,7 +24,7 @@ from biencoder.terminal import ProgressLine, say, table
 
 
 def run(config: EvaluateConfig) -> None:
-    """The command: print the measures, write the JSON and the TREC run that were asked for."""
+    """The command: print the measures, and write the JSON file and the TREC run if you asked for them."""
     for flag, path in (("--output", config.output), ("--run-file", config.run_file)):
         if path is not None and path.is_dir():
             raise UserError(f"{flag} {path}: is a folder; name a file")

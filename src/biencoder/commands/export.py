@@ -1,4 +1,4 @@
-"""``biencoder export``: a model in the format of another tool, checked to give the same vectors."""
+"""``biencoder export``: writes a model in another tool's format, and checks that it gives the same vectors."""
 
 from pathlib import Path
 

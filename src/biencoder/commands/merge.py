@@ -1,4 +1,4 @@
-"""``biencoder merge``: average models, and say how to measure the result."""
+"""``biencoder merge``: averages models, and says how to measure the result."""
 
 import shlex
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def _listed(weights: Sequence[float]) -> str:
 
 
 def _write_card(folder: Path, config: MergeConfig, shares: Sequence[float]) -> None:
-    """Write ``README.md``: from what the model was made, and how."""
+    """Write ``README.md``: what the model was made from, and how."""
     parents = "\n".join(
         f"{share:<8.6g}{path}".replace("\n", " ") for share, path in zip(shares, config.models, strict=True)
     )

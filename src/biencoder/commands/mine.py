@@ -1,4 +1,4 @@
-"""``biencoder mine``: training files as they came, with hard negatives."""
+"""``biencoder mine``: adds hard negatives to training files."""
 
 import numpy as np
 
@@ -48,6 +48,6 @@ def _report(mined: Mined, wanted: int) -> None:
 
 
 def _spread(rows: np.ndarray) -> list[int]:
-    """A few of them, from all over the data."""
+    """A few of the rows, evenly spread over the data."""
     count = min(EXAMPLES, len(rows))
     return [int(rows[place]) for place in np.linspace(0, len(rows) - 1, count).astype(int)]

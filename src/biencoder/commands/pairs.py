@@ -1,4 +1,4 @@
-"""``biencoder pairs``: documents to training pairs, by their structure or with questions from a language model."""
+"""``biencoder pairs``: makes training pairs from documents, by structure or with a language model's questions."""
 
 import shlex
 

@@ -1,4 +1,4 @@
-"""``biencoder score``: a teacher's scores beside the passages of training files."""
+"""``biencoder score``: adds a teacher's scores to training files."""
 
 from biencoder.config import ScoreConfig
 from biencoder.data.rewrite import check_output
@@ -21,7 +21,7 @@ def run(config: ScoreConfig) -> None:
 
 def _score_by_cross_encoder(config: ScoreConfig, *, progress: StartProgress | None = None) -> Scored:
     assert config.reranker is not None
-    source = summarize_rows(config.train_data, config.on_bad_row)  # bad rows are said before a model is loaded
+    source = summarize_rows(config.train_data, config.on_bad_row)  # bad rows are reported before a model is loaded
     teacher = CrossEncoder.load(
         config.reranker,
         precision=config.precision,

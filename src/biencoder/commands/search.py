@@ -1,4 +1,4 @@
-"""``biencoder search``: the best texts of a file for one query or many."""
+"""``biencoder search``: finds the best texts of a file for one query or many."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def run(config: SearchConfig) -> None:
     if output is not None and (output.suffix not in (".jsonl", *TREC_SUFFIXES) or output.is_dir()):
         raise UserError(f"--output {output}: must be a file that ends in .jsonl, or in .trec or .run for a TREC run")
     queries = _queries(config)
-    next(read_texts(config.corpus), None)  # a missing file is said before the model is loaded
+    next(read_texts(config.corpus), None)  # a missing file is reported before the model is loaded
     encoder = load_encoder(config)
     with progress_line() as progress:
         hits = search_texts(

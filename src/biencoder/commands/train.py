@@ -1,4 +1,4 @@
-"""``biencoder train``: fine-tune a model; its report is on the terminal and beside the model."""
+"""``biencoder train``: fine-tunes a model, and reports on the terminal and beside the model."""
 
 from biencoder.config import TrainConfig
 from biencoder.training.run import train

@@ -58,16 +58,16 @@ class Audit:
 
     Attributes:
         examples: usable rows.
-        files: files they are from.
-        skipped: kinds of bad rows that were left out, and how many of each.
-        bad_rows: what was wrong with the first of them.
+        files: files that the rows are from.
+        skipped: how many bad rows of each kind were left out.
+        bad_rows: messages on the first bad rows.
         distinct_queries: different query texts.
         duplicates: rows that repeat a pair of query and positive of an earlier row.
         contradictions: rows with a positive that is one of their own negatives.
         negative_counts: int64, how many rows have 0, 1, 2, … hard negatives.
         leaks: None without an evaluation.
         truncation: None without a tokenizer.
-        data_sets: the name of each of several data sets and its number of usable rows; empty for a single one.
+        data_sets: name and number of usable rows of each data set; empty if there is only one.
     """
 
     examples: int
@@ -83,11 +83,11 @@ class Audit:
     data_sets: tuple[tuple[str, int], ...] = ()
 
     def short_groups(self, group_size: int) -> float:
-        """Share (0 to 1) of the rows with fewer hard negatives than a group of that size has room for."""
+        """Share (0 to 1) of the rows that have fewer hard negatives than a group of ``group_size`` has room for."""
         return float(self.negative_counts[: group_size - 1].sum() / self.examples)
 
     def rows(self, group_size: int) -> list[tuple[str, str, str]]:
-        """The findings for people: what, how many, and ``warn`` where it deserves a look."""
+        """The findings for people: what was found, how often, and ``warn`` if you should look at it."""
         found = [
             ("rows", f"{self.examples:,} in {self.files:,} file{'s' * (self.files > 1)}", ""),
             *((f"rows of {name}", f"{rows:,} ({rows / self.examples:.1%})", "") for name, rows in self.data_sets),
@@ -161,11 +161,11 @@ def audit(
 
     Args:
         table: the training data.
-        collection: an evaluation to look for leaks into.
-        lengths: the number of tokens of each text, special tokens included and *not* truncated.
-        query_max_len: tokens a query is cut to.
-        passage_max_len: tokens a passage is cut to.
-        names: of the table's data sets.
+        collection: the evaluation to check for leaks of training data.
+        lengths: counts the tokens of each text, with special tokens and *without* truncation.
+        query_max_len: training cuts queries to this many tokens.
+        passage_max_len: training cuts passages to this many tokens.
+        names: names of the table's data sets.
     """
     counts = np.bincount(table.data_set, minlength=len(names)).tolist()
     return Audit(

@@ -1,4 +1,4 @@
-"""The training data as data sets: read, checked, and which of their rows an evaluation can be made of."""
+"""The data sets of the training data: reading, checking, and choosing the rows that an evaluation can use."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from biencoder.config import DataSet
 from biencoder.data.table import ExampleTable
 from biencoder.errors import UserError
 
-CLEARLY_SIMILAR = 0.8  # of two sentences with such a score, the second counts as an answer to the first
+CLEARLY_SIMILAR = 0.8  # from this score on, the second sentence counts as an answer to the first
 
 
 def read_data_sets(data_sets: Sequence[DataSet], on_bad_row: str) -> ExampleTable:
@@ -75,7 +75,7 @@ def rows_to_evaluate_on(data_sets: Sequence[DataSet], table: ExampleTable) -> ND
 
 
 def settings_of(data_sets: Sequence[DataSet]) -> list[dict[str, Any]]:
-    """What decides how each is trained on, for telling whether a run is the same; the data themselves are not in it."""
+    """The settings that decide how each data set trains, to tell whether a run is the same; without the data."""
     return [
         {name: value for name, value in data_set.to_dict().items() if name not in ("path", "name")}
         for data_set in data_sets

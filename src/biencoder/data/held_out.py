@@ -1,4 +1,4 @@
-"""A part of the training data that nothing trains on, to evaluate on when there is no evaluation folder."""
+"""A held-out part of the training data, to evaluate on if there is no evaluation folder."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from biencoder.data.random_bits import splitmix64
 from biencoder.data.table import ExampleTable
 from biencoder.errors import UserError
 
-LEAST_QUERIES = 20  # distinct ones in the data; of fewer, none can be spared
+LEAST_QUERIES = 20  # distinct queries that the data must have for some to be held out
 LARGEST_SHARE = 0.1  # of the distinct queries that are held out, and of the rows given up because they share a positive
 
 
@@ -20,7 +20,7 @@ class HeldOut:
 
     Attributes:
         train: the rows to train on.
-        collection: the queries held out, with all their positives and other passages of the data.
+        collection: the held-out queries, with all their positives and some other passages of the data.
     """
 
     train: ExampleTable
@@ -38,7 +38,7 @@ def hold_out(
 
     Args:
         table: all training data.
-        seed: picks the queries and the other passages.
+        seed: decides which queries and other passages to pick.
         queries: how many distinct queries to hold out; at most a tenth of all.
         passages: size of the collection's corpus. It holds all positives of the queries, even if there are more.
         rows: bool ``[n]``, the rows to take queries and passages from; None for all. Training gets the others, without
@@ -77,13 +77,13 @@ def hold_out(
 
 
 def _pick(hashes: NDArray[np.uint64], count: int, seed: int) -> NDArray[np.int64]:
-    """Indices of ``count`` of the hashes, in the order in which a seeded shuffle of the texts has them."""
+    """Indices of the first ``count`` hashes in a seeded shuffle of the texts."""
     key = splitmix64(np.array([seed], dtype=np.uint64))
     return np.argsort(splitmix64(hashes ^ key), kind="stable")[:count]
 
 
 def _rows_to_train_on(table: ExampleTable, held_rows: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], str]:
-    """Which rows stay for training, bool ``[n]``, and what the reader must know about it."""
+    """Which rows stay for training, bool ``[n]``, and a note about them for the reader."""
     owners = table.positive_hashes.owners()
     held_positives = table.positive_hashes.values[held_rows[owners]]
     shares = np.zeros(len(table), dtype=np.bool_)
@@ -95,7 +95,7 @@ def _rows_to_train_on(table: ExampleTable, held_rows: NDArray[np.bool_]) -> tupl
 
 
 def _corpus(table: ExampleTable, held_rows: NDArray[np.bool_], size: int, seed: int) -> tuple[dict[str, str], str]:
-    """The held-out rows' positives and other passages up to ``size``: id -> text, and how many of how many they are."""
+    """The held-out rows' positives and other passages up to ``size``, id -> text, and a phrase that counts them."""
     hashes = np.concatenate([table.positive_hashes.values, table.negative_hashes.values])
     distinct, place = np.unique(hashes, return_index=True)
     is_needed = np.isin(distinct, table.positive_hashes.take(np.flatnonzero(held_rows)).values)

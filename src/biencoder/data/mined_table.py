@@ -1,4 +1,4 @@
-"""More hard negatives for the rows of a table: passages of other rows, by their place."""
+"""Adds passages of other rows to a table as hard negatives, without copying texts."""
 
 from dataclasses import dataclass, replace
 
@@ -25,8 +25,8 @@ class _MinedRows:
 
     Attributes:
         own: the rows without them.
-        source: the table in which ``places`` are places.
-        places: int64 ``[n, N]``, of the negatives of each row.
+        source: the table that ``places`` point into.
+        places: int64 ``[n, N]``, where each row's mined negatives are; -1 for none.
     """
 
     own: Rows

@@ -1,7 +1,7 @@
-"""Counter-based random numbers: a function of what they are for, the same on every machine and numpy version.
+"""Counter-based random numbers: a function of their purpose, the same on every machine and numpy version.
 
-Philox (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3") for a shuffle and the SplitMix64 finaliser
-(Steele et al. 2014) for single choices.
+Shuffles use Philox (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3"). Single choices use the
+SplitMix64 finaliser (Steele et al. 2014).
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ def bits_of(seed: int, *words: int | NDArray[np.integer]) -> NDArray[np.uint64]:
 
 
 def splitmix64(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """64 bits that look random, a function of each 64 given: SplitMix64's counter step and finaliser (modulo 2^64)."""
+    """Map each 64 bits to 64 bits that look random: SplitMix64's counter step and finaliser (modulo 2^64)."""
     state = state + np.uint64(0x9E3779B97F4A7C15)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

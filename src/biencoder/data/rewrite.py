@@ -1,4 +1,4 @@
-"""Training files written again: the rows as they came, with columns changed, as JSON lines."""
+"""Write training files again, as JSON lines: the same rows with some columns changed."""
 
 import contextlib
 import gzip
@@ -15,14 +15,14 @@ from biencoder.errors import UserError
 from biencoder.files import atomic_write
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
-DECIMALS = 6  # of a score that is written: more than float32 sums are exact to
+DECIMALS = 6  # decimals of a written score: float32 sums are not exact to more
 
 
 def check_output(output: Path, train_data: Sequence[Path], *others: Path | None) -> None:
-    """Refuse an ending that is no JSON lines, and a place that is read or will be.
+    """Refuse an ending other than JSON lines, and a place that this run or the next one reads.
 
     Raises:
-        UserError: it is one of the input files, lies in an input folder, or has another ending.
+        UserError: the output is one of the input files, is in an input folder, or has another ending.
     """
     if not output.name.lower().endswith(SUFFIXES) or output.is_dir():
         raise UserError(f"--output {output}: must be a file that ends in .jsonl or .jsonl.gz")
@@ -76,7 +76,7 @@ def as_line(row: Row, place: str) -> bytes:
     """The row as a line of JSON.
 
     Raises:
-        UserError: it holds a value that JSON has no form for, which a Parquet file may.
+        UserError: a value has no form in JSON; a Parquet file may hold such values.
     """
     try:
         return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
@@ -88,10 +88,10 @@ def as_line(row: Row, place: str) -> bytes:
 
 @contextlib.contextmanager
 def write_lines(output: Path) -> Iterator[Callable[[bytes], object]]:
-    """A function that writes bytes to ``output``, compressed where it ends in ``.gz``; whole or not at all."""
+    """A function that writes bytes to ``output``, whole or not at all; compressed if the name ends in ``.gz``."""
     with atomic_write(output, "wb") as file:
         if output.name.lower().endswith(".gz"):
-            # Neither name nor time of writing: equal rows give equal files.
+            # The gzip header holds neither name nor time, so equal rows give equal files.
             with gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=6, mtime=0) as packed:
                 yield packed.write
         else:

@@ -86,10 +86,10 @@ class ExampleTable:
         positive_hashes: the same of each row's positives.
         negative_hashes: the same of each row's hard negatives.
         files: the files that were read.
-        similarities: float64 ``[n]``, how similar query and positive are where a row says so, else NaN.
-        data_set: int32 ``[n]``, the number of the data set that each row is of.
-        skipped: what kinds of bad rows were left out, and how many of each.
-        bad_rows: what was wrong with the first 20 of them.
+        similarities: float64 ``[n]``, how similar query and positive are if the row says so, else NaN.
+        data_set: int32 ``[n]``, the number of each row's data set.
+        skipped: how many bad rows of each kind were left out.
+        bad_rows: messages on the first 20 bad rows.
         rows: where the table reads its rows; the hashes are of their texts.
     """
 
@@ -102,7 +102,7 @@ class ExampleTable:
     skipped: Mapping[str, int]
     bad_rows: tuple[str, ...]
     rows: Rows
-    _other_hashes: NDArray[np.uint64]  # scores and prompt of each row; 0 where there are none
+    _other_hashes: NDArray[np.uint64]  # scores and prompt of each row; 0 for a row without any
 
     @classmethod
     def from_files(cls, paths: Sequence[Path], on_bad_row: str = STOP) -> "ExampleTable":

@@ -1,4 +1,4 @@
-"""What biencoder asks about a text: whether two are the same, and whether there is anything to read."""
+"""What biencoder asks about texts: whether two are the same, and whether a text has anything to read."""
 
 import re
 

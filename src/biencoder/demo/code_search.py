@@ -1,8 +1,8 @@
-"""A code-search data set out of the Python packages installed here: docstring summary -> source without the docstring.
+"""A code-search data set from the installed Python packages: docstring summary -> source without the docstring.
 
-The idea is CodeSearchNet's (Husain et al. 2019, https://arxiv.org/abs/1909.09436): a documented function is a query
-and its answer that nobody had to label. Sources are only parsed, never imported or executed. What comes out depends
-on what is installed and on the seed alone.
+The idea is CodeSearchNet's (Husain et al. 2019, https://arxiv.org/abs/1909.09436): a documented function
+is a query with its answer, and nobody has to label it. Sources are only parsed, never imported or executed. The data
+set depends only on the installed packages and the seed.
 """
 
 import ast
@@ -20,17 +20,17 @@ from pathlib import Path, PurePosixPath
 from biencoder.errors import UserError
 from biencoder.files import atomic_write
 
-# Tests document themselves, and vendored copies would stand on both sides of the split.
+# Tests document themselves, and vendored copies would be on both sides of the split.
 SKIPPED_FOLDERS = frozenset(
     {"test", "tests", "testing", "_vendor", "_vendored", "vendor", "vendored", "extern", "external", "externals",
      "_external", "third_party", "benchmarks", "examples"}
 )  # fmt: skip
-BYTES_PER_PACKAGE = 2_500_000  # parsing is what takes the time: about 4 MB a second on a slow core
+BYTES_PER_PACKAGE = 2_500_000  # parsing takes most of the time: about 4 MB a second on a slow core
 BYTES_PER_FILE = 250_000  # larger files are generated tables
-FUNCTIONS_PER_PACKAGE = 400  # so that no single package is the training data
+FUNCTIONS_PER_PACKAGE = 400  # so that no single package dominates the training data
 FUNCTIONS_PER_FILE = 12
 PASSAGE_CHARACTERS = 1_000
-MIN_TRAIN, MIN_QUERIES = 200, 50  # below these the figures would mean nothing
+MIN_TRAIN, MIN_QUERIES = 200, 50  # with fewer, the figures would mean nothing
 
 _BOILERPLATE = re.compile(
     r"(see |alias |deprecated|todo|fixme|same as |wrapper |helper |internal|override|overrid|refer to |args?:|returns:"
@@ -95,9 +95,9 @@ def build(*, train: int, corpus: int, queries: int, seed: int = 42) -> CodeSearc
     """Read the installed packages and split their functions by package.
 
     Args:
-        train: most pairs to train on.
-        corpus: most held-out functions (the passages of the evaluation).
-        queries: most held-out functions whose summary is a query.
+        train: at most this many pairs to train on.
+        corpus: at most this many held-out functions (the passages of the evaluation).
+        queries: at most this many held-out functions whose summary is a query.
         seed: decides which packages are held out and which functions are taken.
 
     Raises:
@@ -155,19 +155,19 @@ def _module_name(relative: str) -> str:
 
 
 def _shuffle_key(text: str, seed: int) -> bytes:
-    """An order that looks random, is the same everywhere, and moves no other item when one is added."""
+    """A sort key that looks random and is the same everywhere. Adding an item does not reorder the others."""
     return hashlib.blake2b(f"{seed}:{text}".encode(), digest_size=8).digest()
 
 
 def read_source(source: str, module: str) -> list[Function]:
-    """Documented public functions and methods of one file; none when it is not Python of this version."""
+    """Documented public functions and methods of one file; none if this Python cannot parse the file."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes in other people's strings
             tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
-    lines = source.split("\n")  # as the parser counts: splitlines() also breaks at form feeds
+    lines = source.split("\n")  # like the parser; splitlines() also breaks at form feeds
     functions = []
     for qualified, node in _definitions(tree, ""):
         summary = summarise(ast.get_docstring(node, clean=False) or "")
@@ -188,7 +188,7 @@ def _definitions(parent: ast.Module | ast.ClassDef, prefix: str) -> Iterator[tup
 
 
 def summarise(docstring: str) -> str:
-    """First sentence of a docstring without markup, or "" when it says too little or too much to be a query."""
+    """First sentence of a docstring without markup, or "" if it says too little or too much for a query."""
     paragraph = inspect.cleandoc(docstring).partition("\n\n")[0]
     text = " ".join(_EMPHASIS.sub(r"\2", _ROLE.sub(r"\1", paragraph).replace("`", "")).split())
     text = _SENTENCE_END.split(text, maxsplit=1)[0].strip(" .:")
@@ -221,7 +221,7 @@ def _tells(code: str, summary: str) -> bool:
 
 
 def split(functions: Sequence[Function], *, train: int, corpus: int, queries: int, seed: int) -> CodeSearch:
-    """Hold whole packages out, in seeded order, until the corpus is full or a third of the functions is taken.
+    """Hold out whole packages, in seeded order, until the corpus is full or a third of the functions is held out.
 
     Of functions with the same name, summary or body, only the first stays, and held-out functions come first. So no
     copy of a held-out function is in the training data, and no query has two right answers.

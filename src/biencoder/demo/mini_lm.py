@@ -1,4 +1,4 @@
-"""The small pretrained model that the demo extra brings: all-MiniLM-L6-v2, inside a Python package."""
+"""The small pretrained model that the demo extra installs: all-MiniLM-L6-v2, inside a Python package."""
 
 import hashlib
 import importlib.util
@@ -12,10 +12,10 @@ MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db
 
 
 def find_model() -> Path:
-    """The folder of all-MiniLM-L6-v2 in its installed package, its weights' SHA-256 checked; the package is not run.
+    """The folder of all-MiniLM-L6-v2 in its installed package. Checks the weights' SHA-256; does not run the package.
 
     Raises:
-        UserError: not installed, or the weights are not those that were published.
+        UserError: the model is not installed, or its weights are not the published ones.
     """
     spec = importlib.util.find_spec(MODEL_PACKAGE)
     if spec is None or spec.origin is None:

@@ -1,4 +1,4 @@
-"""Pairs of questions that a language model writes about documents."""
+"""Training pairs whose questions a language model writes about documents."""
 
 import itertools
 from array import array
@@ -26,7 +26,7 @@ from biencoder.terminal import ProgressLine, say
 
 
 def pairs_by_questions(config: PairsConfig, total: int) -> Written:
-    """Let a language model ask about ``total`` documents, keep the questions that find their passage, and write them.
+    """Let a language model ask about ``total`` documents, and write the questions that find their own passage.
 
     Raises:
         UserError: documents, prompt, endpoint, model or output cannot be used, or no question is left.
@@ -44,13 +44,13 @@ def pairs_by_questions(config: PairsConfig, total: int) -> Written:
             f"--documents {config.documents}: none of {total:,} documents has the {PASSAGE_LEAST} words that "
             "a passage needs"
         )
-    # Before anything is paid for.
+    # Loaded before you pay for any call.
     encoder = Encoder.load(config.model, precision=AUTO, trust_remote_code=config.trust_remote_code)
     with Journal(config.output.with_name(config.output.name + ".journal")) as journal:
         refused = _ask(config, asking, endpoint, journal, chosen)
         with CandidatePairs() as candidates:
             answers, owners = _gather(config, asking, journal, chosen, candidates)
-            # What the endpoint refused is not in the journal.
+            # The journal does not hold the calls that the endpoint refused.
             answers.faults.update({kind: n for kind, n in refused.items() if kind not in answers.faults})
             if answers.faults:
                 say(f"answers that were not used: {answers.describe()}")
@@ -99,7 +99,7 @@ def _ask(
 def _gather(
     config: PairsConfig, asking: Asking, journal: Journal, chosen: NDArray[np.bool_], candidates: CandidatePairs
 ) -> tuple[Answers, NDArray[np.int64]]:
-    """Add the questions in the documents' order; return what the answers held, and each question's passage."""
+    """Add the questions in the order of the documents; return the counts of answers and each question's passage."""
     answers, owners = Answers(), array("q")
     rows = read_answers(asking, _chosen(config, chosen), journal, answers)
     for number, (document, passage, questions) in enumerate(rows):
@@ -120,6 +120,6 @@ def _round_trip(
 ) -> NDArray[np.bool_]:
     passages = (text for _, text, _ in read_answers(asking, _chosen(config, chosen), journal, Answers()))
     questions = zip((pair.query for pair in candidates), owners.tolist(), strict=True)
-    passages_at_most = int(chosen.sum())  #: a refused passage is not encoded
+    passages_at_most = int(chosen.sum())  # a refused passage is not encoded
     with ProgressLine(passages_at_most + len(owners), "encode") as line:
         return round_trip(encoder, passages, questions, config.round_trip_k, line.update)

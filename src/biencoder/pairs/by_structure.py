@@ -1,4 +1,4 @@
-"""Pairs out of the structure of documents: their titles, sentences and headings."""
+"""Training pairs from the structure of documents: their titles, sentences and headings."""
 
 from biencoder.config import PairsConfig
 from biencoder.errors import UserError
@@ -16,7 +16,7 @@ def pairs_by_structure(config: PairsConfig, total: int) -> Written:
     Raises:
         UserError: documents, model or output cannot be used, or no pair is left.
     """
-    if config.model is not None:  # refused before anything is written
+    if config.model is not None:  # an unusable model is refused before anything is written
         load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
     with CandidatePairs() as candidates:
         _take_apart(config, candidates, total)

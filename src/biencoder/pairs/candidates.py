@@ -1,4 +1,4 @@
-"""Pairs on their way to the output: texts in an unnamed file, and of each pair a few numbers in memory."""
+"""Pairs on their way to the output. Their texts are in an unnamed file; memory holds a few numbers for each pair."""
 
 import tempfile
 from array import array
@@ -34,7 +34,7 @@ class Selection:
 
 
 class CandidatePairs:
-    """Pairs in the order in which they were added; the file lies in the temporary folder (``TMPDIR``)."""
+    """Pairs in the order of adding; the file is in the temporary folder (``TMPDIR``)."""
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile(prefix="biencoder-")  # noqa: SIM115 (closed by __exit__)
@@ -56,7 +56,7 @@ class CandidatePairs:
         return (Pair(*orjson.loads(line)) for line in self._file)
 
     def add(self, pair: Pair, document: int) -> None:
-        """Append a pair that was made of the document with this key."""
+        """Append a pair that was made from the document with this key."""
         query = fold(pair.query)
         self._query.append(text_hash(query))
         self._pair.append(text_hash(f"{query}\n{fold(pair.passage)}"))
@@ -69,7 +69,7 @@ class CandidatePairs:
         Texts are equal if they differ only in case and white space. The same holds for documents.
 
         Args:
-            max_same_query: documents that a query may belong to.
+            max_same_query: a query may belong to at most this many documents.
         """
         query, pair, document = (
             np.frombuffer(values, dtype=np.uint64) if values else np.empty(0, np.uint64)

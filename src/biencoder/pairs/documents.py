@@ -26,8 +26,8 @@ class Document:
     """A document.
 
     Attributes:
-        title: may be empty.
-        text: without the title.
+        title: the title; may be empty.
+        text: the text without the title.
     """
 
     title: str
@@ -35,7 +35,7 @@ class Document:
 
     @property
     def key(self) -> int:
-        """64 bits that are the same for documents that differ in case and white space only."""
+        """64 bits that are equal for documents that differ only in case and white space."""
         return text_hash(fold(f"{self.title}\n{self.text}"))
 
     @property
@@ -52,7 +52,7 @@ def read_documents(path: Path) -> Iterator[Document]:
     reads any other file like :func:`~biencoder.retrieval.texts.read_texts`, but keeps title and text apart.
 
     Raises:
-        UserError: no such file, a folder without documents, or a file or line that cannot be read.
+        UserError: the file does not exist, the folder has no documents, or a file or line cannot be read.
     """
     if path.is_dir():
         empty = True
@@ -105,7 +105,7 @@ def _from_markdown(text: str) -> Document:
 
 
 def _read_json(path: Path) -> Iterator[Document]:
-    # `read_texts` says what is wrong with a row; here title and text stay apart.
+    # `read_texts` raises the error for a bad row; this function keeps title and text apart.
     rows = read_texts(path)
     for _, line in read_lines(path):
         if line.strip():

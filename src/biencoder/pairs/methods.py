@@ -1,4 +1,4 @@
-"""Training pairs out of one document without a language model."""
+"""Training pairs from one document, without a language model."""
 
 import string
 from collections.abc import Callable, Collection, Iterator
@@ -13,11 +13,11 @@ from biencoder.data.text import fold
 from biencoder.pairs.documents import Document
 from biencoder.pairs.sentences import Sentence, count_words, cut, plain, sections, sentences
 
-SENTENCE_LEAST = 4  # words of a sentence that serves as a query
+SENTENCE_LEAST = 4  # words; shorter sentences are not used as queries
 QUERY_MOST = 64  # words
 PASSAGE_LEAST = 10  # words
-SIGNS_MOST = 0.25  # share of a query's characters that may be ASCII punctuation: more is a table, a formula or code
-KEPT_IN_PASSAGE = 0.1  # share of the spans left where they were, as in Lee et al. 2019
+SIGNS_MOST = 0.25  # share of a query's characters that may be ASCII punctuation; tables, formulas and code have more
+KEPT_IN_PASSAGE = 0.1  # share of the spans that stay in their passage, as in Lee et al. 2019
 
 _SPANS = 1  # stream of random numbers
 _NO_SIGNS = str.maketrans("", "", string.punctuation)
@@ -29,8 +29,8 @@ class Pair:
 
     Attributes:
         query: one line, not empty.
-        passage: at least `PASSAGE_LEAST` words, and not the query.
-        method: how they were found.
+        passage: at least `PASSAGE_LEAST` words, and different from the query.
+        method: the method that found them.
     """
 
     query: str
@@ -42,10 +42,10 @@ def pairs_of(document: Document, methods: Collection[str], *, seed: int, passage
     """The pairs that a document yields. They depend on the document and the seed, not on other documents.
 
     Args:
-        document: what to take apart.
+        document: the document to take apart.
         methods: keys of `METHODS`.
-        seed: of the random choices.
-        passage_words: words that a passage is cut to.
+        seed: seed of the random choices.
+        passage_words: passages are cut to this many words.
     """
     for method, find in METHODS.items():
         if method not in methods:
@@ -57,19 +57,19 @@ def pairs_of(document: Document, methods: Collection[str], *, seed: int, passage
 
 
 def is_query(text: str, least: int = 1) -> bool:
-    """Whether a text of one line has words enough, not too many, and is more than punctuation."""
+    """Whether a text of one line has enough words, not too many words, and not too much punctuation."""
     signs = len(text) - len(text.translate(_NO_SIGNS))
     return least <= count_words(text) <= QUERY_MOST and signs <= SIGNS_MOST * len(text) and any(map(str.isalpha, text))
 
 
 def _title(document: Document, seed: int, passage_words: int) -> Iterator[tuple[str, str]]:  # noqa: ARG001
-    """The title asks for the text; a text that begins with the title as its first line loses that line."""
+    """The title asks for the text. If the first line of the text repeats the title, it is removed."""
     first, _, rest = document.text.lstrip().partition("\n")
     yield document.title, rest if fold(first) == fold(document.title) else document.text
 
 
 def _first_sentence(document: Document, seed: int, passage_words: int) -> Iterator[tuple[str, str]]:  # noqa: ARG001
-    """The first sentence that could be a query asks for what follows it."""
+    """The first sentence that could be a query asks for the text after it."""
     for sentence in sentences(document.text):
         if _could_ask(document.text, sentence):
             yield document.text[sentence.start : sentence.end], document.text[sentence.end :]
@@ -79,9 +79,9 @@ def _first_sentence(document: Document, seed: int, passage_words: int) -> Iterat
 def _spans(document: Document, seed: int, passage_words: int) -> Iterator[tuple[str, str]]:
     """The inverse cloze task (Lee et al. 2019, https://arxiv.org/abs/1906.00300): a sentence asks for its context.
 
-    The document is cut into blocks of whole sentences, at most ``passage_words`` words each. In every block a sentence
-    drawn at random is the query, and the block without it the passage; in one of ten it stays in the passage, so that
-    the model also learns that equal words are a sign.
+    The document is cut into blocks of whole sentences, at most ``passage_words`` words each. In every block, a random
+    sentence is the query, and the rest of the block is the passage. In one block of ten, the sentence also stays in the
+    passage, so that the model also learns that equal words are a sign of relevance.
     """
     text = document.text
     blocks = list(_blocks(text, passage_words))
@@ -132,7 +132,7 @@ def _blocks(text: str, most: int) -> Iterator[tuple[int, int, list[Sentence]]]:
 
 
 def _draws(seed: int, key: int, count: int) -> NDArray[np.uint64]:
-    """64 random bits each, a function of the seed, the document and the place."""
+    """``count`` times 64 random bits, a function of the seed, the document and the place."""
     state = np.full(count, seed, dtype=np.uint64)
     for word in (np.uint64(key), np.uint64(_SPANS), np.arange(count, dtype=np.uint64)):
         state = splitmix64(state ^ word)

@@ -3,13 +3,13 @@
 Places are character offsets into the text, so each passage is a literal part of the text.
 """
 
-# ruff: noqa: RUF001, RUF002  (punctuation of other scripts is meant)
+# ruff: noqa: RUF001, RUF002  (the punctuation of other scripts is intended)
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-# Scripts written without spaces: each of their characters counts as a word.
+# Scripts without spaces between words: each character counts as a word.
 _DENSE = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
@@ -17,7 +17,7 @@ _WORD = re.compile(rf"[{_DENSE}]|[^\s{_DENSE}]+")
 
 _CLOSING = "\"'”’»)\\]」』）】〉》"
 _MARKS = ".!?…؟۔।॥։።"
-# No pattern here looks at a character more than a bounded number of times: a document may be a megabyte of one of them.
+# Each pattern looks at a character a bounded number of times: a document may repeat one character for a megabyte.
 _END = re.compile(
     rf"(?P<dense>[。！？｡]+[{_CLOSING}]*)"  # needs no space after it
     rf"|(?<![{_MARKS}])(?P<mark>[{_MARKS}]+)[{_CLOSING}*_]*(?=\s)"
@@ -49,12 +49,12 @@ _HEADING_TAIL = re.compile(r" ?\{[#:][^}]{0,200}\} ?\Z| #+ ?\Z")
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """Where a sentence stands.
+    """Where a sentence is in its text.
 
     Attributes:
-        start: its first character.
-        end: the one after its last.
-        is_prose: False for a heading, a table, a comment or a block of code, which are kept whole.
+        start: offset of its first character.
+        end: offset after its last character.
+        is_prose: False for a heading, a table, a comment or a block of code; these stay whole.
     """
 
     start: int
@@ -64,14 +64,14 @@ class Sentence:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading and what stands below it, to the next heading of any level."""
+    """A heading and the text below it, up to the next heading of any level."""
 
     heading: str
     body: str
 
 
 def count_words(text: str) -> int:
-    """How many words there are; in a script without spaces, how many characters."""
+    """The number of words; in a script without spaces, the number of characters."""
     return len(_WORD.findall(text))
 
 
@@ -91,11 +91,11 @@ def plain(text: str) -> str:
 
 
 def sentences(text: str) -> Iterator[Sentence]:
-    """The sentences of a text in order, white space between them left out.
+    """The sentences of a text in order, without the white space between them.
 
-    One ends at ``.``, ``!`` or ``?`` before white space, at ``。``, ``！`` or ``？`` anywhere, at the marks of other
-    scripts, and where a paragraph or an item of a list ends. It does not end before a small letter, nor after an
-    abbreviation as far as those look like one: initials (``e.g.``), short words without a vowel (``Dr.``).
+    A sentence ends at ``.``, ``!`` or ``?`` before white space, at ``。``, ``！`` or ``？`` anywhere, at the marks of
+    other scripts, and at the end of a paragraph or list item. It does not end before a small letter, or after something
+    that looks like an abbreviation: initials (``e.g.``) or a short word without a vowel (``Dr.``).
     """
     start = 0
     for block in _BLOCK.finditer(text):
@@ -106,7 +106,7 @@ def sentences(text: str) -> Iterator[Sentence]:
 
 
 def sections(text: str) -> Iterator[Section]:
-    """What stands below each heading of a text: ``# …`` lines, and lines underlined with ``===`` or ``---``."""
+    """The section below each heading. Headings are ``# …`` lines and lines underlined with ``===`` or ``---``."""
     heading, start = "", 0
     for block in _BLOCK.finditer(text):
         line = block["heading"] or block["underlined"]

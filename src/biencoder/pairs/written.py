@@ -1,4 +1,4 @@
-"""The training file: which candidates are left, and what became of the others."""
+"""Write the training file from the candidates that are left, and count what happened to the others."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -20,11 +20,11 @@ SHOWN_COMMON = 5
 
 @dataclass
 class Written:
-    """What became of the candidates.
+    """What happened to the candidates.
 
     Attributes:
         counts: (method, fate) -> pairs; fates are ``found``, ``repeated``, ``common``, ``lost`` and ``written``.
-        examples: a few of the pairs written.
+        examples: a few of the written pairs.
         common: some of the queries that too many documents share.
     """
 
@@ -36,7 +36,7 @@ class Written:
 def write_pairs(
     config: PairsConfig, candidates: CandidatePairs, selection: Selection, found: NDArray[np.bool_] | None
 ) -> Written:
-    """Write the pairs that are left, all of them or no file; count the rest."""
+    """Write the pairs that are left, whole or not at all, and count the others."""
     chosen = selection.chosen if found is None else selection.chosen & found
     if not chosen.any():
         where = "--round-trip-k or --max-same-query" if found is not None else "--max-same-query"

@@ -1,4 +1,4 @@
-"""What a model lost or won on data that it was not trained on."""
+"""What a model lost or gained on data that it was not trained on."""
 
 import shlex
 from collections.abc import Mapping
@@ -21,12 +21,12 @@ Guards = Mapping[str, list[Comparison]]  # folder -> its comparisons
 
 
 def guard_rows(guards: Guards) -> list[list[str]]:
-    """A row a folder, by the measure that decides, under :data:`GUARD_COLUMNS`."""
+    """One row per folder, for the deciding measure, under :data:`GUARD_COLUMNS`."""
     return [[folder, *comparison_rows([deciding_of(found)])[0]] for folder, found in guards.items()]
 
 
 def guard_verdicts(guards: Guards) -> list[str]:
-    """A sentence a folder: what was lost or won there, or that nothing can be told."""
+    """One sentence per folder: whether the model lost or gained there, or that the data cannot tell."""
     sentences = []
     for folder, found in guards.items():
         deciding = deciding_of(found)
@@ -41,7 +41,7 @@ def guard_verdicts(guards: Guards) -> list[str]:
 
 
 def next_step(guards: Guards, config: TrainConfig) -> str:
-    """What to do against a significant loss, with the commands; empty where there is none."""
+    """What to do about a significant loss, with the commands; empty if there is none."""
     losses = [each for each in map(deciding_of, guards.values()) if each.p < SIGNIFICANT and each.difference < 0]
     if not losses:
         return ""
@@ -58,7 +58,7 @@ def next_step(guards: Guards, config: TrainConfig) -> str:
 def guard_json(
     guards: Guards, before: Mapping[str, Evaluation], after: Mapping[str, Evaluation]
 ) -> dict[str, dict[str, Any]]:
-    """What ``eval.json`` holds of each folder."""
+    """What ``eval.json`` holds about each folder."""
     return {
         folder: {
             "before": before[folder].to_json(),

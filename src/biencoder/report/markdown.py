@@ -1,4 +1,4 @@
-"""Texts of others in Markdown: they are shown, and never become markup, links, images or HTML."""
+"""Show other people's texts in Markdown, so that they never become markup, links, images or HTML."""
 
 import re
 
@@ -8,12 +8,12 @@ _MARKUP = re.compile(r"([\\`*\[\]<>|!])")
 
 
 def inline(text: object) -> str:
-    """Inside a line of prose or a cell of a table."""
+    """The text for a line of prose or a cell of a table."""
     return _MARKUP.sub(r"\\\1", _one_line(text)).replace("&", "&amp;").replace(r"\<", "&lt;").replace(r"\>", "&gt;")
 
 
 def code(text: object) -> str:
-    """As code within a line or a cell, in which a backtick or a bar would end it."""
+    """The text as code within a line or a cell, without backticks and bars, which would end it."""
     return f"`{_one_line(text).replace('`', chr(39)).replace('|', '/')}`"
 
 

@@ -1,4 +1,4 @@
-"""What a training run tells: on the terminal, in ``eval.json`` and in the model card."""
+"""What a training run reports on the terminal, in ``eval.json`` and in the model card."""
 
 import json
 from collections.abc import Sequence
@@ -31,14 +31,14 @@ class Outcome:
     """The result of a run, in figures.
 
     Attributes:
-        config: of the run, resolved.
+        config: the resolved configuration of the run.
         before: evaluation of the model before training.
         after: evaluation of the saved model.
         tuned: evaluation of the best trained weights; it differs from ``after`` only with ``keep_base``.
-        best_step: the step of those weights.
-        steps: of the run.
-        rows: trained on.
-        skipped: steps that were not taken because loss or gradient were not finite.
+        best_step: the step of the best trained weights.
+        steps: steps of the run.
+        rows: rows that the run trained on.
+        skipped: steps that were skipped because the loss or the gradient was not finite.
         guards_before: evaluation of the model before training on each folder of guard data.
         guards_after: evaluation of the saved model on the same folders.
     """
@@ -124,7 +124,7 @@ def write_evaluation(path: Path, outcome: Outcome) -> None:
 
 
 def write_model_card(path: Path, encoder: Encoder, outcome: Outcome) -> None:
-    """Write ``README.md``: what the model is, from what it was made, what it is worth, how to use it."""
+    """Write ``README.md``: what the model is, what it was made from, how good it is, and how to use it."""
     settings, config = encoder.settings, outcome.config
     prompts = {"query": settings.query_prompt, "passage": settings.passage_prompt}
     named = "; ".join(f"{side}: {code(text)}" for side, text in prompts.items() if text) or "none"

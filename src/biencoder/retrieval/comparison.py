@@ -1,4 +1,4 @@
-"""Two evaluations of the same queries compared: is one model better than the other?"""
+"""Compare two evaluations of the same queries: is one model better than the other?"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -99,8 +99,8 @@ def verdict(comparisons: Sequence[Comparison], model: str) -> str:
     """One sentence by :data:`DECIDING`: better, worse, or not to be told apart.
 
     Args:
-        comparisons: of a model with what it is compared with.
-        model: what to call it, at the beginning of the sentence.
+        comparisons: the model against its baseline.
+        model: what to call the model, at the start of the sentence.
     """
     deciding = deciding_of(comparisons)
     if deciding.p >= SIGNIFICANT:

@@ -1,7 +1,7 @@
 """A file of texts to a matrix of vectors, in bounded memory, resumable after a kill.
 
-While it is made, ``EMB.npy.partial`` holds the rows done so far and ``EMB.npy.partial.json`` says how many there are
-and of what. When whole, the matrix is renamed to ``EMB.npy``, with ``EMB.npy.json`` beside it to say what it was made
+During the run, ``EMB.npy.partial`` holds the rows done so far. ``EMB.npy.partial.json`` says how many they are and what
+they are made from. When the matrix is complete, it is renamed to ``EMB.npy``, and ``EMB.npy.json`` says what it is made
 from.
 """
 
@@ -23,7 +23,7 @@ from biencoder.retrieval.texts import in_batches, read_texts, summarize
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 512  # texts between two records of progress: what a kill can cost
+CHUNK = 512  # texts between two records of progress: a kill loses at most this many
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,17 @@ def encode_file(
 ) -> Encoded:
     """Encode a file of texts into a ``.npy`` file, row i for text i.
 
-    Neither texts nor vectors are ever all in memory. A run that was killed goes on from its last record when texts,
-    model and settings are the same, and ends in the same file as one never killed; otherwise it starts over and says
-    so.
+    Memory never holds all texts or all vectors. A killed run continues from its last record if texts, model and
+    settings are the same. It then makes the same file as a run that was never killed. Otherwise it starts over
+    and says so.
 
     Args:
         encoder: makes the vectors.
         input: texts, see :func:`~biencoder.retrieval.texts.read_texts`.
         output: the ``.npy`` file; it appears when it is whole.
         kind: ``query`` or ``passage`` (under the model's prompt for it), or ``plain`` (no prompt).
-        progress: called once with the number of texts, and of those an earlier run has done; what it returns is called
-            with the number done so far.
+        progress: called once with the number of texts and the number that an earlier run has done. The function that it
+            returns is called with the number done so far.
 
     Raises:
         UserError: bad input or output path, too little disk space, or a model whose vectors are not finite.
@@ -108,17 +108,17 @@ def description(output: Path) -> dict[str, Any] | None:
 
 
 def _is_whole(output: Path, partial: Path, record: Path, source: dict[str, Any]) -> bool:
-    """Whether an earlier run has made this very matrix; what a kill left undone at its very end is done now."""
+    """Whether an earlier run has made this matrix. If a kill stopped that run at its last steps, finish them now."""
     if output.is_file() and description(output) == source:
         if not partial.exists():
-            record.unlink(missing_ok=True)  # a kill came before it
+            record.unlink(missing_ok=True)  # a kill stopped the earlier run before this
         logger.info(
             "%s is already complete for these texts, this model and these settings; there is nothing to do", output
         )
         return True
     finished = {"rows_done": source["rows"], "source": source}
     if not partial.exists() and output.is_file() and read_json(record) == finished:
-        _describe(output, record, source)  # a kill came between the last two steps of publishing
+        _describe(output, record, source)  # a kill stopped the earlier run between the last two steps
         return True
     return False
 
@@ -165,7 +165,7 @@ def _check_space(output: Path, needed: int) -> None:
 
 
 def _publish(output: Path, partial: Path, record: Path, source: dict[str, Any]) -> None:
-    # The old description goes first: at no moment does a description stand beside a matrix of something else.
+    # The old description goes first, so that no description is ever beside a matrix that it does not describe.
     beside(output, ".json").unlink(missing_ok=True)
     partial.replace(output)
     sync_folder(output.parent)

@@ -15,14 +15,14 @@ DECIDING = "ndcg@10"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model is worth on a collection.
+    """How well a model does on a collection.
 
     Attributes:
         metrics: each measure's mean over the queries, ``ndcg@10`` and so on.
-        per_query: for each measure the value of each query.
+        per_query: for each measure, the value of each query.
         queries: queries evaluated: those with at least one relevant document.
         documents: documents searched.
-        description: one sentence on the collection, for people.
+        description: one sentence about the collection, for people.
     """
 
     metrics: dict[str, float]
@@ -54,9 +54,9 @@ def evaluate(
     Args:
         encoder: the model.
         collection: documents, queries and judgements.
-        k: documents retrieved a query. Measures cut deeper than ``k`` see ``k`` documents.
-        dims: adds :data:`DECIDING` of vectors cut to each of these dimensions, as a measure of its own.
-        progress: called with the number of texts encoded, of :func:`texts_to_encode`.
+        k: documents to retrieve for each query. Measures with a cut deeper than ``k`` see ``k`` documents.
+        dims: for each of these, cut the vectors to so many dimensions and add their :data:`DECIDING` as a measure.
+        progress: called with the number of texts encoded so far; :func:`texts_to_encode` gives the total.
 
     Raises:
         UserError: no query has a relevant document, or the model's vectors are not finite.

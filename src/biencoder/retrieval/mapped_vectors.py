@@ -1,4 +1,4 @@
-"""Vectors that are made block by block and never all in memory."""
+"""Vectors that are made block by block, so that memory never holds all of them."""
 
 import tempfile
 from collections.abc import Iterable

@@ -1,10 +1,10 @@
 """Retrieval measures with the exact semantics of trec_eval.
 
-A run is ranked by score, compared as float32 as trec_eval does, highest first; equal scores by document id, largest
-first. (RR@10 of ir_measures is MS MARCO's script, which puts the smallest id first.) A document without a judgement is
-not relevant; a judgement of 1 or more is relevant. Queries that the run misses count 0. Queries without any relevant
-judged document have no meaningful value: they are left out of values and means, and counted (trec_eval would count
-each as 0).
+Documents are ranked by score, highest first; like trec_eval, this compares scores as float32. Equal scores are ranked
+by document id, largest first. (RR@10 of ir_measures is MS MARCO's script, which puts the smallest id first.) A document
+without a judgement is not relevant; a judgement of 1 or more is relevant. Queries that the run misses count 0. Queries
+without any relevant judged document have no meaningful value. Values and means leave them out, and their number is
+reported (trec_eval would count each as 0).
 
 Shapes: Q queries, K ranks, J judged documents.
 """
@@ -22,11 +22,11 @@ MEASURES = ("ndcg@10", "mrr@10", "recall@1", "recall@5", "recall@10", "recall@10
 
 @dataclass(frozen=True)
 class Scores:
-    """What a run is worth.
+    """How good a run is.
 
     Attributes:
         query_ids: the queries with at least one relevant judged document, sorted.
-        per_query: for each measure its values, ``[Q]`` float64 in the order of ``query_ids``.
+        per_query: for each measure, its values, ``[Q]`` float64 in the order of ``query_ids``.
         without_relevant: judged queries that were left out because nothing relevant is known for them.
     """
 
@@ -36,7 +36,7 @@ class Scores:
 
     @property
     def means(self) -> dict[str, float]:
-        """Each measure's mean over the queries (NaN when there is none)."""
+        """Each measure's mean over the queries (NaN if there are no queries)."""
         return {name: float(values.mean()) if len(values) else float("nan") for name, values in self.per_query.items()}
 
 
@@ -44,8 +44,8 @@ def evaluate_run(qrels: Qrels, run: Run, measures: Sequence[str] = MEASURES) -> 
     """Score a run against judgements.
 
     Args:
-        qrels: for each query the judged documents and their relevance; 0 or less is not relevant.
-        run: for each query the retrieved documents and their scores; queries without judgements are ignored.
+        qrels: for each query, the judged documents and their relevance; 0 or less is not relevant.
+        run: for each query, the retrieved documents and their scores; queries without judgements are ignored.
         measures: names like ``ndcg@10``, of the kinds in :data:`FORMULAS`.
 
     Raises:
@@ -85,13 +85,13 @@ def ndcg(gains_QK: np.ndarray, ideal_QJ: np.ndarray, cut: int) -> np.ndarray:
 
 
 def mrr(gains_QK: np.ndarray, ideal_QJ: np.ndarray, cut: int) -> np.ndarray:  # noqa: ARG001 - one signature for all
-    """One over the rank of the first relevant document; 0 when none stands in the first ``cut`` ranks."""
+    """One over the rank of the first relevant document; 0 if none is in the first ``cut`` ranks."""
     relevant = gains_QK[:, :cut] > 0
     return np.where(relevant.any(axis=1), 1.0 / (relevant.argmax(axis=1) + 1), 0.0)
 
 
 def recall(gains_QK: np.ndarray, ideal_QJ: np.ndarray, cut: int) -> np.ndarray:
-    """Share of the relevant documents that stand in the first ``cut`` ranks."""
+    """Share of the relevant documents that are in the first ``cut`` ranks."""
     share: np.ndarray = (gains_QK[:, :cut] > 0).sum(axis=1) / (ideal_QJ > 0).sum(axis=1)
     return share
 

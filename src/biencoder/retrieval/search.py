@@ -1,15 +1,15 @@
 """Exact search by inner product over any number of vectors, in bounded memory.
 
-Shapes: Q queries, N documents, D dimensions, B documents in a block, K results a query.
+Shapes: Q queries, N documents, D dimensions, B documents in a block, K results per query.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
 
-BLOCK_BYTES = 64 << 20  # of document vectors searched at a time: large enough for full speed
-SCORE_BYTES = 64 << 20  # of scores held at a time
-MANY = 384  # queries from which on faiss is the faster one; for 256, one product and torch's top-k are 6 times as fast
+BLOCK_BYTES = 64 << 20  # bytes of document vectors searched at a time: large enough for full speed
+SCORE_BYTES = 64 << 20  # bytes of scores held at a time
+MANY = 384  # from this many queries on, faiss is faster; for 256, one product and torch's top-k are 6 times as fast
 
 
 def search(
@@ -17,14 +17,14 @@ def search(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The ``k`` documents with the largest inner product for each query, exactly.
 
-    Results come by score, largest first; equal scores by index, smallest first, the last place included. A score is
-    a float32 sum, so its last bits depend on the order in which the machine adds.
+    Results are sorted by score, largest first. Equal scores are sorted by index, smallest first, even at the last
+    place. A score is a float32 sum, so its last bits depend on the machine's order of adding.
 
     Args:
         queries: ``[Q, D]`` float32.
-        corpus: ``[N, D]`` float32, in memory or memory-mapped: it is read once, block by block. Its values must be
-            finite, which is not checked here: whoever reads vectors from a file checks them once, not at every search.
-        k: results a query.
+        corpus: ``[N, D]`` float32, in memory or memory-mapped; it is read once, block by block. Its values must be
+            finite. This function does not check that: the caller checks vectors once, when it reads the file.
+        k: results per query.
         block_rows: documents in a block; None for about 64 MB of them.
 
     Returns:
@@ -65,7 +65,7 @@ def extend(
         queries: ``[Q, D]``, finite.
         block: ``[B, D]``, finite, the documents ``offset``, ``offset + 1``, and so on; blocks come in ascending order.
         offset: index of the block's first document.
-        k: results a query.
+        k: results per query.
 
     Raises:
         ValueError: k below 1.
@@ -76,13 +76,13 @@ def extend(
     scores, indices = _search_block(queries, block, k)
     scores = np.concatenate([best[0], scores], axis=1)
     indices = np.concatenate([best[1], indices + offset], axis=1)
-    # Earlier documents stand first and a block's results are in order, so a stable sort keeps ties by index.
+    # Earlier documents come first and a block's results are in order, so a stable sort leaves ties sorted by index.
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(indices, order, axis=1)
 
 
 def _search_block(queries: np.ndarray, block: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    # One result more than asked: when it ties with the last, more may tie, and arbitrary ones of them were kept.
+    # Ask for one more result. If it ties with the last one, more may tie, and the choice among them was arbitrary.
     found = min(k + 1, len(block))
     scores, indices = (_product_and_top if len(queries) < MANY else _faiss_top)(queries, block, found)
     order = np.lexsort((indices, -scores), axis=1)
@@ -113,7 +113,7 @@ def _faiss_top(queries: np.ndarray, block: np.ndarray, k: int) -> tuple[np.ndarr
 
 
 def _settle(scores_QB: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first k by score and then index, for rows in which several documents tie for the last place."""
+    """The first k by score and then by index, for rows where several documents tie for the last place."""
     last_Q = np.partition(scores_QB, -k, axis=1)[:, -k]
     chosen = np.empty((len(scores_QB), k), np.int64)
     for row, (scores, last) in enumerate(zip(scores_QB, last_Q, strict=True)):

@@ -42,12 +42,12 @@ def search_texts(
         encoder: the model.
         queries: their texts.
         corpus: texts, see :func:`~biencoder.retrieval.texts.read_texts`.
-        k: hits a query.
-        embeddings: the corpus as :func:`~biencoder.retrieval.encode.encode_file` encoded it; None to encode it now.
+        k: hits per query.
+        embeddings: the corpus, encoded by :func:`~biencoder.retrieval.encode.encode_file`; None to encode it now.
         progress: as for :func:`~biencoder.retrieval.encode.encode_file`, while the corpus is encoded.
 
     Raises:
-        UserError: bad files, embeddings that are not of this corpus and model, or vectors that are not finite.
+        UserError: bad files, embeddings of another corpus or model, or vectors that are not finite.
     """
     summary = summarize(corpus)
     vectors = finite(encoder.encode_queries(queries), "query")
@@ -71,7 +71,7 @@ def search_texts(
 
 
 def _open_embeddings(path: Path, corpus: Path, texts: Summary, encoder: TextEncoder) -> np.ndarray:
-    """The matrix, memory-mapped, after all that can be checked: a wrong one finds nonsense without any error."""
+    """Check the matrix as far as possible and map it: a search in a wrong one would find nonsense without an error."""
     flag = f"--corpus-embeddings {path}"
     try:
         matrix = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -86,7 +86,7 @@ def _open_embeddings(path: Path, corpus: Path, texts: Summary, encoder: TextEnco
             f"makes {encoder.dim} dimensions; encode the corpus again"
         )
     made_from = description(path)
-    if made_from is None:  # not known to be ours, which are finite
+    if made_from is None:  # biencoder may not have made it, so its values may not be finite
         for start, stop in blocks(*matrix.shape):
             finite(matrix[start:stop], f"{flag}, vector", start)
     else:

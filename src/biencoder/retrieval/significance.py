@@ -13,26 +13,26 @@ def paired_randomization_test(
 ) -> np.ndarray:
     """Two-sided p-values of the paired randomisation test (Smucker, Allan and Carterette, CIKM 2007).
 
-    If both systems were equal, each query's two values could as well be swapped. The p-value is the share of random
-    swaps whose mean difference is at least as large as the observed one. The observed labelling counts as one of
-    them, so that p is never 0: (c + 1) / (R + 1).
+    If both systems were equal, swapping a query's two values would change nothing. The p-value is the share of random
+    swaps whose mean difference is at least as large as the observed one. The observed labelling counts as one swap, so
+    p is never 0: (c + 1) / (R + 1).
 
     Args:
         before: ``[Q]`` or ``[Q, M]``, a value for each query (and measure).
         after: the same shape, the same queries in the same order.
-        rounds: random swaps of all queries.
-        seed: of the random numbers; equal seeds give equal p-values.
+        rounds: how many times to swap all queries at random.
+        seed: seed of the random numbers; equal seeds give equal p-values.
 
     Returns:
         ``[]`` or ``[M]`` float64.
 
     Raises:
-        ValueError: shapes that differ, or no query.
+        ValueError: the shapes differ, or there is no query.
     """
     differences_QM = _differences(before, after)
     queries = len(differences_QM)
     observed = np.abs(differences_QM.sum(axis=0))
-    # Sums of the same terms in another order differ in their last bits: ties with the observed one must count.
+    # Sums of the same terms in another order differ in their last bits, and ties with the observed sum must count.
     threshold = observed - 1e-9 * np.abs(differences_QM).sum(axis=0)
     random = np.random.default_rng(seed)
     at_least = np.zeros(observed.shape, np.int64)
@@ -52,14 +52,14 @@ def bootstrap_interval(
         before: ``[Q]`` or ``[Q, M]``, a value for each query (and measure).
         after: the same shape, the same queries in the same order.
         level: the share of resamples between the bounds.
-        rounds: resamples of the queries with replacement.
-        seed: of the random numbers; equal seeds give equal bounds.
+        rounds: how many times to resample the queries, with replacement.
+        seed: seed of the random numbers; equal seeds give equal bounds.
 
     Returns:
         Lower and upper bounds, each ``[]`` or ``[M]`` float64.
 
     Raises:
-        ValueError: shapes that differ, or no query.
+        ValueError: the shapes differ, or there is no query.
     """
     differences_QM = _differences(before, after)
     queries = len(differences_QM)

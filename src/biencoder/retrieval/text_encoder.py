@@ -1,4 +1,4 @@
-"""What retrieval needs of a model, and callbacks that hear how far it is."""
+"""What retrieval needs from a model, and callbacks that report progress."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -7,12 +7,12 @@ import numpy as np
 
 from biencoder.errors import UserError
 
-Advance = Callable[[int], None]  # is called with the number of texts done
-StartProgress = Callable[[int, int], Advance]  # is called once with the number of texts, and of those done before
+Advance = Callable[[int], None]  # called with the number of texts done
+StartProgress = Callable[[int, int], Advance]  # called once with the number of texts and the number already done
 
 
 class TextEncoder(Protocol):
-    """What retrieval needs of :class:`biencoder.model.encoder.Encoder`: texts to float32 vectors ``[N, D]``."""
+    """What retrieval needs from :class:`biencoder.model.encoder.Encoder`: texts to float32 vectors ``[N, D]``."""
 
     @property
     def dim(self) -> int:
@@ -23,7 +23,7 @@ class TextEncoder(Protocol):
         """Equal fingerprints give equal vectors."""
 
     def encode(self, texts: Sequence[str], prompt: str = "", progress: Advance | None = None) -> np.ndarray:
-        """Vectors of texts under the prompt given; ``progress`` hears how many are done."""
+        """Vectors of texts under the given prompt; ``progress`` is called with the number done."""
 
     def encode_queries(self, texts: Sequence[str], progress: Advance | None = None) -> np.ndarray:
         """Vectors of queries under the model's query prompt."""
@@ -32,14 +32,15 @@ class TextEncoder(Protocol):
         """Vectors of passages under the model's passage prompt."""
 
     def cut(self, vectors: np.ndarray, dim: int) -> np.ndarray:
-        """The first dimensions of its vectors: ``[N, dim]``, as the model would make them."""
+        """The first ``dim`` dimensions of vectors, as the model would make them: ``[N, dim]``."""
 
 
 def finite(vectors: np.ndarray, what: str, first: int = 0) -> np.ndarray:
     """The vectors, unchanged.
 
     Raises:
-        UserError: one has values that are not finite; it is named by ``what`` and its number, from ``first + 1``.
+        UserError: a vector has values that are not finite. The message names it by ``what`` and its number, counted
+            from ``first + 1``.
     """
     good = np.isfinite(vectors).all(axis=1)
     if not good.all():
@@ -51,5 +52,5 @@ def finite(vectors: np.ndarray, what: str, first: int = 0) -> np.ndarray:
 
 
 def shifted(progress: Advance | None, by: int) -> Advance | None:
-    """Progress of a part that starts after ``by`` texts."""
+    """A progress callback for a part that starts after ``by`` texts."""
     return None if progress is None else lambda done: progress(by + done)

@@ -1,4 +1,4 @@
-"""Files of texts, read as a stream: a line each, or JSON lines with ``text``."""
+"""Files of texts, read as a stream: one text per line, or JSON lines with ``text``."""
 
 import itertools
 from collections.abc import Iterable, Iterator
@@ -19,8 +19,8 @@ class Text:
     """A row of a file of texts.
 
     Attributes:
-        id: the row's ``_id``, else the number of its line, from 1.
-        text: what is encoded; a ``title`` stands before it, with a space between.
+        id: the row's ``_id``; without one, the number of its line, from 1.
+        text: the text to encode; a ``title`` comes before it, with a space between.
     """
 
     id: str
@@ -33,7 +33,7 @@ class Summary:
 
     Attributes:
         rows: number of texts.
-        fingerprint: digest of the texts in their order; file name, ids and compression play no part.
+        fingerprint: digest of the texts in their order; file name, ids and compression do not matter.
     """
 
     rows: int
@@ -43,11 +43,11 @@ class Summary:
 def read_texts(path: Path) -> Iterator[Text]:
     """The texts of a file in order, one at a time.
 
-    ``.jsonl``, ``.json`` and ``.ndjson`` hold an object a line; any other name holds a text a line. ``.gz`` may follow.
-    An empty line is an empty text, but in JSON lines it is skipped.
+    ``.jsonl``, ``.json`` and ``.ndjson`` files hold one object per line; other files hold one text per line. ``.gz``
+    may follow. An empty line is an empty text; in JSON lines it is skipped.
 
     Raises:
-        UserError: no such file, or a line that is not UTF-8, not JSON or without a ``text``.
+        UserError: the file does not exist, or a line is not UTF-8, is not JSON or has no ``text``.
     """
     as_json = path.name.lower().removesuffix(".gz").endswith(JSON_SUFFIXES)
     for number, line in read_lines(path):
@@ -61,7 +61,7 @@ def summarize(path: Path) -> Summary:
     """Count and fingerprint the texts of a file. This checks every line.
 
     Raises:
-        UserError: see :func:`read_texts`; or a file without any text.
+        UserError: see :func:`read_texts`; or the file holds no text.
     """
     digest, rows = xxhash.xxh3_128(), 0
     for row in read_texts(path):
@@ -91,7 +91,7 @@ def _from_json(line: bytes, path: Path, number: int) -> Text:
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        _decode(line, path, number)  # says what is no text at all
+        _decode(line, path, number)  # raises a clearer error if the line is not text at all
         raise UserError(f"{path}:{number}: not JSON ({error.msg}, column {error.colno})") from error
     if not isinstance(row, dict):
         raise UserError(f'{path}:{number}: not a JSON object; a row looks like {{"_id": "7", "text": "..."}}')

@@ -11,7 +11,7 @@ def write_trec_run(path: Path, found: Run, *, tag: str = "biencoder") -> None:
     """Write a TREC run (``query Q0 document rank score tag``), ranked as trec_eval ranks it, whole or not at all.
 
     Raises:
-        UserError: an id is empty or holds white space, which the format cannot tell from a column's end.
+        UserError: an id is empty or holds white space; in this format white space ends a column.
     """
     tag = "_".join(tag.split()) or "biencoder"
     with atomic_write(path) as file:

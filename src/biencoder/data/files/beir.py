@@ -25,10 +25,10 @@ class Collection:
 
     Attributes:
         corpus_ids: the documents' ids, each once.
-        corpus_texts: their texts in the same order; ``title text`` joined by a space where there is a title.
+        corpus_texts: their texts in the same order; with a title, ``title text``, joined by a space.
         query_ids: the ids of the queries that have judgements, each once.
         query_texts: their texts in the same order.
-        qrels: query id -> document id -> grade; above 0 is relevant. Every id in it is among those above.
+        qrels: query id -> document id -> grade; above 0 is relevant. All these ids are in the lists above.
         description: one line for the reader of the results.
     """
 
@@ -56,10 +56,10 @@ def load_collection(folder: Path, split: str | None = None) -> Collection:
 
     Args:
         folder: holds ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/``.
-        split: which judgements. None: ``test`` where there is one, else the only one.
+        split: which judgements to read. None means ``test`` if it exists, else the only split.
 
     Raises:
-        UserError: a file is missing or malformed, an id stands twice, or the judgements name an absent id.
+        UserError: a file is missing or malformed, an id appears twice, or the judgements name an unknown id.
     """
     if not folder.is_dir():
         raise UserError(f"the evaluation folder {folder} does not exist or is not a folder")
@@ -115,7 +115,7 @@ def read_texts(path: Path) -> dict[str, str]:
     """The texts of ``corpus.jsonl`` or ``queries.jsonl`` by their ids.
 
     Raises:
-        UserError: a line is no JSON object with ``_id`` and ``text``, or an id stands twice.
+        UserError: a line is not a JSON object with ``_id`` and ``text``, or an id appears twice.
     """
     texts: dict[str, str] = {}
     for number, line in read_lines(path):
@@ -143,7 +143,7 @@ def _parse(line: bytes, place: str) -> dict[str, Any]:
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        _decode(line, place)  # says what is no text at all
+        _decode(line, place)  # raises a clearer error if the line is not text at all
         raise UserError(f"{place}: not JSON ({error.msg}, column {error.colno})") from error
     if type(row) is not dict:
         raise UserError(f"{place}: not a JSON object")
@@ -163,7 +163,7 @@ def _read_qrels(path: Path) -> Qrels:
 
 
 def _judgements(path: Path) -> Iterator[tuple[str, str, str, int]]:
-    """Place, query, document and grade of each line, BEIR's three columns or TREC's four."""
+    """Place, query, document and grade of each line, which has BEIR's three columns or TREC's four."""
     for number, line in read_lines(path):
         place = f"{path}:{number}"
         text = _decode(line, place).strip()

@@ -19,7 +19,7 @@ _NUMBERED_NEGATIVE = re.compile(r"negative_([0-9]{1,9})")
 
 
 class RowError(ValueError):
-    """What is wrong with one row: ``kind`` groups such rows in counts, the message is for the person."""
+    """What is wrong with one row. ``kind`` groups rows for counting; the message is for people."""
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(reason)
@@ -27,7 +27,7 @@ class RowError(ValueError):
 
 
 class Columns(NamedTuple):
-    """The names under which the parts of an example are found in a file."""
+    """The names of the columns that hold the parts of an example."""
 
     query: str
     positive: str
@@ -40,10 +40,11 @@ class Columns(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def find_columns(names: tuple[str, ...]) -> Columns:
-    """Recognise FlagEmbedding's and sentence-transformers' column names; the first of the known names wins.
+    """Recognise FlagEmbedding's and sentence-transformers' column names; the first known name wins.
 
     Raises:
-        RowError: no column holds the query, or none the positive; says what was found and what is known.
+        RowError: no column holds the query, or no column holds the positive. The message lists the columns found and
+            the known names.
     """
     query = next((name for name in QUERY_COLUMNS if name in names), None)
     positive = next((name for name in POSITIVE_COLUMNS if name in names), None)

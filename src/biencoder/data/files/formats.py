@@ -1,4 +1,4 @@
-"""Rows out of JSON lines, CSV and Parquet files."""
+"""Rows from JSON lines, CSV and Parquet files."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -44,7 +44,7 @@ def read_rows(path: Path, *, every_column: bool = False) -> Iterator[tuple[int, 
 
     Args:
         path: the file.
-        every_column: of a Parquet file, read the columns that training does not need as well.
+        every_column: in a Parquet file, also read the columns that training does not need.
 
     Raises:
         UserError: the file as a whole cannot be read.
@@ -98,12 +98,12 @@ def _array_hint(line: bytes) -> str:
 
 
 def _read_csv(path: Path) -> Iterator[tuple[int, Row | RowError]]:
-    csv.field_size_limit(1 << 30)  # the csv module refuses longer texts than 128 KiB unless told
+    csv.field_size_limit(1 << 30)  # by default, the csv module refuses texts longer than 128 KiB
     faults: dict[int, RowError] = {}  # line number -> what could not be decoded in it
     reader = csv.reader(_decoded(path, faults), strict=True)
     header: list[str] | None = None
     while True:
-        number = reader.line_num + 1  # where the row begins: quoted texts run over lines
+        number = reader.line_num + 1  # where the row begins: a quoted text may span several lines
         try:
             cells = next(reader)
         except StopIteration:
@@ -140,7 +140,7 @@ def _unique(names: list[str], place: str) -> list[str]:
 
 
 def _cell(column: str, text: str) -> Any:
-    """A CSV cell as JSON would have it: empty is null, a list of texts or the scores may be written as JSON."""
+    """A CSV cell as a JSON value. An empty cell is null; lists of texts and scores may be written as JSON."""
     if not text:
         return None
     is_score = column in SCORE_COLUMNS
@@ -172,7 +172,7 @@ def _read_parquet(path: Path, every_column: bool) -> Iterator[tuple[int, Row | R
         raise UserError(f"{path}: not a complete Parquet file ({first_line(error)})") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: a text in row {number + 1} or the {_PARQUET_ROWS} after it is not UTF-8") from error
-    except (ValueError, OverflowError) as error:  # a date that Python has no value for
+    except (ValueError, OverflowError) as error:  # for example a date outside Python's range
         raise UserError(
             f"{path}: a value in row {number + 1} or the {_PARQUET_ROWS} after it cannot be read ({error})"
         ) from error

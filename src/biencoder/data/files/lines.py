@@ -1,4 +1,4 @@
-"""Text files line by line: gzip, byte-order marks and broken streams are dealt with here, once."""
+"""Text files line by line. This module alone handles gzip, byte-order marks and broken streams."""
 
 import gzip
 import io
@@ -19,7 +19,7 @@ _LETTERS_SHOWN = 40
 
 
 class NotTextError(ValueError):
-    """Why the bytes of a line are no text; ``kind`` groups such lines in counts."""
+    """Why the bytes of a line are not text; ``kind`` groups such lines for counting."""
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(reason)
@@ -27,10 +27,10 @@ class NotTextError(ValueError):
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a text file, ``.gz`` or plain, with their numbers from 1; line ends are left on.
+    """The lines of a text file, ``.gz`` or plain, with their numbers from 1; each line keeps its line end.
 
-    A UTF-8 byte-order mark is taken off. Nothing is decoded: what a line that is no text means is for the caller, who
-    calls :func:`decode`.
+    A UTF-8 byte-order mark is removed. Lines stay bytes: the caller decides what to do with a line that is not text,
+    and calls :func:`decode`.
 
     Raises:
         UserError: the file cannot be read, is UTF-16, its gzip stream is damaged or cut off, or a line is longer than
@@ -57,7 +57,7 @@ def decode(line: bytes) -> str:
     """The text of a line.
 
     Raises:
-        NotTextError: it is not UTF-8, or holds a NUL byte, as damaged files and files that are no text do.
+        NotTextError: the line is not UTF-8, or holds a NUL byte, as damaged files and binary files do.
     """
     try:
         text = line.decode()
@@ -72,13 +72,13 @@ def decode(line: bytes) -> str:
 
 
 def listed(names: Sequence[object]) -> str:
-    """Names that a file gave, for a message: the first of them, each cut short."""
+    """The first few names from a file, for a message; long names are cut short."""
     shown = ", ".join(shortened(name) for name in names[:_NAMES_SHOWN]) or "none"
     return shown if len(names) <= _NAMES_SHOWN else f"{shown} and {len(names) - _NAMES_SHOWN:,} more"
 
 
 def shortened(name: object) -> str:
-    """A name that a file gave, for a message: it may be megabytes long there."""
+    """A name from a file, cut short for a message: in the file it may be megabytes long."""
     text = str(name)
     return text if len(text) <= _LETTERS_SHOWN else text[: _LETTERS_SHOWN - 1] + "…"
 

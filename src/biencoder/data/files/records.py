@@ -1,4 +1,4 @@
-"""A row of any supported file -> Example; what is wrong with a row is said with its file and line."""
+"""A row of any supported file -> Example. Errors name the file and the line of the row."""
 
 import math
 from collections import Counter
@@ -20,16 +20,16 @@ _KEPT_MESSAGES = 20
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A query with the passages that are known to answer it and those that are known not to.
+    """A query, the passages that are known to answer it, and the passages that are known not to.
 
     Attributes:
         query: not empty.
         positives: at least one, none empty.
-        negatives: hard negatives, none empty; may be no one.
+        negatives: hard negatives, none empty; there may be none.
         positive_scores: the teacher's score of each positive, or None.
         negative_scores: the teacher's score of each negative, or None.
-        prompt: the instruction to put before this query (``""``: none), or None for the run's own.
-        similarity: how similar query and positive are, -1 to 1, in a row of two sentences and their score; else None.
+        prompt: the instruction to put before this query (``""`` for no instruction); None for the prompt of the run.
+        similarity: how similar query and positive are, -1 to 1, if the row has two sentences and a score; else None.
     """
 
     query: str
@@ -43,7 +43,7 @@ class Example:
 
 @dataclass
 class BadRows:
-    """The rows that were left out: how many of each kind, and the first messages."""
+    """Counts of the rows that were left out, by kind, and the first messages about them."""
 
     kinds: Counter[str] = field(default_factory=Counter)
     messages: list[str] = field(default_factory=list)
@@ -58,7 +58,7 @@ class BadRows:
 def iter_examples(
     files: Sequence[Path], on_bad_row: str = STOP, bad: BadRows | None = None
 ) -> Iterator[tuple[str, Example]]:
-    """The examples of ``files`` in order, each with its place, ``path:line`` (Parquet: the row's number).
+    """The examples of ``files`` in order, each with its place, ``path:line`` (in Parquet, the row's number).
 
     Args:
         files: what ``find_files`` returns.
@@ -82,7 +82,7 @@ def read_examples(path: Path, on_bad_row: str, bad: BadRows) -> Iterator[tuple[i
 def read_examples_and_rows(
     path: Path, on_bad_row: str, bad: BadRows, *, every_column: bool = False
 ) -> Iterator[tuple[int, Row, Example]]:
-    """The same, with the row that each example was read from; ``every_column`` reads those not needed here as well."""
+    """The same, with the row that each example comes from; ``every_column`` also reads columns not needed here."""
     is_empty = True
     for line, row in read_rows(path, every_column=every_column):
         is_empty = False

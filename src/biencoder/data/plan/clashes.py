@@ -1,11 +1,11 @@
-"""Rows that should not meet in a batch, and an order of all rows in which they do not.
+"""Rows that should not be in the same batch, and an order of all rows that keeps them apart.
 
 Two rows clash when their queries are the same text, or when a passage is known to answer both: the positive of one
 would stand among the negatives of the other.
 
-Rows that clash, directly or through others, form a component. The rows of a component are dealt to different batches,
-one after the other. That parts all rows of a component that has no more rows than there are batches. The rows of a
-larger one are as evenly spread as can be, and those that do clash are swapped with others as long as that helps.
+Rows that clash, directly or through others, form a component. The rows of a component are dealt to the batches in
+turn. If a component has no more rows than there are batches, this separates all its rows. A larger component is spread
+as evenly as possible. Its rows that still clash are swapped with other rows as long as that helps.
 
 Shapes: n rows, E edges.
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from biencoder.data.random_bits import splitmix64
 from biencoder.data.table import Ragged
 
-ROUNDS_WITHOUT_GAIN = 16  # of swapping, after which what still clashes is left
+ROUNDS_WITHOUT_GAIN = 16  # swapping stops after this many; rows that still clash stay where they are
 
 
 class Clashes:
@@ -37,7 +37,7 @@ class Clashes:
         component = _components(owner, passage, len(distinct))[self._query]
         self._size = np.bincount(component, minlength=len(distinct))
         self._component = np.where(self._size[component] > 1, component, -1)  # [n]; -1 for a row that clashes with none
-        # What a query must not have in common with another of its batch: itself, and the passages that it shares.
+        # Two queries of a batch must have no key in common. A query's keys are itself and the passages that it shares.
         keys = np.concatenate([np.arange(len(distinct)), len(distinct) + passage])
         order = np.argsort(np.concatenate([np.arange(len(distinct)), owner]), kind="stable")
         ends = np.cumsum(1 + np.bincount(owner, minlength=len(distinct)))
@@ -45,7 +45,7 @@ class Clashes:
         self._key_count = len(distinct) + len(passages)
 
     def order(self, bits: NDArray[np.uint64], batch_size: int) -> NDArray[np.int64]:
-        """The rows in the order in which batches are cut from them: int64 ``[n]``.
+        """The order from which batches are cut: int64 ``[n]``.
 
         Args:
             bits: uint64 ``[n]``, random bits of each row. If no rows clash, the order is the order of the bits. If some
@@ -60,13 +60,13 @@ class Clashes:
         crowded = self._crowded(batches, least=batches)  # rows of smaller components are in separate batches already
         if len(crowded):
             self._swap(batch, crowded, bits)
-        return np.lexsort((splitmix64(bits), batch))  # those that were dealt stand anywhere in their batch
+        return np.lexsort((splitmix64(bits), batch))  # the place of a dealt row within its batch is random
 
     def part(self, order: NDArray[np.int64], bits: NDArray[np.uint64], batch_size: int) -> NDArray[np.int64]:
-        """An order of the rows, changed only where rows of a batch clash: these are swapped with others.
+        """A given order of the rows, in which rows that clash within a batch are swapped with others.
 
         Args:
-            order: int64 ``[n]``, from which batches would be cut if no rows clashed.
+            order: int64 ``[n]``; batches would be cut from it if no rows clashed.
             bits: uint64 ``[n]``, random bits of each row.
             batch_size: rows a batch; the last one may have fewer.
         """
@@ -82,16 +82,16 @@ class Clashes:
     def _deal(
         self, shuffled: NDArray[np.int64], bits: NDArray[np.uint64], batch_size: int, batches: int
     ) -> NDArray[np.int64]:
-        """The batch of each row: components one after the other to the batches in turn, then the other rows."""
+        """The batch of each row. Components are dealt first, one after the other; then the other rows."""
         bound = shuffled[self._component[shuffled] >= 0]
         distinct, first, component = np.unique(self._component[bound], return_index=True, return_inverse=True)
-        # First those that need a place in every batch, the last and smallest one too.
+        # First come components that need a place in every batch, including the last and smallest one.
         class_of = np.select([self._size[distinct] == batches, self._size[distinct] > batches], [0, 1], 2)
         rank = np.empty_like(first)
         rank[np.lexsort((first, class_of))] = np.arange(len(first))
         bound = bound[np.argsort(rank[component], kind="stable")]
 
-        last = len(shuffled) - (batches - 1) * batch_size  # rows of the last batch, which is full after as many rounds
+        last = len(shuffled) - (batches - 1) * batch_size  # rows of the last batch, full after as many rounds
         turn = np.arange(len(bound))
         place = np.where(turn < last * batches, turn % batches, (turn - last * batches) % (batches - 1))
         in_turn = np.append(np.argsort(splitmix64(bits[: batches - 1]), kind="stable"), batches - 1)
@@ -114,7 +114,7 @@ class Clashes:
         return found
 
     def _swap(self, batch: NDArray[np.int64], crowded: NDArray[np.int64], bits: NDArray[np.uint64]) -> None:
-        """Move rows that clash to other batches, in exchange for rows that clash in neither place; in place."""
+        """Change ``batch`` in place: swap rows that clash with rows of other batches, if both then clash with none."""
         keys = self._keys.take(self._query[crowded])
         owner, values = keys.owners(), keys.values.astype(np.int64)
         movable = np.concatenate([crowded, np.flatnonzero(self._component < 0)])
@@ -142,7 +142,7 @@ class Clashes:
     def _meets(
         self, keys: Ragged, lists: NDArray[np.int64], batch: NDArray[np.int64], taken: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
-        """Which of the lists of keys have one that is taken in the batch given."""
+        """Which of the lists have a key that is already taken in the given batch."""
         positions, offsets = keys.positions(lists)
         owner = np.repeat(np.arange(len(lists)), np.diff(offsets))
         codes = batch[owner] * self._key_count + keys.values[positions].astype(np.int64)
@@ -153,8 +153,8 @@ class Clashes:
 def _components(owner: NDArray[np.int64], passage: NDArray[np.int64], queries: int) -> NDArray[np.int64]:
     """The connected component of each query, named by the smallest query in it: int64 ``[queries]``.
 
-    FastSV (Zhang, Azad and Hu 2020): every query hangs itself below the smallest query that it knows of, over and over;
-    the number of rounds grows with the logarithm of the longest path.
+    FastSV (Zhang, Azad and Hu 2020): in each round, every query moves below the smallest query that it knows. The
+    number of rounds grows with the logarithm of the longest path.
 
     Args:
         owner: int64 ``[E]``, a query.

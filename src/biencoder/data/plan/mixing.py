@@ -1,4 +1,4 @@
-"""Which data set a step takes its batch from: a function of the seed and the step alone."""
+"""Which data set a step takes its batch from. This depends on the seed and the step alone."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from biencoder.config.choices import EQUAL, SIZE, SQRT
 from biencoder.data.random_bits import bits_of
 
-# From the sizes of the data sets to the proportions in which they are drawn; an empty one is never drawn.
+# Turn the sizes of the data sets into proportions of steps; an empty data set gets no steps.
 MIXES: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
     SIZE: lambda size: size,
     SQRT: np.sqrt,
@@ -19,14 +19,14 @@ _TURNS = 3  # stream of random numbers; 1 and 2 choose within a row
 
 
 def turns_per_epoch(batches: Sequence[int], weights: Sequence[float], mix: str) -> NDArray[np.int64]:
-    """How many steps of an epoch each data set has; together as many as one pass over all of them takes.
+    """How many steps of an epoch each data set has. In all, an epoch has as many as one pass over all data sets.
 
-    The shares are rounded by largest remainder. A data set with rows has one step at least, even where its share of the
-    epoch is smaller than that; the epoch is so much longer then.
+    The shares are rounded by largest remainder. A data set with rows has at least one step. If its share is
+    smaller, the epoch grows by that step.
 
     Args:
-        batches: of each data set, for one pass over its rows: its size.
-        weights: factors on the shares.
+        batches: the size of each data set: batches in one pass over its rows.
+        weights: each data set's share is multiplied by its weight.
         mix: a name in :data:`MIXES`.
     """
     size = np.array(batches, dtype=np.float64)
@@ -54,7 +54,7 @@ class Mix:
         self._order: tuple[int, NDArray[np.int64], NDArray[np.int64]] = (-1, turns, turns)
 
     def turn(self, step: int) -> tuple[int, int]:
-        """The data set of a step, from 0, and how many batches were taken from it before."""
+        """The data set of a step, counted from 0, and how many batches it has given before."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if self._order[0] != epoch:
             self._order = (epoch, *self._epoch(epoch))
@@ -63,7 +63,7 @@ class Mix:
         return number, epoch * int(self._turns[number]) + int(before[place])
 
     def _epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Of each step of an epoch: the data set, and how many of the epoch's steps before it had the same one."""
+        """For each step of an epoch: its data set, and how many earlier steps of the epoch had the same one."""
         data_set = np.repeat(np.arange(len(self._turns)), self._turns)
         before = np.arange(len(data_set)) - (np.cumsum(self._turns) - self._turns)[data_set]
         within = (bits_of(self._seed, epoch, _TURNS, data_set, before) >> np.uint64(11)) * 2.0**-53

@@ -1,8 +1,9 @@
-"""Which examples form step s: a pure function of (data, seed, step) that knows no ranks, and which are no negatives.
+"""Which examples form a step, and which of their passages are not negatives.
 
-A batch is of one data set, on all ranks. Random numbers are counter-based, see :mod:`biencoder.data.random_bits`.
+The examples of a step are a pure function of data, seed and step; the number of ranks plays no part. All rows of a
+global batch are from one data set. Random numbers are counter-based, see :mod:`biencoder.data.random_bits`.
 
-Shapes: B queries a global batch, P passages in it, b queries of one rank.
+Shapes: B queries in a global batch, P passages in it, b queries of one rank.
 """
 
 import copy
@@ -31,7 +32,7 @@ class BatchPlan:
         epoch: from 0.
         data_set: the one that all rows belong to.
         rows: int64 ``[B]``, rows of the table.
-        passage_row: int64 ``[P]``, the place in ``rows`` (0 … B-1) of the query whose group the passage is in.
+        passage_row: int64 ``[P]``, the query whose group holds the passage, as a place in ``rows`` (0 … B-1).
         passage_index: int64 ``[P]``, which of its row's positives or negatives the passage is.
         is_positive: bool ``[P]``; one per group, the first.
         passage_hash: uint64 ``[P]``, the hash of the passage's text.
@@ -59,7 +60,7 @@ class Sampler:
         group_size: passages per query, including the positive; one number for all data sets or one for each. A row
             with fewer hard negatives has a smaller group.
         seed: any integer from 0 to 2^64 - 1.
-        weights: of each of the table's data sets, see :func:`~biencoder.data.plan.mixing.turns_per_epoch`.
+        weights: one for each of the table's data sets, see :func:`~biencoder.data.plan.mixing.turns_per_epoch`.
         mix: how often each data set has a turn; see the same function.
     """
 
@@ -81,18 +82,18 @@ class Sampler:
         self._mix = Mix(self.turns, seed)
 
     def over(self, table: ExampleTable) -> "Sampler":
-        """The same steps over the same rows with other hard negatives."""
+        """A sampler with the same steps over the same rows, but with other hard negatives."""
         sampler = copy.copy(self)
         sampler._table = table
         return sampler
 
     def clustered(self, places: NDArray[np.int64], size: int) -> "Sampler":
-        """Over the same rows in batches of clusters of rows that are hard to tell apart.
+        """A sampler over the same rows, whose batches hold clusters of rows that are hard to tell apart.
 
         Args:
-            places: int64 ``[n]``, the place of each row in an order in which clusters follow each other, see
+            places: int64 ``[n]``, each row's place in an order made of clusters, see
                 :func:`~biencoder.data.plan.similar_groups.similar_groups`; -1 for rows of data sets in random order.
-            size: rows a cluster.
+            size: rows in a cluster.
         """
         sampler = copy.copy(self)
         sampler._decks = [deck.clustered(places, size) for deck in self._decks]
@@ -100,11 +101,11 @@ class Sampler:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches an epoch, partial ones counted: as many as one pass over every data set makes."""
+        """Batches in an epoch, including partial ones: as many as one pass over every data set makes."""
         return self._mix.steps_per_epoch
 
     def plan(self, step: int) -> BatchPlan:
-        """The batch of a step, from 0; the same whatever was asked before."""
+        """The batch of a step, counted from 0. It does not depend on earlier calls."""
         data_set, turn = self._mix.turn(step)
         number, rows = self._decks[data_set].batch(turn)
         positive, positive_hash = self._positives(number, rows)
@@ -122,7 +123,7 @@ class Sampler:
         return BatchPlan(step, epoch, data_set, rows, passage_row, index, is_positive, hashes, starts)
 
     def _positives(self, number: int, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-        """One positive a row in a pass: which it is, and its hash; both ``[B]``."""
+        """One positive for each row in a pass: its index and its hash; both ``[B]``."""
         hashes = self._table.positive_hashes
         bits = bits_of(self._seed, number, _POSITIVES, rows, 0)
         index = (bits % hashes.lengths_of(rows).astype(np.uint64)).astype(np.int64)
@@ -131,12 +132,12 @@ class Sampler:
     def _negatives(
         self, number: int, rows: NDArray[np.int64], group_size: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]:
-        """Up to ``group_size - 1`` negatives a row without replacement: place of the row, which it is, its hash."""
+        """Up to ``group_size - 1`` negatives per row, without replacement: the row's place, their index and hash."""
         positions, offsets = self._table.negative_hashes.positions(rows)
         owner = np.repeat(np.arange(len(rows)), np.diff(offsets))
         index = np.arange(len(owner)) - offsets[owner]
         order = np.lexsort((bits_of(self._seed, number, _NEGATIVES, rows[owner], index), owner))
-        # Sorted by draw within each row: the first ones are the chosen.
+        # Within each row, negatives are sorted by their draw; the first ones are chosen.
         chosen = order[index < group_size - 1]
         return owner[chosen], index[chosen], self._table.negative_hashes.values[positions[chosen]]
 
@@ -194,7 +195,7 @@ class KnownPositives:
 
         Args:
             plan: the global batch.
-            queries: which of its queries, as ``share`` says.
+            queries: which of its queries, see ``share``.
             passages: ``[p]``, which of its passages; None for all P.
         """
         known = self._positives.take(self._query[plan.rows[queries]])

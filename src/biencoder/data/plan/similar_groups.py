@@ -1,4 +1,4 @@
-"""Clusters of rows that are hard to tell apart, from which batches are made.
+"""Clusters of rows that are hard to tell apart; batches are made of them.
 
 In a batch of random rows, the model can already tell the other passages from the positive. In a batch of rows with
 similar queries, the other passages are hard negatives, at no cost. This is topic-aware sampling (Hofstätter et al.
@@ -12,24 +12,24 @@ Shapes: n rows, m distinct vectors, D dimensions.
 import numpy as np
 from numpy.typing import NDArray
 
-SHARD = 1 << 15  # vectors among which neighbours are looked for: time grows with its square
+SHARD = 1 << 15  # vectors searched for neighbours at a time: time grows with its square
 
 Indices = NDArray[np.int64]
 Vectors = NDArray[np.float32]
 
 
 def similar_groups(vectors: Vectors, copies: Indices, size: int, seed: int) -> Indices:
-    """An order of rows in which each ``size`` that follow each other are a group: one and its nearest neighbours.
+    """An order of rows in which every ``size`` rows are a group: one row and its nearest neighbours.
 
-    A row is drawn, its nearest among those that no group has yet are its group, and so on. No vector is twice in a
-    group. Groups that are left with fewer than ``size`` come last. More than :data:`SHARD` vectors are split at random
-    into parts with groups of their own, so the cost is O(m D SHARD / size).
+    Draw a row, group it with its nearest neighbours that are in no group yet, and repeat. No vector is twice in a
+    group. Groups with fewer than ``size`` rows come last. More than :data:`SHARD` vectors are split at random into
+    parts, each with its own groups, so the cost is O(m D SHARD / size).
 
     Args:
         vectors: ``[m, D]``, in memory or memory-mapped; inner products are the similarity.
         copies: int64 ``[m]``, how many rows have each vector; n in all.
-        size: rows a group.
-        seed: of the random order.
+        size: rows in a group.
+        seed: seed of the random order.
 
     Returns:
         int64 ``[n]``, the vector of each row.
@@ -58,14 +58,14 @@ def _groups(vectors: Vectors, copies: Indices, size: int) -> list[Indices]:
 
 
 def shuffle_clusters(order: Indices, bits: NDArray[np.uint64], size: int) -> Indices:
-    """The clusters of ``size`` rows that follow each other in an order, shuffled: int64 ``[n]``.
+    """Shuffle the clusters of ``size`` consecutive rows in an order: int64 ``[n]``.
 
-    The incomplete one at the end stays there: batches of a multiple of ``size`` rows hold whole clusters.
+    An incomplete cluster stays at the end, so a batch of a multiple of ``size`` rows holds whole clusters.
 
     Args:
-        order: of the rows, see :func:`similar_groups`.
+        order: an order of the rows, see :func:`similar_groups`.
         bits: uint64 ``[n]``, random bits.
-        size: rows a cluster.
+        size: rows in a cluster.
     """
     whole = len(order) // size * size
     shuffled = np.argsort(bits[:whole:size], kind="stable")

@@ -1,4 +1,4 @@
-"""Questions by a language model for passages, one call a passage."""
+"""Questions that a language model writes about passages, one call per passage."""
 
 import concurrent.futures
 from array import array
@@ -20,18 +20,18 @@ from biencoder.pairs.methods import PASSAGE_LEAST
 from biencoder.pairs.sentences import count_words, cut
 from biencoder.retrieval.text_encoder import Advance
 
-HOPELESS = 20  # answers of which not one can be used
+HOPELESS = 20  # asking stops if this many answers came and none of them can be used
 
 
 @dataclass(frozen=True)
 class Asking:
-    """What is asked of whom.
+    """What to ask, and which model.
 
     Attributes:
-        prompt: with ``{passage}``.
+        prompt: the prompt, with ``{passage}`` in it.
         model: the generator's name.
-        questions: wanted for each passage.
-        passage_words: words that a document is cut to.
+        questions: how many questions to ask for per passage.
+        passage_words: documents are cut to this many words.
     """
 
     prompt: str
@@ -40,7 +40,7 @@ class Asking:
     passage_words: int
 
     def passage(self, document: Document) -> str:
-        """Title and text as search sees them, cut."""
+        """Title and text as search sees them, cut to ``passage_words`` words."""
         return cut(document.whole.strip(), self.passage_words)
 
     def content(self, passage: str) -> str:
@@ -48,14 +48,14 @@ class Asking:
         return fill(self.prompt, passage, self.questions)
 
     def key(self, content: str) -> str:
-        """What the journal knows the answer by."""
+        """The key of the answer in the journal."""
         return digest(self.model, content)
 
 
 def choose(asking: Asking, documents: Iterable[Document], most: int | None, seed: int) -> NDArray[np.bool_]:
-    """Which documents are asked about, bool ``[n]``: each passage once, none that is too short, at most ``most``.
+    """Which documents to ask about, bool ``[n]``: each passage once, no passage that is too short, at most ``most``.
 
-    Where there are more, a sample is drawn by passage and seed, so that a larger ``most`` only adds to it.
+    If there are more, a sample is drawn. It depends on the passages and the seed, so a larger ``most`` only adds to it.
     """
     hashes, long_enough = array("Q"), array("B")
     for document in documents:
@@ -75,7 +75,7 @@ def choose(asking: Asking, documents: Iterable[Document], most: int | None, seed
 
 @dataclass
 class Calls:
-    """What is still to be asked: calls, and characters in all of them; answers that a former run left."""
+    """The calls that are left: their number, their characters in all, and the answers known from an earlier run."""
 
     calls: int = 0
     characters: int = 0
@@ -83,7 +83,7 @@ class Calls:
 
 
 def count_calls(asking: Asking, documents: Iterable[Document], journal: Journal) -> Calls:
-    """What asking about these documents takes."""
+    """Count the calls that asking about these documents takes."""
     calls = Calls()
     for document in documents:
         content = asking.content(asking.passage(document))
@@ -97,11 +97,11 @@ def count_calls(asking: Asking, documents: Iterable[Document], journal: Journal)
 
 @dataclass
 class Answers:
-    """What came of the answers.
+    """What the answers held.
 
     Attributes:
-        questions: usable ones.
-        faults: answers without any, by kind.
+        questions: number of usable questions.
+        faults: number of answers without a usable question, by kind.
     """
 
     questions: int = 0
@@ -113,12 +113,12 @@ class Answers:
 
 
 class Interview:
-    """Calls to the endpoint, some at a time, every answer written to the journal as it comes.
+    """Calls the endpoint, several calls at a time, and writes every answer to the journal as it arrives.
 
     Args:
         asking: what to ask.
-        endpoint: whom.
-        journal: where answers go; what is in it is not asked again.
+        endpoint: where to ask.
+        journal: where answers go; a question that it answers is not asked again.
         concurrency: calls at a time.
     """
 
@@ -130,11 +130,11 @@ class Interview:
         self._pending: dict[concurrent.futures.Future[str], tuple[str, str]] = {}
 
     def run(self, documents: Iterable[Document], progress: Advance) -> Answers:
-        """Ask about every document; what came back unusable and is not in the journal is in the result.
+        """Ask about every document. The result counts the new answers and the refused calls.
 
         Raises:
-            UserError: the endpoint takes no calls, or none of its first answers can be used. Answers that were under
-                way are waited for and kept.
+            UserError: the endpoint takes no calls, or none of its first answers can be used. Before this is raised, the
+                answers to calls in progress are waited for and kept.
         """
         with concurrent.futures.ThreadPoolExecutor(self._concurrency) as pool:
             try:
@@ -199,7 +199,7 @@ class Interview:
 def read_answers(
     asking: Asking, documents: Iterable[Document], journal: Journal, answers: Answers
 ) -> Iterator[tuple[Document, str, list[str]]]:
-    """Documents in their order with their passage and the questions about it; counts them in ``answers``.
+    """Documents in order, each with its passage and the questions about it; counts these in ``answers``.
 
     Documents without an answer in the journal are left out: the endpoint refused them.
     """

@@ -1,7 +1,7 @@
-"""Answers that are paid for, written down as they come, so that a killed run does not ask for them again.
+"""Stores paid answers as they arrive, so that a killed run does not ask for them again.
 
-Every line is known by a digest of all that was sent for it (prompt, passage, model): an answer is used again exactly
-when the same would be sent again, whatever else has changed.
+The key of a line is a digest of all that was sent for it (prompt, passage, model). So an answer is used again exactly
+if the same message would be sent again to the same model, whatever else has changed.
 """
 
 import logging
@@ -24,7 +24,7 @@ class Answer:
     """What came back.
 
     Attributes:
-        text: the answer; empty where there was none.
+        text: the answer; empty if there was none.
         fault: why there was none, in a word or two; else empty.
     """
 
@@ -38,13 +38,13 @@ def digest(model: str, content: str) -> str:
 
 
 class Journal:
-    """A file of answers beside the output. Texts stay in the file; memory holds a place a line.
+    """A file of answers beside the output. Texts stay in the file; memory holds one offset per line.
 
     Args:
-        path: made when missing. A last line that a kill cut off is dropped.
+        path: the file, created if missing. A last line that a kill cut off is dropped.
 
     Raises:
-        UserError: another process writes to it, or it is no journal.
+        UserError: another process writes to the file, or it is not a journal.
     """
 
     def __init__(self, path: Path) -> None:
@@ -80,7 +80,7 @@ class Journal:
         return Answer(row["text"], row["fault"])
 
     def add(self, key: str, answer: Answer) -> None:
-        """Append an answer; it is on the disk when this returns."""
+        """Append an answer. It is on disk when this returns."""
         place = self._file.seek(0, os.SEEK_END)
         row = {"key": key, "text": answer.text, "fault": answer.fault}
         self._file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
@@ -89,7 +89,7 @@ class Journal:
         self._places[key] = place
 
     def remove(self) -> None:
-        """Delete the file; the output is whole."""
+        """Delete the file, once the output is complete."""
         self.path.unlink(missing_ok=True)
 
     def _read(self) -> dict[str, int]:

@@ -1,6 +1,6 @@
-"""What a language model is asked, and the questions in what it answers."""
+"""The message to a language model, and the questions in its answer."""
 
-# ruff: noqa: RUF001  (punctuation of other scripts is meant)
+# ruff: noqa: RUF001  (the punctuation of other scripts is intended)
 
 import re
 from pathlib import Path
@@ -25,7 +25,7 @@ def load_prompt(path: Path | None) -> str:
     """The text of a prompt file, or of the one that comes with biencoder.
 
     Raises:
-        UserError: it cannot be read, or ``{passage}`` does not stand in it once, or another placeholder does.
+        UserError: the file cannot be read, does not have ``{passage}`` exactly once, or has another placeholder.
     """
     if path is None:
         return DEFAULT_PROMPT.read_text(encoding="utf-8").strip()
@@ -44,17 +44,17 @@ def load_prompt(path: Path | None) -> str:
 
 
 def fill(prompt: str, passage: str, questions: int) -> str:
-    """What is sent for a passage: the prompt, and how the answer must look for `parse` to read it."""
+    """The message for a passage: the prompt, and the form that `parse` needs the answer to have."""
     form = "one line with the question" if questions == 1 else f"{questions} lines, a question each"
     return f"{prompt.replace(PLACEHOLDER, passage)}\n\nAnswer with {form}, and nothing else: no numbers, no answers."
 
 
 def parse(answer: str, passage: str, most: int) -> list[str]:
-    """The questions in an answer, at most ``most``; none when it holds nothing that could be one.
+    """The questions in an answer, at most ``most``; the list is empty if no line could be a question.
 
-    Numbers, list marks, quotation marks and what a model writes between ``<think>`` and ``</think>`` are taken off.
-    Where any line ends in a question mark, only such lines count; else every line does that does not end in a colon,
-    for not every language or prompt asks with a mark. What stands in the passage word for word is no question.
+    Numbers, list marks, quotation marks and the text between ``<think>`` and ``</think>`` are removed. If any line ends
+    in a question mark, only such lines count. Otherwise every line counts that does not end in a colon, because not
+    every language or prompt asks with a mark. A line that is in the passage word for word is not a question.
     """
     lines = [_question(line) for line in _THOUGHTS.sub("", answer).splitlines()]
     marked = [line for line in lines if line.endswith(_QUESTION_MARKS)]

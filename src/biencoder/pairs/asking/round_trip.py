@@ -28,19 +28,19 @@ def round_trip(
 ) -> NDArray[np.bool_]:
     """Which questions find their passage in the top ``k`` of all passages, by exact search; bool ``[Q]``.
 
-    Round-trip consistency (Alberti et al. 2019, https://arxiv.org/abs/1906.05416) with retrieval in place of reading,
-    as in Promptagator (Dai et al. 2023, https://arxiv.org/abs/2209.11755). Vectors of the passages lie in an unnamed
-    file in the temporary folder (``TMPDIR``).
+    This is round-trip consistency (Alberti et al. 2019, https://arxiv.org/abs/1906.05416) with retrieval instead of
+    reading, as in Promptagator (Dai et al. 2023, https://arxiv.org/abs/2209.11755). The vectors of the passages are in
+    an unnamed file in the temporary folder (``TMPDIR``).
 
     Args:
         encoder: the model.
-        passages: all that are searched.
-        questions: each with the number of its passage, from 0.
-        k: places in which its passage must be.
-        progress: is called with the number of texts encoded.
+        passages: all passages to search.
+        questions: each question with the number of its passage, from 0.
+        k: a question is kept if its passage is among the first ``k``.
+        progress: called with the number of texts encoded.
 
     Raises:
-        UserError: the model's vectors are not finite, or there is no room for them in the folder for temporary files.
+        UserError: a vector is not finite, or the folder for temporary files is full.
     """
 
     def encoded() -> Iterator[NDArray[np.float32]]:

@@ -1,7 +1,7 @@
-"""The texts among which negatives are mined: distinct, numbered, on disk; and their vectors in a memory-mapped matrix.
+"""The texts to mine negatives from: distinct, numbered and on disk, with their vectors in a memory-mapped matrix.
 
-Two texts that differ in white space and case only are one candidate, the first of them. 64-bit hashes (xxh3) stand for
-texts, as in `biencoder.data.table`.
+Texts that differ only in white space and case are one candidate: the first text. 64-bit hashes (xxh3) stand for texts,
+as in `biencoder.data.table`.
 """
 
 import os
@@ -20,7 +20,7 @@ from biencoder.errors import UserError
 from biencoder.retrieval.mapped_vectors import map_vectors
 from biencoder.retrieval.text_encoder import Advance, TextEncoder, finite, shifted
 
-ENCODED_AT_ONCE = 16_384  # passages between two writes to the matrix; lengths are sorted among a quarter of them
+ENCODED_AT_ONCE = 16_384  # passages between two writes to the matrix; each quarter is sorted by length
 
 Hashes = NDArray[np.uint64]
 Indices = NDArray[np.int64]
@@ -35,7 +35,7 @@ class TextFile:
         self._flushed = True
 
     def append(self, text: str) -> None:
-        """Add a text; its number is the length so far."""
+        """Add a text; its number is the current length."""
         encoded = text.encode()
         self._file.write(encoded)
         self._ends.append(self._ends[-1] + len(encoded))
@@ -53,7 +53,7 @@ class TextFile:
 
 
 class Lookup:
-    """Numbers by hash; of equal hashes the first."""
+    """Looks up numbers by hash; for equal hashes, the first number."""
 
     def __init__(self, hashes: Hashes) -> None:
         self._sorted, self._number = np.unique(hashes, return_index=True)
@@ -73,8 +73,8 @@ class FoldedTable:
     Attributes:
         query: uint64 ``[n]``.
         positives: uint64, in the order of ``table.positive_hashes.values``.
-        negatives: the same of the hard negatives.
-        prompted_query: uint64 ``[n]``, of the exact query with its row's own prompt: equal ones have equal vectors.
+        negatives: the same for the hard negatives.
+        prompted_query: uint64 ``[n]``, of the exact query with its row's own prompt; equal hashes mean equal vectors.
     """
 
     query: Hashes
@@ -115,7 +115,7 @@ class Candidates:
         """All texts as passages, float32 ``[len(self), D]``, memory-mapped from an unnamed temporary file.
 
         Raises:
-            UserError: a vector that is not finite, or no room in the folder for temporary files.
+            UserError: a vector is not finite, or the folder for temporary files is full.
         """
 
         def encoded(start: int) -> NDArray[np.float32]:
@@ -126,17 +126,18 @@ class Candidates:
 
 
 def gather(table: ExampleTable, corpus: Iterable[str] | None, *, with_negatives: bool) -> Candidates:
-    """Number the distinct texts of ``corpus``, or of the table's passages where it is None, and what else is needed.
+    """Number the distinct candidates, which are the texts of ``corpus``, and the other texts that mining needs.
 
-    Neither the texts nor an object for each of them is ever in memory; blank texts are left out.
+    If ``corpus`` is None, the candidates are the table's passages. Memory holds neither the texts nor an object for
+    each text. Blank texts are left out.
 
     Args:
         table: the training data.
-        corpus: texts among which negatives are looked for.
-        with_negatives: the vectors of the table's own hard negatives are needed too.
+        corpus: texts to search for negatives; None for the table's own passages.
+        with_negatives: whether mining also needs vectors of the table's own hard negatives.
 
     Raises:
-        UserError: no text, or no room in the folder for temporary files.
+        UserError: there is no text, or the folder for temporary files is full.
     """
     texts, hashes = TextFile(), _EntryHashes()
     try:
@@ -172,7 +173,7 @@ def gather(table: ExampleTable, corpus: Iterable[str] | None, *, with_negatives:
 
 
 def contradicted(table: ExampleTable, folded: FoldedTable) -> NDArray[np.bool_]:
-    """Which hard negatives are a positive of their query in some row, bool by ``table.negative_hashes.values``."""
+    """Which hard negatives are a positive of their query in some row, bool in the order of the table's negatives."""
     query = splitmix64(folded.query)
     positives = query[table.positive_hashes.owners()] ^ folded.positives
     negatives = query[table.negative_hashes.owners()] ^ folded.negatives
@@ -190,14 +191,14 @@ class _EntryHashes:
         self._folded.append(text_hash(fold(text)))
 
     def arrays(self) -> tuple[Hashes, Hashes]:
-        # Copies: an array that numpy has a view of could not grow.
+        # Copies, because an array cannot grow while numpy has a view of its memory.
         return np.array(self._exact, np.uint64), np.array(self._folded, np.uint64)
 
 
 def _read_table(
     table: ExampleTable, texts: TextFile, hashes: _EntryHashes, *, from_corpus: bool, with_negatives: bool
 ) -> FoldedTable:
-    """Fold the table's texts, and append those that are candidates or needed and do not stand in ``texts`` yet."""
+    """Fold the table's texts, and append candidates and needed texts that are not in ``texts`` yet."""
     new_positive, new_negative = _new(table, hashes.arrays()[0], with_negatives=with_negatives or not from_corpus)
     columns = [array("Q") for _ in range(4)]
     query, positives, negatives, prompted = columns
@@ -231,7 +232,7 @@ def _new(table: ExampleTable, known: Hashes, *, with_negatives: bool) -> tuple[N
 
 
 def _first_of_each(hashes: Hashes) -> Indices:
-    """Where each different hash stands first, ascending."""
+    """The first place of each distinct hash, ascending."""
     return np.sort(np.unique(hashes, return_index=True)[1])
 
 

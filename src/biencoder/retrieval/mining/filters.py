@@ -1,9 +1,9 @@
-"""Which of a query's most similar candidates may be its hard negatives: one pure function a stage.
+"""Which of a query's most similar candidates may be its hard negatives: one pure function per stage.
 
-A stage says which candidates pass it and knows nothing of the others; `Funnel` applies them in turn and counts.
+A stage says which candidates pass, and knows nothing about other stages. `Funnel` applies them in turn and counts.
 
-Shapes: Q rows (a query with its positives), K candidates of each, most similar first. ``indices_QK`` holds their
-numbers, ``scores_QK`` their similarities to the query, and ``keep_QK`` says which are still in the running.
+Shapes: Q rows (a query with its positives), K candidates per row, most similar first. ``indices_QK`` holds their
+numbers, ``scores_QK`` their similarities to the query, and ``keep_QK`` says which candidates are left.
 """
 
 from dataclasses import dataclass, field
@@ -20,11 +20,11 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of a list's number and a candidate's number, to be looked up by the million.
+    """Pairs of a list's number and a candidate's number, stored for millions of look-ups.
 
     Attributes:
-        sorted: int64, ``list * candidates + candidate`` of each pair, ascending.
-        candidates: how many there are.
+        sorted: int64, ``list * candidates + candidate`` for each pair, ascending.
+        candidates: number of candidates.
     """
 
     sorted: Indices
@@ -38,12 +38,12 @@ class Pairs:
 
 
 def not_listed(indices_QK: Indices, list_Q: Indices, listed: Pairs) -> Mask:
-    """Passes what does not stand in the list of its row: known positives, negatives that the row has already.
+    """Passes candidates that are not in their row's list, such as known positives or the row's own negatives.
 
     Args:
         indices_QK: candidates.
         list_Q: the number of each row's list.
-        listed: what the lists hold.
+        listed: the contents of the lists.
     """
     if not len(listed.sorted):
         return np.ones(indices_QK.shape, np.bool_)
@@ -53,35 +53,35 @@ def not_listed(indices_QK: Indices, list_Q: Indices, listed: Pairs) -> Mask:
 
 
 def not_the_query(indices_QK: Indices, own_Q: Indices) -> Mask:
-    """Passes what is not the query's own text; ``own_Q`` is that text's number among the candidates, or -1."""
+    """Passes candidates other than the query's own text, whose number is in ``own_Q``; -1 if it has none."""
     return np.asarray(indices_QK != own_Q[:, None])
 
 
 def below_the_top(keep_QK: Mask, skip: int) -> Mask:
-    """Passes all but the first ``skip`` of those still in the running, the likeliest to be answers nobody labelled."""
+    """Passes all remaining candidates except the first ``skip``, the likeliest to be unlabelled answers."""
     return np.asarray(np.cumsum(keep_QK, axis=1) > skip)
 
 
 def below_limit(scores_QK: Scores, limit_Q: Scores) -> Mask:
-    """Passes scores strictly below the limit of their row."""
+    """Passes candidates whose score is strictly below the limit of their row."""
     return np.asarray(scores_QK < limit_Q[:, None])
 
 
 def share_limit(positive_Q: Scores, share: float) -> Scores:
-    """``p - (1 - share) * |p|`` for a positive's score p: ``share * p``, as NV-Retriever's TopK-PercPos has it.
+    """``p - (1 - share) * |p|`` for a positive's score p: ``share * p``, as in NV-Retriever's TopK-PercPos.
 
-    de Souza Moreira et al. 2024, "NV-Retriever", section 4.2. Where p is negative, ``share * p`` would lie *above* the
-    positive; the limit lies as far below it as it does for positive scores.
+    de Souza Moreira et al. 2024, "NV-Retriever", section 4.2. If p is negative, ``share * p`` would be *above* the
+    positive, so the limit is as far below p as for a positive score of the same size.
     """
     return np.asarray(positive_Q - np.float32(1 - share) * np.abs(positive_Q), np.float32)
 
 
 def in_order(keep_QK: Mask, columns_QK: Indices, count: int) -> Mask:
-    """The first ``count`` of each row that are still in the running.
+    """The first ``count`` candidates of each row that are left.
 
     Args:
-        keep_QK: which are.
-        columns_QK: the columns of each row in the order of preference.
+        keep_QK: which candidates are left.
+        columns_QK: the columns of each row in order of preference.
         count: how many to keep.
     """
     preferred_QK = np.take_along_axis(keep_QK, columns_QK, axis=1)
@@ -92,12 +92,12 @@ def in_order(keep_QK: Mask, columns_QK: Indices, count: int) -> Mask:
 
 
 def by_rank(indices_QK: Indices) -> Indices:
-    """Preference for the most similar: the columns as they stand."""
+    """Columns in their own order, which prefers the most similar candidates."""
     return np.broadcast_to(np.arange(indices_QK.shape[1]), indices_QK.shape)
 
 
 def by_chance(indices_QK: Indices, row_Q: Indices, seed: int) -> Indices:
-    """Columns in random order, a function of the seed, the row's number and the candidate's number alone."""
+    """Columns in random order, which depends only on the seed, the row's number and the candidate's number."""
     state_Q = splitmix64(splitmix64(np.full(len(row_Q), seed, np.uint64)) ^ row_Q.astype(np.uint64))
     bits_QK = splitmix64(state_Q[:, None] ^ indices_QK.astype(np.uint64))
     return np.argsort(bits_QK, axis=1, kind="stable")
@@ -105,18 +105,18 @@ def by_chance(indices_QK: Indices, row_Q: Indices, seed: int) -> Indices:
 
 @dataclass
 class Funnel:
-    """How many candidates each stage removed, in the order in which stages were first applied.
+    """How many candidates each stage removed; stages are in the order of their first use.
 
     Attributes:
         searched: candidates that went in.
-        removed: stage -> candidates that it removed, of those that the stages before had left.
+        removed: stage -> candidates that it removed after the stages before it.
     """
 
     searched: int = 0
     removed: dict[str, int] = field(default_factory=dict)
 
     def start(self, indices_QK: Indices) -> Mask:
-        """All of a block's candidates, still in the running."""
+        """The mask before the first stage: all candidates of a block are left."""
         self.searched += indices_QK.size
         return np.ones(indices_QK.shape, np.bool_)
 

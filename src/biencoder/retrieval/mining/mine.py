@@ -1,9 +1,9 @@
-"""Hard negatives out of a model's own ranking: exact search, then the stages of `biencoder.retrieval.mining.filters`.
+"""Hard negatives from a model's own ranking: exact search, then the stages of `biencoder.retrieval.mining.filters`.
 
-In memory are a block of queries with their candidates and what was chosen so far; the passages' vectors are
-memory-mapped and their texts lie on disk.
+Memory holds one block of queries with their candidates, and the negatives chosen so far. The vectors of the passages
+are memory-mapped, and their texts are on disk.
 
-Shapes: n rows of the table, Q rows or queries of a block, K candidates of each, D dimensions, N negatives a row.
+Shapes: n rows of the table, Q rows or queries of a block, K candidates of each, D dimensions, N negatives per row.
 """
 
 import logging
@@ -39,13 +39,13 @@ from biencoder.retrieval.text_encoder import StartProgress, TextEncoder
 
 logger = logging.getLogger(__name__)
 
-CELLS = 1 << 20  # candidates of a block of queries: about 100 MB with all that is computed of them
-BLOCK_BYTES = 256 << 20  # of passage vectors searched at a time; mapped, so that a large block costs no memory
-ROWS_A_VETO = 512  # whose texts are in memory for the reranker
+CELLS = 1 << 20  # candidates of a block of queries: about 100 MB with all that is computed from them
+BLOCK_BYTES = 256 << 20  # bytes of passage vectors searched at a time; they are mapped, so this costs no memory
+ROWS_A_VETO = 512  # rows whose texts are in memory for the reranker
 
 
 class PairScorer(Protocol):
-    """What mining needs of :class:`biencoder.model.cross_encoder.CrossEncoder`."""
+    """What mining needs from :class:`biencoder.model.cross_encoder.CrossEncoder`."""
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> Scores:
         """A logit for each query and passage, float32 ``[len(pairs)]``."""
@@ -58,14 +58,14 @@ class Mined:
     Attributes:
         table: the rows.
         candidates: the passages, by number.
-        indices: int64 ``[n, N]``, passages that were mined, most similar first; -1 where a row has fewer.
+        indices: int64 ``[n, N]``, the mined passages, most similar first; -1 if a row has fewer.
         scores: float32 ``[n, N]``, their similarities to the query.
-        positive_scores: float32, similarities by ``table.positive_hashes.values``.
-        existing_scores: the same by ``table.negative_hashes.values``; None where the rows' own negatives are replaced.
-        contradicted: bool by the same: own negatives that are left out, for they are a positive of their query.
-        stages: name of each stage, candidates it removed, candidates left.
+        positive_scores: float32, similarities in the order of ``table.positive_hashes.values``.
+        existing_scores: the same for ``table.negative_hashes.values``; None if the rows' own negatives are replaced.
+        contradicted: bool, in the same order: own negatives left out, because they are positives of their query.
+        stages: for each stage, its name, the candidates that it removed, and the candidates left.
         searched: candidates that the search found.
-        absent_positives: different positives of the table that are none of the candidates.
+        absent_positives: number of distinct positives of the table that are not candidates.
     """
 
     table: ExampleTable
@@ -123,14 +123,14 @@ def mine(
     Args:
         encoder: the model whose ranking is mined.
         table: training data; rows with the same query (and prompt) share one search.
-        options: how many, and which.
+        options: how many negatives to mine, and which.
         corpus: passages to find negatives among; None for the table's own positives and hard negatives.
-        reranker: throws out candidates that it scores like a positive.
+        reranker: removes candidates that it scores like a positive.
         progress: called once with the number of texts to encode (and of rows to rerank), see
             :func:`~biencoder.retrieval.encode.encode_file`.
 
     Raises:
-        UserError: a corpus without text, vectors that are not finite, or no room in the folder for temporary files.
+        UserError: the corpus has no text, a vector is not finite, or the folder for temporary files is full.
     """
     candidates = gather(table, corpus, with_negatives=options.existing == KEEP)
     queries = Queries.of(candidates.table.prompted_query)
@@ -157,7 +157,7 @@ def mine(
 
 
 class _Miner:
-    """Chooses block by block, and keeps what was chosen."""
+    """Chooses negatives block by block, and collects them."""
 
     def __init__(
         self,
@@ -186,7 +186,7 @@ class _Miner:
         self._existing_scores = np.zeros(len(table.negative_hashes.values), np.float32)
 
     def select(self, rows: Indices, queries_QD: Scores, scores_QK: Scores, indices_QK: Indices) -> None:
-        """Choose the negatives of ``rows`` among the candidates found for their queries."""
+        """Choose the negatives of ``rows`` from the candidates that the search found for their queries."""
         lowest_Q = self._lowest_positive(rows, queries_QD)
         if self._keeps:
             places, offsets = self._table.negative_hashes.positions(rows)
@@ -224,7 +224,7 @@ class _Miner:
         )
 
     def _allowed(self, rows: Indices, scores_QK: Scores, indices_QK: Indices, lowest_Q: Scores) -> Mask:
-        """What the stages leave that need no other model."""
+        """The candidates that are left after the stages that need no other model."""
         options, apply = self._options, self._funnel.apply
         keep = self._funnel.start(indices_QK)
         keep = apply("known positive of the query", keep, not_listed(indices_QK, self._query[rows], self._known))
@@ -245,8 +245,8 @@ class _Miner:
     def _lowest_positive(self, rows: Indices, queries_QD: Scores) -> Scores:
         """The lowest score among each row's positives.
 
-        A row trains with each of its positives in turn against the same negatives: what scores like the weakest of them
-        is suspect there.
+        A row trains with each of its positives in turn, against the same negatives. So a candidate that scores like the
+        weakest positive may be an answer.
         """
         places, offsets = self._table.positive_hashes.positions(rows)
         owners = np.repeat(np.arange(len(rows)), np.diff(offsets))
@@ -257,7 +257,7 @@ class _Miner:
     def _veto(
         self, reranker: PairScorer, rows: Indices, indices_QK: Indices, keep_QK: Mask, columns_QK: Indices
     ) -> Mask:
-        """What is left in the running; only candidates that would be chosen are ever scored."""
+        """The candidates that the reranker leaves. It scores only candidates that would be chosen."""
         examples = [self._table[int(row)] for row in rows]
         positives = [(example.query, text) for example in examples for text in example.positives]
         starts = np.cumsum([0, *(len(example.positives) for example in examples[:-1])])

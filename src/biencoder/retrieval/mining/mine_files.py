@@ -1,4 +1,4 @@
-"""Training files written again with hard negatives."""
+"""Write training files again, with hard negatives."""
 
 import logging
 from pathlib import Path
@@ -21,23 +21,23 @@ logger = logging.getLogger(__name__)
 def mine_hard_negatives(
     config: MineConfig, encoder: TextEncoder | None = None, *, progress: StartProgress | None = None
 ) -> Mined:
-    """Mine hard negatives and write ``config.output``: the rows in their order, with ``neg`` and ``neg_scores``.
+    """Mine hard negatives and write ``config.output``: the same rows in order, with ``neg`` and ``neg_scores``.
 
-    The output appears when it is whole. ``neg_scores`` are the model's similarities of every negative in the row;
-    a teacher's ``pos_scores``, which do not go with them, are left out.
+    The output appears when it is complete. ``neg_scores`` are the model's similarities for every negative of the row. A
+    teacher's ``pos_scores`` do not fit them and are left out.
 
     Args:
-        config: what `biencoder mine` takes.
-        encoder: the model, if it is loaded already; else ``config.model`` is.
+        config: the options of `biencoder mine`.
+        encoder: the model, if it is loaded already; None to load ``config.model``.
         progress: as for :func:`~biencoder.retrieval.encode.encode_file`.
 
     Raises:
-        UserError: a file or model that cannot be used, or an output that is an input too.
+        UserError: a file or model cannot be used, or the output is also an input.
     """
     corpus = None if config.corpus is None else _corpus_file(config.corpus)
     check_output(config.output, config.train_data, corpus)
     if corpus is not None:
-        next(read_texts(corpus), None)  # a missing file is said before the model is loaded
+        next(read_texts(corpus), None)  # a missing file is reported before the model is loaded
     table = ExampleTable.from_files(config.train_data, config.on_bad_row)
     reranker = _load_reranker(config)
     mined = mine(
@@ -53,7 +53,7 @@ def mine_hard_negatives(
 
 
 def with_negatives(row: Row, negatives: list[tuple[str, float]]) -> Row:
-    """The row with ``neg`` and ``neg_scores`` in place of the negatives, and scores of any teacher, that it had."""
+    """The row with new ``neg`` and ``neg_scores``, without its old negatives and any teacher's scores."""
     columns = find_columns(tuple(row))
     stale = {*columns.negatives, columns.positive_scores} - {"neg"}
     texts, scores = [text for text, _ in negatives], [round(score, DECIMALS) for _, score in negatives]
@@ -61,7 +61,7 @@ def with_negatives(row: Row, negatives: list[tuple[str, float]]) -> Row:
 
 
 def _corpus_file(path: Path) -> Path:
-    """The file of passages: of a BEIR folder its corpus."""
+    """The file of passages; for a BEIR folder, its corpus file."""
     if not path.is_dir():
         return path
     for name in ("corpus.jsonl", "corpus.jsonl.gz"):

@@ -1,4 +1,4 @@
-"""The different queries of a table, encoded once each, and single similarities to them.
+"""The distinct queries of a table, each encoded once, and similarities of single pairs.
 
 Shapes: n rows of the table, Q queries of a block, P pairs, C passages, D dimensions.
 """
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from biencoder.data.table import ExampleTable
 from biencoder.retrieval.text_encoder import TextEncoder, finite
 
-PAIRS_AT_ONCE = 1 << 14  # vectors gathered at a time
+PAIRS_AT_ONCE = 1 << 14  # pairs whose vectors are gathered at a time
 
 Indices = NDArray[np.int64]
 Vectors = NDArray[np.float32]
@@ -23,10 +23,10 @@ class Queries:
     """The distinct queries of a table in order of appearance, and the rows of each.
 
     Attributes:
-        number: int64 ``[n]``, which query a row has.
+        number: int64 ``[n]``, the number of each row's query.
         first: the first row of each query.
         rows: all rows: first the rows of query 0, then the rows of query 1, and so on.
-        starts: where each query's rows begin in ``rows``, and their end.
+        starts: where each query's rows begin in ``rows``; then the end of the last query's rows.
     """
 
     number: Indices
@@ -48,14 +48,14 @@ class Queries:
         return len(self.first)
 
     def blocks(self, size: int) -> Iterator[tuple[int, int, Indices]]:
-        """First and last query of each block, and its rows."""
+        """For each block: its first query, the one after its last, and its rows."""
         for start in range(0, len(self), size):
             stop = min(start + size, len(self))
             yield start, stop, self.rows[self.starts[start] : self.starts[stop]]
 
 
 def encode_queries(encoder: TextEncoder, table: ExampleTable, rows: Indices) -> Vectors:
-    """Vectors of the rows' queries under their own prompts, or the model's: ``[Q, D]``."""
+    """Vectors of the rows' queries, ``[Q, D]``. A row without its own prompt uses the model's."""
     examples = [table[int(row)] for row in rows]
     own = np.array([example.prompt is not None for example in examples])
     vectors_QD = np.empty((len(rows), encoder.dim), np.float32)

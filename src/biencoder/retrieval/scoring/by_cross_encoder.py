@@ -1,7 +1,7 @@
-"""A cross-encoder's scores beside the passages of training files, resumable.
+"""Add a cross-encoder's scores to training files; a killed run can continue.
 
-``OUT.partial`` holds the lines done so far and ``OUT.partial.state`` says how many they are and what they were made
-from: a run that was killed goes on there.
+``OUT.partial`` holds the lines done so far. ``OUT.partial.state`` says how many they are and what they are made from,
+and a killed run continues there.
 """
 
 import logging
@@ -24,11 +24,11 @@ from biencoder.retrieval.text_encoder import Advance, StartProgress, shifted
 
 logger = logging.getLogger(__name__)
 
-WINDOW_PAIRS = 4096  # among which lengths are sorted, and what a kill can cost
+WINDOW_PAIRS = 4096  # pairs that are sorted by length together; a kill loses at most one window
 
 
 class Teacher(Protocol):
-    """What scoring needs of :class:`biencoder.model.cross_encoder.CrossEncoder`."""
+    """What scoring needs from :class:`biencoder.model.cross_encoder.CrossEncoder`."""
 
     @property
     def fingerprint(self) -> str:
@@ -43,18 +43,18 @@ def score_file(
 ) -> Scored:
     """Score every positive and negative with its query, and write ``config.output``.
 
-    Rows are scored in windows of some thousand pairs, sorted by length within. A run that was killed goes on after its
-    last whole window when rows, teacher and settings are the same, and ends in the same bytes as one never killed;
-    otherwise it starts over and says so. The output appears when it is whole.
+    Rows are scored in windows of some thousand pairs; within a window, pairs are sorted by length. A killed run
+    continues after its last complete window if rows, teacher and settings are the same. It then writes the same bytes
+    as a run that was never killed. Otherwise it starts over and says so. The output appears when it is complete.
 
     Args:
-        teacher: gives logits.
-        config: what `biencoder score` takes.
-        source: what :func:`summarize_rows` says of the training files.
-        progress: called once with the number of pairs, and of those done by an earlier run.
+        teacher: the model that gives the logits.
+        config: the options of `biencoder score`.
+        source: the result of :func:`summarize_rows` for the training files.
+        progress: called once with the number of pairs and the number that an earlier run has done.
 
     Raises:
-        UserError: scores that are not finite, or files that changed meanwhile.
+        UserError: a score is not finite, or a file changed meanwhile.
     """
     output, temperature = config.output, config.teacher_temperature or 1.0
     of = {

@@ -1,6 +1,6 @@
-"""Teacher scores from an embedding model: each different passage is encoded once, then every pair is an inner product.
+"""Teacher scores from an embedding model. It encodes each distinct passage once; a score is an inner product.
 
-The vectors of the passages lie beside the output until it is whole, so that a run that was killed goes on with them.
+The vectors of the passages stay beside the output until it is complete, so that a killed run can continue with them.
 """
 
 import numpy as np
@@ -22,14 +22,14 @@ COSINE_TEMPERATURE = 0.05  # the student's own default
 
 
 def score_file_by_vectors(config: ScoreConfig, *, progress: StartProgress | None = None) -> Scored:
-    """Score every positive and negative with its query by ``config.model``, and write ``config.output``.
+    """Score every positive and negative against its query with ``config.model``, and write ``config.output``.
 
     Args:
-        config: what `biencoder score` takes.
-        progress: called once with the number of different passages, and of those an earlier run has encoded.
+        config: the options of `biencoder score`.
+        progress: called once with the number of distinct passages and the number that an earlier run has encoded.
 
     Raises:
-        UserError: a model that cannot be used, vectors that are not finite, or files that changed meanwhile.
+        UserError: the model cannot be used, a vector is not finite, or a file changed meanwhile.
     """
     assert config.model is not None
     table = ExampleTable.from_files(config.train_data, config.on_bad_row)
@@ -42,7 +42,7 @@ def score_file_by_vectors(config: ScoreConfig, *, progress: StartProgress | None
     )
     temperature = config.teacher_temperature or (COSINE_TEMPERATURE if encoder.settings.normalize else 1.0)
     passages = gather(table, None, with_negatives=True)
-    # Hidden files, which no folder of training data is read from.
+    # The files are hidden, because biencoder reads no hidden file of a training-data folder.
     texts = config.output.with_name(f".{config.output.name}.passages.jsonl")
     matrix = config.output.with_name(f".{config.output.name}.passages.npy")
     with atomic_write(texts, "wb") as file:
@@ -62,10 +62,10 @@ def score_file_by_vectors(config: ScoreConfig, *, progress: StartProgress | None
 def score_table(
     encoder: TextEncoder, table: ExampleTable, passages: Candidates, vectors_CD: Vectors
 ) -> tuple[Vectors, Vectors]:
-    """Similarities by ``table.positive_hashes.values`` and by ``table.negative_hashes.values``.
+    """Similarities in the order of ``table.positive_hashes.values`` and of ``table.negative_hashes.values``.
 
     Args:
-        encoder: encodes the queries, each different one once, under its row's own prompt or the model's.
+        encoder: encodes each distinct query once, with its row's own prompt or else the model's.
         table: the rows.
         passages: all of the table's passages, by number.
         vectors_CD: their vectors.

@@ -1,4 +1,4 @@
-"""Rows of training files with a teacher's scores, whatever the teacher is."""
+"""Rows of training files with the scores of a teacher of any kind."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from biencoder.errors import UserError
 
 @dataclass(frozen=True)
 class Scored:
-    """What was scored.
+    """How much was scored.
 
     Attributes:
-        rows: of the training files.
-        pairs: queries with a positive or a negative.
+        rows: rows of the training files.
+        pairs: pairs of a query and a positive or negative.
         reused: pairs that an earlier run had scored, or passages that it had encoded.
     """
 
@@ -35,7 +35,7 @@ class RowsSummary:
 
     Attributes:
         rows: usable rows.
-        pairs: their positives and negatives.
+        pairs: positives and negatives of these rows.
         fingerprint: digest of the rows with all their columns, in order.
     """
 
@@ -45,7 +45,7 @@ class RowsSummary:
 
 
 def summarize_rows(train_data: Sequence[Path], on_bad_row: str) -> RowsSummary:
-    """Count and fingerprint the rows of training files, and by that check every one of them.
+    """Count and fingerprint the rows of training files. This checks every row.
 
     Raises:
         UserError: a file cannot be read, a row is bad and ``on_bad_row`` is ``"stop"``, or no row is left.
