@@ -9,7 +9,6 @@ import numpy as np
 from biencoder.retrieval.evaluate import DECIDING, Evaluation
 from biencoder.retrieval.significance import bootstrap_interval, paired_randomization_test
 
-SIGNIFICANT = 0.05
 ROUNDS = 10_000
 SIGNIFICANT = 0.05
 HOW_COMPARED = (
