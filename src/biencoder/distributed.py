@@ -15,6 +15,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from biencoder.device.choice import KNOWN, kind_of, kind_with
+from biencoder.model.representation import Kind
 
 # Rank 0 evaluates while the others wait; a rank that dies breaks the connection at once, however long this is.
 TIMEOUT = timedelta(hours=12)
@@ -108,6 +110,11 @@ def gather(rows: Tensor, sizes: list[int]) -> Tensor:
     parts = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(parts, padded)
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
+def gather_texts(texts: Kind, sizes: list[int]) -> Kind:
+    """The encoded texts of the ranks that share them, in rank order, without gradient; ``sizes`` counts each rank's."""
+    return texts.map(partial(gather, sizes=sizes)) if len(sizes) > 1 else texts.map(Tensor.detach)
 
 
 def scatter_sum(gradient: Tensor, sizes: list[int]) -> Tensor:

@@ -102,6 +102,11 @@ def concatenate(parts: Sequence[Kind]) -> Kind:
     return replace(parts[0], **{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
 
+def in_order(parts: Sequence[Kind], places: Sequence[Tensor]) -> Kind:
+    """All texts of some representations, each at its place: int ``[n]`` for the n texts of a part."""
+    return concatenate(parts)[torch.cat(list(places)).argsort()]
+
+
 @dataclass(frozen=True, eq=False)
 class Dense(Representation):
     """One vector a text; the inner product is the similarity.

@@ -27,11 +27,11 @@ from torch import Tensor, nn
 
 from biencoder.device.allocator import give_back
 from biencoder.device.choice import facts
-from biencoder.distributed import gather, scatter_sum, sum_over_ranks
+from biencoder.distributed import gather_texts, scatter_sum, sum_over_ranks
 from biencoder.model.architectures.native_layer import prepared_weights
 from biencoder.model.encoder import Encoder
 from biencoder.model.packing import Chunk
-from biencoder.model.representation import Representation, concatenate
+from biencoder.model.representation import Representation, concatenate, in_order
 from biencoder.objective.objective import Objective
 from biencoder.training.batch import TrainingBatch
 from biencoder.training.guide import Guidance, Guide
@@ -143,8 +143,7 @@ def _in_order(encoded: list[EncodedChunk], encoder: Encoder) -> Representation:
     """The chunks' texts in the order queries, then passages, without a graph; no text on an idle rank."""
     if not encoded:
         return encoder.nothing()
-    places = torch.cat([part.chunk.index for part in encoded])
-    return concatenate([part.texts.map(Tensor.detach) for part in encoded])[places.argsort()]
+    return in_order([part.texts.map(Tensor.detach) for part in encoded], [part.chunk.index for part in encoded])
 
 
 def _cache_gradient(
@@ -152,8 +151,8 @@ def _cache_gradient(
 ) -> tuple[Representation, StepLosses]:
     """Step 2: the loss's gradient with respect to this rank's b + p texts, and the losses."""
     queries = texts[: batch.queries].as_leaves()
-    passages = _of_all_ranks(texts[batch.queries :], batch.passage_sizes)
-    all_queries = _of_all_ranks(texts[: batch.queries], batch.query_sizes) if objective.two_way else queries
+    passages = gather_texts(texts[batch.queries :], batch.passage_sizes).as_leaves()
+    all_queries = gather_texts(texts[: batch.queries], batch.query_sizes).as_leaves() if objective.two_way else queries
     labels = batch.labels.to(texts.device)
     sums = torch.zeros(3, device=texts.device)
     of_queries = torch.zeros(batch.queries, device=texts.device)
@@ -175,14 +174,8 @@ def _cache_gradient(
     return concatenate([to_queries, to_passages]), step_losses
 
 
-def _of_all_ranks(texts: Representation, sizes: list[int]) -> Representation:
-    """The texts of all ranks that share them, as leaves that collect a gradient."""
-    shared = texts.map(partial(gather, sizes=sizes)) if len(sizes) > 1 else texts
-    return shared.as_leaves()
-
-
 def _to_this_rank(leaves: Representation, sizes: list[int]) -> Representation:
-    """The gradient of this rank's texts in :func:`_of_all_ranks`, from the losses of all ranks."""
+    """The gradient of this rank's texts among those of all ranks that share them, from the losses of all ranks."""
     gradient = leaves.gradient()
     return gradient.map(partial(scatter_sum, sizes=sizes)) if len(sizes) > 1 else gradient
 

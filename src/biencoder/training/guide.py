@@ -4,13 +4,12 @@ Shapes: b queries and p passages of this rank, B queries of a block, P passages 
 """
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 
-from biencoder.distributed import gather
+from biencoder.distributed import gather_texts
 from biencoder.model.encoder import Encoder
-from biencoder.model.representation import Representation, concatenate
+from biencoder.model.representation import Representation, in_order
 from biencoder.objective.labels import Labels
 from biencoder.training.batch import TrainingBatch
 
@@ -35,16 +34,13 @@ class Guide:
             return self.encoder.nothing()
         with torch.no_grad():
             parts: list[Representation] = [self.encoder(chunk.batch) for chunk in batch.guide_chunks]
-        places = torch.cat([chunk.index for chunk in batch.guide_chunks])
-        return concatenate(parts)[places.argsort()]
+        return in_order(parts, [chunk.index for chunk in batch.guide_chunks])
 
     def judge(self, batch: TrainingBatch, texts: Representation) -> "Guidance":
         """What the guide says about a batch, given its representation of this rank's texts. A collective."""
-        own, passages = texts[: batch.queries], texts[batch.queries :]
-        if len(batch.passage_sizes) == 1:
-            return Guidance(own, passages, own, self.margin)
-        all_queries = own.map(partial(gather, sizes=batch.query_sizes))
-        return Guidance(own, passages.map(partial(gather, sizes=batch.passage_sizes)), all_queries, self.margin)
+        queries = texts[: batch.queries]
+        passages = gather_texts(texts[batch.queries :], batch.passage_sizes)
+        return Guidance(queries, passages, gather_texts(queries, batch.query_sizes), self.margin)
 
 
 @dataclass(frozen=True)
