@@ -8,7 +8,6 @@ from biencoder.data.files.lines import listed
 
 QUERY_COLUMNS = ("query", "anchor", "question", "sentence1")
 POSITIVE_COLUMNS = ("pos", "positive", "answer", "sentence2")
-NEGATIVE_COLUMNS = ("neg", "negative")
 SCORE_COLUMNS = ("pos_scores", "neg_scores", "score")
 KNOWN = (
     "query/anchor/question, pos/positive/answer, neg/negative/negative_1…, pos_scores, neg_scores, prompt; or "
