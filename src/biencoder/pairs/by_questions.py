@@ -86,11 +86,8 @@ def _ask(
         return Counter()
     with ProgressLine(calls.calls, "questions") as line:
         try:
-            return (
-                Interview(asking, endpoint, journal, config.concurrency)
-                .run(_chosen(config, chosen), line.update)
-                .faults
-            )
+            interview = Interview(asking, endpoint, journal, config.concurrency)
+            return interview.run(_chosen(config, chosen), line.update).faults
         except UserError as error:
             safe = f"; {len(journal):,} answers are safe in {journal.path}; type the same command again to continue"
             raise UserError(f"{error}{safe if len(journal) else ''}") from None
