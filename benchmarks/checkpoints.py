@@ -16,7 +16,7 @@ from biencoder.training.progress import TrainingProgress
 from biencoder.training.run import train
 from biencoder.training.setup import Setup
 from biencoder.training.state.checkpoint import newest_checkpoint
-from biencoder.training.steps import loop
+from biencoder.training.steps import loop, snapshot
 
 COLUMNS = ["what", "seconds"]
 
@@ -32,14 +32,14 @@ def main() -> None:
     asked = parser.parse_args()
     shutil.rmtree(asked.output_dir, ignore_errors=True)
     saves: list[float] = []
-    save = loop.save
+    save = snapshot.save
 
     def timed_save(setup: Setup, progress: TrainingProgress) -> None:
         began = time.perf_counter()
         save(setup, progress)
         saves.append(time.perf_counter() - began)
 
-    loop.save = timed_save
+    vars(loop)["save"] = timed_save
     with sample(asked.train_data, 64 * asked.steps + 64) as rows:
         train(
             TrainConfig(

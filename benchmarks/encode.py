@@ -26,23 +26,25 @@ REFERENCE = "biencoder fp32"  # what the others' vectors are compared to
 WARM_UP = 32  # texts before the clock starts
 
 
-def biencoder(model: str, texts: list[str], max_length: int, precision: str) -> tuple[np.ndarray, float]:
+def biencoder(model: str, texts: list[str], max_length: int, device: str, precision: str) -> tuple[np.ndarray, float]:
     """By `Encoder`."""
     from biencoder import Encoder
 
-    encoder = Encoder.load(model, precision=precision, max_length=max_length)
+    encoder = Encoder.load(model, precision=precision, max_length=max_length, device=device)
     encoder.encode_passages(texts[:WARM_UP])
     began = time.perf_counter()
     vectors = encoder.encode_passages(texts)
     return vectors, time.perf_counter() - began
 
 
-def sentence_transformers(model: str, texts: list[str], max_length: int, dtype: str) -> tuple[np.ndarray, float]:
+def sentence_transformers(
+    model: str, texts: list[str], max_length: int, device: str, dtype: str
+) -> tuple[np.ndarray, float]:
     """By `SentenceTransformer.encode`, whose batch size is the default."""
     import torch
     from sentence_transformers import SentenceTransformer
 
-    encoder = SentenceTransformer(model, device="cpu", model_kwargs={"dtype": getattr(torch, dtype)})
+    encoder = SentenceTransformer(model, device=device, model_kwargs={"dtype": getattr(torch, dtype)})
     encoder.max_seq_length = max_length
     encoder.encode(texts[:WARM_UP])
     began = time.perf_counter()
@@ -50,8 +52,10 @@ def sentence_transformers(model: str, texts: list[str], max_length: int, dtype: 
     return np.asarray(vectors, dtype=np.float32), time.perf_counter() - began
 
 
-def onnx_int8(model: str, texts: list[str], max_length: int) -> tuple[np.ndarray, float]:
-    """By ONNX Runtime, from a file that is made first."""
+def onnx_int8(model: str, texts: list[str], max_length: int, device: str) -> tuple[np.ndarray, float]:
+    """By ONNX Runtime on the CPU, from a file that is made first."""
+    if device != "cpu":
+        raise SystemExit("--systems: ONNX Runtime int8 is measured on a CPU only")
     from benchmarks.onnx_int8 import encode, export
 
     with tempfile.TemporaryDirectory() as folder:
@@ -63,7 +67,7 @@ def onnx_int8(model: str, texts: list[str], max_length: int) -> tuple[np.ndarray
         return vectors, time.perf_counter() - began
 
 
-ENCODERS: dict[str, Callable[[str, list[str], int], tuple[np.ndarray, float]]] = {
+ENCODERS: dict[str, Callable[[str, list[str], int, str], tuple[np.ndarray, float]]] = {
     "biencoder": partial(biencoder, precision="auto"),
     "biencoder fp32": partial(biencoder, precision="fp32"),
     "sentence-transformers fp32": partial(sentence_transformers, dtype="float32"),
@@ -72,10 +76,10 @@ ENCODERS: dict[str, Callable[[str, list[str], int], tuple[np.ndarray, float]]] =
 }
 
 
-def encode_once(system: str, model: str, texts_file: str, max_length: str, output: str) -> None:
+def encode_once(system: str, model: str, texts_file: str, max_length: str, device: str, output: str) -> None:
     """In a process of its own: write the vectors, print the seconds."""
     _, texts = read_pairs(texts_file)
-    vectors, seconds = ENCODERS[system](model, texts, int(max_length))
+    vectors, seconds = ENCODERS[system](model, texts, int(max_length), device)
     np.save(output, vectors)
     print(seconds)
 
@@ -95,7 +99,7 @@ def main() -> None:
     with sample(asked.train_data, asked.texts) as rows:
         for repeat in range(asked.repeats):
             for system in asked.systems:
-                words = (system, model, str(rows), str(asked.max_length), str(outputs[system].resolve()))
+                words = (system, model, str(rows), str(asked.max_length), asked.device, str(outputs[system].resolve()))
                 seconds[system].append(float(last_line("benchmarks.encode", "--once", *words)))
                 print(f"{repeat + 1}/{asked.repeats} {system}: {asked.texts / seconds[system][-1]:.1f}/s", flush=True)
     save(asked, "encode", [{"system": system, "seconds": times} for system, times in seconds.items()])

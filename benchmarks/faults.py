@@ -86,7 +86,9 @@ def each(place: Place, faults: Iterable[Fault], *, forked: bool = True) -> Itera
         yield str(fault), place.inject(fault, forked=forked)
 
 
-def at_moments(place: Place, count: int, draw: random.Random, *, number: int = 9, forked: bool = True) -> Iterator:
+def at_moments(
+    place: Place, count: int, draw: random.Random, *, number: int = 9, forked: bool = True
+) -> Iterator[tuple[str, Outcome]]:
     """As many signals as are asked for, at random moments."""
     hit = 0
     while hit < count:

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import torch
 
 from benchmarks.workload import last_line, model_folder, print_table, save
 
@@ -25,6 +26,7 @@ class RandomEncoder:
     """The vector of the passage ``i`` is random; that of the query ``i`` lies near it. Notes when queries begin."""
 
     fingerprint = "random"
+    device = torch.device("cpu")
 
     def __init__(self, dim: int) -> None:
         self.dim = dim
@@ -46,11 +48,20 @@ class RandomEncoder:
         self.queries_began = self.queries_began or time.perf_counter()
         vectors = self.encode_passages([text.removeprefix("query ") for text in texts], progress)
         vectors += np.float32(NOISE) * np.random.default_rng(1 << 32).standard_normal(vectors.shape, np.float32)
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return _unit_length(vectors)
+
+    def cut(self, vectors: np.ndarray, dim: int) -> np.ndarray:
+        return _unit_length(vectors[:, :dim])
 
     def _part(self, part: int, rows: np.ndarray) -> np.ndarray:
-        vectors = np.random.default_rng(part).standard_normal((int(rows.max()) + 1, self.dim), np.float32)[rows]
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return _unit_length(
+            np.random.default_rng(part).standard_normal((int(rows.max()) + 1, self.dim), np.float32)[rows]
+        )
+
+
+def _unit_length(vectors: np.ndarray) -> np.ndarray:
+    scaled: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return scaled
 
 
 def _by_part(numbers: list[int]) -> Iterator[tuple[int, list[int]]]:

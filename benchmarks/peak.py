@@ -20,6 +20,7 @@ from benchmarks.workload import Workload
 
 REPEATS = 15
 TOKENS = 2048  # rows of each product
+GPU_TOKENS = 16_384
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -29,8 +30,15 @@ def seconds(work: Callable[[], Any]) -> float:
     for _ in range(REPEATS):
         began = time.perf_counter()
         work()
+        wait_for_device()
         taken.append(time.perf_counter() - began)
     return median(taken)
+
+
+def wait_for_device() -> None:
+    """Until a GPU has computed what it was given, if there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def linear_shapes(model: nn.Module) -> list[tuple[int, int]]:
@@ -39,16 +47,20 @@ def linear_shapes(model: nn.Module) -> list[tuple[int, int]]:
     return [(layer.out_features, layer.in_features) for layer in layers]
 
 
-def gflops(shapes: list[tuple[int, int]], dtype: torch.dtype) -> float:
-    """GFLOP/s over one product of `TOKENS` rows with each kind of these weights."""
+def gflops(shapes: list[tuple[int, int]], dtype: torch.dtype, device: str = "cpu") -> float:
+    """GFLOP/s over one product with each kind of these weights, of `TOKENS` rows on a CPU and more on a GPU."""
     kinds = sorted(set(shapes))
-    pairs = [(torch.randn(TOKENS, columns).to(dtype), torch.randn(rows, columns).to(dtype)) for rows, columns in kinds]
+    tokens = TOKENS if device == "cpu" else GPU_TOKENS
+    pairs = [
+        (torch.randn(tokens, columns, device=device).to(dtype), torch.randn(rows, columns, device=device).to(dtype))
+        for rows, columns in kinds
+    ]
 
     def multiply() -> None:
         for values, weight in pairs:
             linear(values, weight)
 
-    return sum(2 * TOKENS * rows * columns for rows, columns in kinds) / seconds(multiply) / 1e9
+    return sum(2 * tokens * rows * columns for rows, columns in kinds) / seconds(multiply) / 1e9
 
 
 def main() -> None:
@@ -60,7 +72,7 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(work.model)
     ids = tokenizer(queries + passages, truncation=True, max_length=work.max_length)["input_ids"]
     limits = {
-        "peaks": {name: gflops(shapes, dtype) for name, dtype in PRECISIONS.items()},
+        "peaks": {name: gflops(shapes, dtype, work.device) for name, dtype in PRECISIONS.items()},
         "tokens_a_pair": sum(map(len, ids)) / len(queries),
         # Forward, gradient of the input, gradient of the weights: a multiplication and an addition each.
         "gflop_a_token": 6 * sum(rows * columns for rows, columns in shapes) / 1e9,

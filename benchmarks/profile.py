@@ -31,7 +31,7 @@ def wrap_kernels() -> None:
 
     from biencoder.model.architectures import native_layer
     from biencoder.model.attention import native as native_attention
-    from biencoder.model.kernels.library import linear as native_linear
+    from biencoder.model.kernels import linear as native_linear
 
     def named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -45,7 +45,7 @@ def wrap_kernels() -> None:
         setattr(native_layer, name, named(getattr(native_layer, name), "kernels: layer"))
     for name in ("output", "input_gradient", "weight_gradient"):
         setattr(native_linear._TiledLinear, name, named(getattr(native_linear._TiledLinear, name), "kernels: product"))
-    native_layer.linear = named(native_layer.linear, "kernels: weights")
+    vars(native_layer)["linear"] = named(native_linear.linear, "kernels: weights")
 
 
 def profile_steps(model: str, rows: Path, batch_size: int, max_length: int) -> tuple[Counter[str], Floor, int]:
@@ -55,7 +55,8 @@ def profile_steps(model: str, rows: Path, batch_size: int, max_length: int) -> t
 
     from biencoder import Encoder
     from biencoder.model.packing import chunks
-    from biencoder.objective.objective import Labels, Objective
+    from biencoder.objective.contrastive import ContrastiveObjective
+    from biencoder.objective.labels import Labels
     from biencoder.training.batch import TrainingBatch
     from biencoder.training.gradcache import accumulate_gradients
     from biencoder.training.memory.budget import token_budget
@@ -78,7 +79,7 @@ def profile_steps(model: str, rows: Path, batch_size: int, max_length: int) -> t
 
     def step(number: int) -> None:
         # Whatever is held: the profiler takes memory too, and each step would give back what the next one needs.
-        accumulate_gradients(encoder, batch, Objective(), keep_tokens=keep, seed=(0, number, 0))
+        accumulate_gradients(encoder, batch, ContrastiveObjective(), keep_tokens=keep, seed=(0, number, 0))
         torch.nn.utils.clip_grad_norm_(encoder.backbone.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -35,7 +35,7 @@ def biencoder(work: Workload, precision: str, memory_budget: int | None = None, 
     from biencoder import TrainConfig, train
 
     queries, passages = read_pairs(work.train_data)
-    alike = {
+    alike: dict[str, Any] = {
         "temperature": work.temperature,
         "learning_rate": work.learning_rate,
         "two_way": False,
@@ -61,17 +61,17 @@ def biencoder(work: Workload, precision: str, memory_budget: int | None = None, 
                 memory_budget=work.memory_budget or memory_budget,
                 seed=work.seed,
                 resume="never",
-                device="cpu",
+                device=work.device,
                 **({} if own_defaults else alike),
             )
         )
 
 
-def without_kernels(work: Workload) -> None:
+def biencoder_without_kernels(work: Workload) -> None:
     """`biencoder train` as it is where no kernels were compiled."""
-    from biencoder.model import kernels as native
+    from biencoder.model.kernels.library import without_kernels
 
-    with native.without_kernels():
+    with without_kernels():
         biencoder(work, precision="auto")
 
 
@@ -99,7 +99,7 @@ def sentence_transformers(work: Workload, bf16: bool) -> None:
     dropout: dict[str, Any] = {}
     if work.dropout is not None:
         dropout = {"hidden_dropout_prob": work.dropout, "attention_probs_dropout_prob": work.dropout}
-    model = SentenceTransformer(work.model, device="cpu", config_kwargs=dropout)
+    model = SentenceTransformer(work.model, device=work.device, config_kwargs=dropout)
     model.max_seq_length = work.max_length
     queries, passages = read_pairs(work.train_data)
     trainer = SentenceTransformerTrainer(
@@ -115,7 +115,7 @@ def sentence_transformers(work: Workload, bf16: bool) -> None:
             weight_decay=0.01,
             max_grad_norm=1.0,
             bf16=bf16,
-            use_cpu=True,
+            use_cpu=work.device == "cpu",
             batch_sampler=BatchSamplers.NO_DUPLICATES,
             seed=work.seed,
             save_strategy="no",
@@ -157,7 +157,7 @@ def flag_embedding(work: Workload, bf16: bool) -> None:
             "weight_decay": 0.01,
             "max_grad_norm": 1.0,
             "bf16": bf16,
-            "use_cpu": True,
+            "use_cpu": work.device == "cpu",
             "dataloader_drop_last": True,
             "seed": work.seed,
             "save_strategy": "no",
@@ -183,7 +183,7 @@ SYSTEMS: dict[str, Callable[[Workload], None]] = {
     "biencoder": partial(biencoder, precision="auto"),
     "biencoder at its defaults": partial(biencoder, precision="auto", own_defaults=True),
     "biencoder fp32": partial(biencoder, precision="fp32"),
-    "biencoder without kernels": without_kernels,
+    "biencoder without kernels": biencoder_without_kernels,
     "biencoder uncached": partial(biencoder, precision="auto", memory_budget=UNCACHED),
     "sentence-transformers fp32": partial(sentence_transformers, bf16=False),
     "sentence-transformers bf16": partial(sentence_transformers, bf16=True),
@@ -193,14 +193,16 @@ SYSTEMS: dict[str, Callable[[Workload], None]] = {
 
 
 def main() -> None:
-    """Run one workload and write when each of its steps ended."""
+    """Run one workload and write when each of its steps ended, and what tensors took of a GPU's memory."""
+    import torch
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
     step_ends: list[float] = []
     register_optimizer_step_post_hook(lambda *_: step_ends.append(time.perf_counter()))
     work, result = Workload(**json.loads(sys.argv[1])), Path(sys.argv[2])
     SYSTEMS[work.system](work)
-    result.write_text(json.dumps({"step_ends": step_ends}), encoding="utf-8")
+    gpu_peak = torch.cuda.max_memory_allocated() if work.device == "cuda" else 0
+    result.write_text(json.dumps({"step_ends": step_ends, "gpu_peak": gpu_peak}), encoding="utf-8")
 
 
 if __name__ == "__main__":

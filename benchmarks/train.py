@@ -53,7 +53,7 @@ def main() -> None:
                 runs[system].append(measure(replace(work, max_steps=asked.steps)))
                 speed = runs[system][-1].pairs_per_second(SKIPPED)
                 used = speed * limit["tokens_a_pair"] * limit["gflop_a_token"]
-                shares[system].append(used / limit["peaks"][precision(system)])
+                shares[system].append(used / limit["peaks"][precision(system, asked.device)])
                 print(f"{repeat + 1}/{asked.repeats} {system}: {speed:.2f} pairs/s", flush=True)
         found = [
             {**as_dict(run), "limit": limit}
@@ -69,7 +69,7 @@ def main() -> None:
             system,
             *compared(values, speeds[asked.systems[0]]),
             f"{median(values) * tokens_a_pair:,.0f}",
-            f"{median(shares[system]):.0%} of {peaks[precision(system)] / 1000:.2f} TFLOP/s",
+            f"{median(shares[system]):.0%} of {peaks[precision(system, asked.device)] / 1000:.2f} TFLOP/s",
             f"{median(run.peak_bytes for run in runs[system]) / 1e9:.2f}",
             f"{max(run.disturbance for run in runs[system]):.0%}",
         ]

@@ -45,6 +45,7 @@ class Workload:
         max_steps: optimizer steps; None for one epoch.
         seed: of order and dropout.
         memory_budget: bytes, for biencoder, which alone has one; None for its default.
+        device: ``cpu`` or ``cuda``, for all systems.
     """
 
     system: str
@@ -59,6 +60,7 @@ class Workload:
     max_steps: int | None = None
     seed: int = 42
     memory_budget: int | None = None
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Measured:
     Attributes:
         workload: what was run.
         step_ends: seconds, on one clock, at which each optimizer step ended.
-        peak_bytes: largest resident memory of the process.
+        peak_bytes: largest resident memory of the process; on a GPU, most that tensors took of its memory.
         seconds: wall time of the whole process, imports, loading and saving included.
         disturbance: share of the machine's processor time that other processes took meanwhile.
     """
@@ -110,9 +112,10 @@ def measure(workload: Workload) -> Measured:
     seconds, busy = time.perf_counter() - began, _busy_seconds() - busy
     if child.returncode != 0:
         raise RuntimeError(f"{workload.system} failed ({child.returncode}):\n{log_path.read_text()[-3000:]}")
-    step_ends = json.loads(result_path.read_text())["step_ends"]
+    result = json.loads(result_path.read_text())
     others = max(0.0, busy - usage.ru_utime - usage.ru_stime) / (seconds * (os.cpu_count() or 1))
-    return Measured(workload, step_ends, usage.ru_maxrss * 1024, seconds, round(others, 3))
+    peak = result["gpu_peak"] or usage.ru_maxrss * 1024
+    return Measured(workload, result["step_ends"], peak, seconds, round(others, 3))
 
 
 def limits(workload: Workload) -> dict[str, Any]:
@@ -128,11 +131,11 @@ def last_line(module: str, *words: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
-def precision(system: str) -> str:
-    """The precision in which a system computes: what its name says, else bf16 where the processor has it."""
+def precision(system: str, device: str) -> str:
+    """The precision in which a system computes: what its name says, else bf16 on a GPU or a CPU that has it."""
     if system.endswith(("fp32", "bf16")):
         return system[-4:]
-    return "bf16" if has_bf16() else "fp32"
+    return "bf16" if device == "cuda" or has_bf16() else "fp32"
 
 
 def has_bf16() -> bool:
@@ -183,6 +186,7 @@ def arguments(description: str, *, batch_size: int, max_length: int, systems: Se
     parser.add_argument("--batch-size", type=int, default=batch_size, help="pairs a step")
     parser.add_argument("--max-length", type=int, default=max_length, help="tokens of queries and of passages")
     parser.add_argument("--temperature", type=float, default=0.05, help="for all systems")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="for all systems")
     parser.add_argument("--dropout", type=float, help="for all systems (default: the model's own)")
     return parser
 
@@ -198,6 +202,7 @@ def workload(asked: argparse.Namespace, system: str, name: str) -> Workload:
         max_length=asked.max_length,
         temperature=asked.temperature,
         dropout=asked.dropout,
+        device=asked.device,
     )
 
 
