@@ -3,9 +3,10 @@
 import re
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 
 @dataclass
@@ -20,6 +21,7 @@ class HashingEncoder:
     passage_prompt: str = ""
     normalize: bool = True
     texts_seen: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
     def fingerprint(self) -> str:

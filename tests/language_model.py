@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import torch
 
 STALL = "stall"  # answers nothing for longer than any test waits
 BREAK = "break"  # closes the connection without a word
@@ -110,6 +111,7 @@ class BagOfWords:
     """An encoder that counts the words of a vocabulary: vectors of length 1."""
 
     fingerprint = "words"
+    device = torch.device("cpu")
 
     def __init__(self, words: str) -> None:
         self._places = {word: place for place, word in enumerate(words.split())}

@@ -14,7 +14,7 @@ from biencoder.config.options import Config, details, help_text, shape, typed_na
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-OTHERS_FLAGS = {"--help", "--config", "--nproc_per_node"}
+OTHERS_FLAGS = {"--help", "--config", "--nproc_per_node", "--small"}
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -85,7 +85,7 @@ def take_steps(setup: Setup, progress: TrainingProgress, until: int = STEPS) -> 
     losses = []
     while progress.step < until:
         batch = progress.batcher(progress.sampler.plan(progress.step))
-        losses.append(train_step(setup, progress, batch).losses.total)
+        losses.append(train_step(setup, progress, batch).loss)
         progress.step += 1
     return losses
 

@@ -224,7 +224,7 @@ def trainer(rank: int, world: int, folder: Path) -> list[Outcome]:
             guide=Guide(asked, GUIDE_MARGIN) if combination.guided else None,
         )
         sum_gradients(encoder.backbone.parameters())
-        outcomes.append((losses.total, gradients(encoder.backbone)))
+        outcomes.append((float(losses.total), gradients(encoder.backbone)))
         encoder.backbone.zero_grad()
     return outcomes
 

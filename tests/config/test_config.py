@@ -92,7 +92,7 @@ def test_what_was_typed_is_converted() -> None:
         ({"save_steps": 0}, "--save-steps must be at least 1, not 0"),
         ({"seed": -1}, "--seed must be at least 0, not -1"),
         ({"pooling": "men"}, "--pooling must be one of auto, cls, mean, last, not 'men'; did you mean mean?"),
-        ({"precision": "fp16"}, "--precision must be one of auto, fp32, bf16, not 'fp16'"),
+        ({"precision": "fp8"}, "--precision must be one of auto, fp32, bf16, fp16, not 'fp8'"),
         ({"normalize": "yes"}, "--normalize must be true or false, not 'yes'"),
         ({"memory_budget": "2"}, "--memory-budget: '2' is less than 1 MB"),
         ({"train_data": ()}, "--train-data is missing a value"),

@@ -6,6 +6,7 @@ import torch
 from tiny import WORDS, random_texts, tiny_cross_encoder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from biencoder.device.cpu import Cpu
 from biencoder.errors import UserError
 from biencoder.model import cross_encoder
 from biencoder.model.cross_encoder import CrossEncoder
@@ -25,7 +26,7 @@ def test_scores_are_those_of_transformers_pair_by_pair(
             features = tokenizer(query, passage, truncation=True, max_length=48, return_tensors="pt")
             want.append(float(model.eval()(**features).logits[0, 0]))
     assert np.std(want) > 0.01
-    monkeypatch.setattr(cross_encoder, "BATCH_TOKENS", 200)
+    monkeypatch.setattr(Cpu, "encode_tokens", 200)
     monkeypatch.setattr(cross_encoder, "PAIRS_AT_ONCE", 16)
     told: list[int] = []
     scores = CrossEncoder.load(folder, max_length=48).score(PAIRS, told.append)

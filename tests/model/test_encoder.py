@@ -13,6 +13,7 @@ from tiny import WORDS, pool, random_texts, tiny_model
 from transformers import AutoModel, AutoTokenizer
 
 from biencoder import Encoder
+from biencoder.device.cpu import Cpu
 from biencoder.errors import UserError
 from biencoder.model.packing import pack
 
@@ -126,8 +127,8 @@ def test_vectors_depend_on_their_own_text_only(bert: Path) -> None:
 def test_many_texts_come_back_in_their_order(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = Encoder.load(bert)
     want = encoder.encode(TEXTS)
-    monkeypatch.setattr("biencoder.model.encoder.ENCODE_TEXTS", 7)
-    monkeypatch.setattr("biencoder.model.encoder.ENCODE_TOKENS", 50)
+    monkeypatch.setattr(Cpu, "encode_texts", 7)
+    monkeypatch.setattr(Cpu, "encode_tokens", 50)
     done: list[int] = []
     np.testing.assert_allclose(encoder.encode(TEXTS, progress=done.append), want, atol=1e-6)
     assert done == sorted(done)

@@ -1,5 +1,6 @@
 """Pooling against its definitions."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,15 @@ from torch import Tensor
 
 from biencoder.errors import UserError
 from biencoder.model.encoder import Encoder
-from biencoder.model.pooling import POOLINGS, cls_token, last_of_each, last_token, mean_tokens
+from biencoder.model.pooling import (
+    POOLINGS,
+    cls_token,
+    last_of_each,
+    last_token,
+    mean_by_bags,
+    mean_by_segments,
+    mean_tokens,
+)
 
 STARTS = torch.tensor([0, 3, 4, 9], dtype=torch.int32)
 HIDDEN = torch.randn(9, 5, generator=torch.Generator().manual_seed(0))
@@ -30,9 +39,12 @@ def test_the_mean_is_taken_in_float32() -> None:
     assert abs(mean.item() - hidden[0].float().item()) < 1e-4
 
 
-def test_the_gradient_of_the_mean() -> None:
+@pytest.mark.parametrize("mean", [mean_by_bags, mean_by_segments])  # on a CPU and on a GPU
+def test_the_mean_and_its_gradient(mean: Callable[[Tensor, Tensor], Tensor]) -> None:
     hidden = HIDDEN.clone().requires_grad_()
-    mean_tokens(hidden, STARTS).sum().backward()
+    means = mean(hidden, STARTS)
+    torch.testing.assert_close(means, mean_tokens(HIDDEN, STARTS))
+    means.sum().backward()
     assert hidden.grad is not None
     torch.testing.assert_close(hidden.grad[:, 0], torch.tensor([1 / 3] * 3 + [1.0] + [0.2] * 5))
 

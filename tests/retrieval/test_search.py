@@ -1,10 +1,12 @@
 import tracemalloc
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import torch
 
-from biencoder.retrieval.search import MANY, blocks, extend, nothing, search
+from biencoder.retrieval.search import MANY, blocks, extend, nothing, resident, search
 
 random = np.random.default_rng(0)
 
@@ -30,6 +32,31 @@ def test_equals_the_full_product(queries: int, k: int, block_rows: int | None) -
     assert indices.dtype == np.int64
     np.testing.assert_allclose(scores, expected_scores, atol=1e-5)
     np.testing.assert_array_equal(indices, expected_indices)
+
+
+@pytest.mark.parametrize("k", [1, 10, 150])
+@pytest.mark.parametrize("block_rows", [None, 97, 5000])
+def test_a_search_among_tensors_is_the_same(k: int, block_rows: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU; with whole numbers, where nearly all scores tie, and a few scores at a time."""
+    monkeypatch.setattr("biencoder.retrieval.search.GPU_SCORE_BYTES", 4 * 1000 * 7)
+    q, corpus = (random.integers(-1, 2, (rows, 8)).astype(np.float32) for rows in (30, 1000))
+    wanted_scores, wanted = search(q, corpus, k, block_rows)
+    scores, found = search(q, torch.from_numpy(corpus), k, block_rows)
+    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(scores, wanted_scores)
+    assert scores.dtype == np.float32
+    assert found.dtype == np.int64
+
+
+def test_vectors_stay_on_a_gpu_where_half_of_its_free_memory_holds_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = np.ones((10, 4), np.float32)
+    on = Mock()
+    monkeypatch.setattr("biencoder.retrieval.search.on", on)
+    for free, count in ((2 * corpus.nbytes - 1, 0), (2 * corpus.nbytes, 1)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 10**9))
+        resident(corpus, torch.device("cuda"))
+        assert on.call_count == count
+    assert resident(corpus, torch.device("cpu")) is corpus
 
 
 @pytest.mark.parametrize("block_rows", [None, 1, 64, 333])

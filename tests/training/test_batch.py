@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from tiny import tiny_tokenizer
 
 from biencoder.data.plan.sampling import BatchPlan, KnownPositives, Sampler, share
@@ -137,3 +138,18 @@ def test_without_sharing_a_rank_counts_its_own_passages_only(batcher: Batcher, p
         for row, group in zip(plan.rows[share(5, rank, 2)], part.labels.groups.tolist(), strict=True):
             assert own[group[0]].removeprefix("word8 ") in ROWS[row]["pos"]
             assert max(group) < len(own)
+
+
+def test_a_batch_goes_to_a_device_as_a_whole(batcher: Batcher, plan: BatchPlan) -> None:
+    batch = batcher(plan)
+    moved = batch.to(torch.device("meta"))
+    for chunk, there in zip(batch.chunks, moved.chunks, strict=True):
+        assert chunk.tokens == there.tokens
+        assert chunk.batch.lengths == there.batch.lengths
+        tensors = (there.batch.input_ids, there.index, there.batch.packing.starts)
+        assert all(tensor.is_meta for tensor in tensors)
+    assert moved.labels.groups.is_meta
+    assert moved.labels.known_positives is not None
+    assert moved.labels.known_positives.is_meta
+    assert (moved.queries, moved.tokens, moved.texts) == (batch.queries, batch.tokens, batch.texts)
+    assert not batch.labels.groups.is_meta

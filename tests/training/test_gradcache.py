@@ -51,6 +51,10 @@ def step(
     return losses, gradients(encoder.backbone)
 
 
+def figures(losses: gradcache.StepLosses) -> list[float]:
+    return [float(x) for x in (losses.total, losses.contrastive, losses.distillation)]
+
+
 def largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     scale = max(float(gradient.abs().max()) for gradient in one.values())
     return max(float((one[name] - other[name]).abs().max()) for name in one) / scale
@@ -64,10 +68,10 @@ def test_replayed_chunks_have_the_dropout_masks_of_the_kept_ones(encoder: Encode
         checkpoint_activations(encoder.backbone)
     whole, part, none = (step(encoder, batch, keep) for keep in (10**9, batch.tokens // 2, 0))
     for losses, replayed in (part, none):
-        assert losses == whole[0]
+        assert figures(losses) == figures(whole[0])
         assert largest_difference(whole[1], replayed) < 1e-6
     other_masks = step(encoder, batch, 10**9, seed=1)
-    assert other_masks[0] != whole[0]
+    assert figures(other_masks[0]) != figures(whole[0])
     assert largest_difference(whole[1], other_masks[1]) > 1e-2
 
 
@@ -84,7 +88,7 @@ def test_replayed_chunks_are_the_kept_ones_with_lora_and_frozen_layers(kind: str
     whole, part, none = (step(encoder, batch, keep) for keep in (10**9, batch.tokens // 2, 0))
     assert all("lora_" in name for name in whole[1])
     for losses, replayed in (part, none):
-        assert losses.total == pytest.approx(whole[0].total, rel=1e-6)
+        assert float(losses.total) == pytest.approx(float(whole[0].total), rel=1e-6)
         assert largest_difference(whole[1], replayed) < 1e-6
 
 
@@ -94,7 +98,7 @@ def test_a_step_depends_on_its_seed_and_on_nothing_random_before(encoder: Encode
     torch.manual_seed(1234)
     torch.rand(17)
     again, second = step(encoder, batch, 200)
-    assert losses == again
+    assert figures(losses) == figures(again)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -116,7 +120,7 @@ def test_the_objective_in_blocks_of_queries_is_the_whole_one(encoder: Encoder, m
     for scores_at_once in (1, QUERIES * GROUP * 5):
         monkeypatch.setattr(gradcache, "SCORES_AT_ONCE", scores_at_once)
         blocks, other = step(encoder, batch, 10**9)
-        assert blocks.total == pytest.approx(whole.total, rel=1e-6)
+        assert float(blocks.total) == pytest.approx(float(whole.total), rel=1e-6)
         assert largest_difference(gradient, other) < 1e-5
 
 
@@ -132,7 +136,7 @@ def test_the_cut_into_chunks_does_not_matter_without_dropout(tmp_path: Path) -> 
     encoder = Encoder.load(tiny_model(tmp_path), pooling="cls", normalize=True)
     encoder.train()
     (whole, gradient), (parts, other) = (step(encoder, make_batch(encoder, tokens), 0) for tokens in (10**9, 30))
-    assert parts.total == pytest.approx(whole.total, rel=1e-6)
+    assert float(parts.total) == pytest.approx(float(whole.total), rel=1e-6)
     assert largest_difference(gradient, other) < 1e-5
 
 

@@ -241,7 +241,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(
     def poisoned(*args: Any, **kwargs: Any) -> StepLosses:
         result = accumulate_gradients(*args, **kwargs)
         taken = config.output_dir / "metrics.jsonl"
-        return replace(result, total=float("nan")) if len(losses(taken.parent)) == 4 else result
+        return replace(result, total=result.total * float("nan")) if len(losses(taken.parent)) == 4 else result
 
     monkeypatch.setattr(smaller_chunks, "accumulate_gradients", poisoned)
     with pytest.raises(TrainingError, match="step 5: the loss is nan"):

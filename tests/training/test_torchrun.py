@@ -288,7 +288,7 @@ def test_what_befalls_one_rank_all_of_them_bear_alike(
     said = [line for line in out.splitlines() if "memory ran out" in line]
     assert said
     state = json.loads((last_checkpoint(tmp_path / "two") / "state.json").read_text())
-    assert state["skipped"] == {"total": 1, "in_a_row": 0}
+    assert state["skipped"] == {"total": 1, "in_a_row": 0, "overflows": 0}
     assert state["tokens"]["chunk"] <= 300
     assert f"up to {state['tokens']['chunk']:,} tokens" in said[-1]
 

@@ -9,7 +9,7 @@ AUTO = "auto"
 POOLINGS = CLS, MEAN, LAST = "cls", "mean", "last"
 ATTENTIONS = CAUSAL, BIDIRECTIONAL = "causal", "bidirectional"
 DEVICES = CPU, CUDA = "cpu", "cuda"
-PRECISIONS = FP32, BF16 = "fp32", "bf16"
+PRECISIONS = FP32, BF16, FP16 = "fp32", "bf16", "fp16"
 
 DISTILLATIONS = KL, MARGIN_MSE = "kl", "margin-mse"
 SCHEDULES = LINEAR, COSINE = "linear", "cosine"

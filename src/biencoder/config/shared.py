@@ -46,7 +46,8 @@ TrustRemoteCode = Annotated[
 Precision = Annotated[
     str,
     Option(
-        "number format of the model's arithmetic; auto: bf16 (autocast) where the hardware has it, otherwise fp32",
+        "number format of the model's arithmetic (autocast); auto: bf16 where the hardware has it, fp16 on older GPUs, "
+        "otherwise fp32",
         RUNNING,
         choices=(AUTO, *PRECISIONS),
     ),

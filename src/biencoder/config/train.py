@@ -260,12 +260,20 @@ class TrainConfig(Config):
 
     precision: Precision = AUTO
     device: Device = AUTO
+    deterministic: Annotated[
+        bool,
+        Option(
+            "on a GPU, use only algorithms that give the same bits each time, so that a killed run ends with the same "
+            "bits as an uninterrupted one; slower. On a CPU it is always so",
+            RUNNING,
+        ),
+    ] = False
     memory_budget: Annotated[
         int | None,
         Option(
             "maximum memory for each process, such as 1.5GB; on a GPU, this limits GPU memory",
             RUNNING,
-            unset="room for the activations of 6,144 tokens, at most half of all memory; on a GPU, most free memory",
+            unset="room for the activations of 6,144 tokens, at most half of all memory; on a GPU, most of its memory",
             metavar="SIZE",
             convert=parse_size,
         ),

@@ -4,6 +4,7 @@ import os
 
 import torch
 
+from biencoder.config.choices import BF16, FP32
 from biencoder.device.allocator import give_back, resident_bytes
 from biencoder.device.cgroup import cgroup_limits
 from biencoder.device.device import Device
@@ -16,12 +17,15 @@ class Cpu(Device):
     """Any CPU that PyTorch runs on. Beyond 2,048 tokens, a chunk falls out of its caches."""
 
     largest_chunk = 2048
+    encode_tokens = 8192  # more takes more memory
+    encode_texts = 4096
+    bulk = 1
     sums_embedding_gradients = True
 
-    def has_bf16(self) -> bool:
-        """Whether the processor has AVX512-BF16 or AMX."""
+    def best_precision(self) -> str:
+        """bf16 where the processor has AVX512-BF16 or AMX."""
         features = torch.cpu.get_capabilities()
-        return any(features.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+        return BF16 if any(features.get(name, False) for name in ("avx512_bf16", "amx_bf16")) else FP32
 
     def rows_of_products(self, count: int) -> int:
         """Up to a quarter more rows than ``count``.
@@ -33,7 +37,7 @@ class Cpu(Device):
         step = max(FEWEST_ROWS, (1 << count.bit_length()) // 8)
         return -(-count // step) * step
 
-    def default_activations(self, bytes_per_token: int) -> int:
+    def default_activations(self, bytes_per_token: int, state: int) -> int:  # noqa: ARG002
         """The bytes of :data:`KEPT_TOKENS` tokens, and at most half of the machine's memory, which ranks share."""
         ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         return min(machine_memory() // 2 // ranks_here, KEPT_TOKENS * bytes_per_token)

@@ -17,15 +17,14 @@ from transformers import (
 )
 
 from biencoder.config.choices import AUTO, FP32
-from biencoder.device.choice import autocast, choose_device, choose_precision
+from biencoder.device.choice import autocast, choose_device, choose_precision, facts, placed
 from biencoder.errors import UserError
-from biencoder.model.architectures.table import longest_text
+from biencoder.model.architectures.table import fitting_precision, longest_text
 from biencoder.model.files.data_only import data_only
 from biencoder.model.files.pretrained import load_weights, loading, locate, read_tokenizer, weights_fingerprint
 from biencoder.model.files.settings import adapter_base
 from biencoder.model.tokens import LETTERS_A_TOKEN, TEXTS_AT_ONCE
 
-BATCH_TOKENS = 8192  # of a padded batch
 PAIRS_AT_ONCE = 4096  # tokenised at a time, among which lengths are sorted
 FLAG = "--reranker"
 
@@ -84,7 +83,8 @@ class CrossEncoder:
         if model.config.pad_token_id is None:  # by it a decoder finds the last token of each pair
             model.config.pad_token_id = tokenizer.pad_token_id
         known = [n for n in (max_length or tokenizer.model_max_length, longest_text(config)) if n]
-        return cls(model.to(target).eval(), tokenizer, min(min(known), 2**31 - 1), choose_precision(precision, target))
+        chosen = fitting_precision(choose_precision(precision, target), config, path)
+        return cls(placed(model, target, f"{FLAG} {path}").eval(), tokenizer, min(min(known), 2**31 - 1), chosen)
 
     @property
     def fingerprint(self) -> str:
@@ -110,7 +110,8 @@ class CrossEncoder:
         with torch.inference_mode(), autocast(self.precision, self.model.device):
             for start in range(0, len(pairs), PAIRS_AT_ONCE):
                 features = self._tokenize(pairs[start : start + PAIRS_AT_ONCE])
-                for batch in _batches([len(ids) for ids in features["input_ids"]]):
+                lengths = [len(ids) for ids in features["input_ids"]]
+                for batch in _batches(lengths, facts(self.model.device).encode_tokens):
                     logits = self.model(**self._pad(features, batch)).logits
                     scores[start + batch] = logits[:, 0].float().cpu().numpy()
                     done += len(batch)
@@ -151,12 +152,12 @@ class CrossEncoder:
         }
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[NDArray[np.int64]]:
-    """The places of the pairs of each batch: neighbours in length, longest first."""
+def _batches(lengths: Sequence[int], tokens: int) -> Iterator[NDArray[np.int64]]:
+    """The places of the pairs of each batch of up to so many tokens, padded: neighbours in length, longest first."""
     order = np.argsort(-np.asarray(lengths), kind="stable")
     first = 0
     while first < len(order):
-        count = max(1, BATCH_TOKENS // lengths[order[first]])
+        count = max(1, tokens // lengths[order[first]])
         yield order[first : first + count]
         first += count
 

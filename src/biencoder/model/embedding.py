@@ -4,7 +4,6 @@ Shapes: T tokens in a packed row, N texts, L tokens of the longest, D hidden siz
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -44,7 +43,7 @@ def hidden_states(
     if used is None:
         return _packed(backbone, batch, packing, first_position)[: packing.tokens], packing.starts
     spare = facts(used.device).rows_of_products(len(used)) - len(used)
-    hidden_ND = _packed(backbone, batch, replace(packing, used=pad(used, (0, spare))), first_position)[: len(used)]
+    hidden_ND = _packed(backbone, batch, packing.using(pad(used, (0, spare))), first_position)[: len(used)]
     return hidden_ND, torch.arange(len(used) + 1, dtype=packing.starts.dtype, device=used.device)
 
 
@@ -70,7 +69,7 @@ def _positions(ids_T: Tensor, packing: Packing, first_position: int) -> Tensor:
     running_T = counted_T.cumsum(0)
     starts = packing.starts.long()
     before_N = (running_T - counted_T)[starts[:-1]]
-    place_T = running_T - before_N.repeat_interleave(starts.diff())
+    place_T = running_T - before_N.repeat_interleave(starts.diff(), output_size=len(ids_T))
     return place_T * counted_T + first_position - 1
 
 

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biencoder.config.choices import AUTO, CLS, FP32, LAST
 from biencoder.config.shared import EncoderConfig
-from biencoder.device.choice import autocast, choose_device, choose_precision
+from biencoder.device.ahead import made_ahead, one_behind
+from biencoder.device.choice import autocast, choose_device, choose_precision, facts, placed
 from biencoder.errors import UserError
 from biencoder.model.adapting.causality import is_decoder
 from biencoder.model.architectures.native_layer import prepared_weights
-from biencoder.model.architectures.table import enable_packing, longest_text
+from biencoder.model.architectures.table import enable_packing, fitting_precision, longest_text
 from biencoder.model.embedding import hidden_states
 from biencoder.model.files.pretrained import load_checked, load_tokenizer, locate, weights_fingerprint
 from biencoder.model.files.saving import save_model
@@ -29,9 +31,6 @@ from biencoder.model.head import DenseHead, Head
 from biencoder.model.packing import PackedBatch, chunks
 from biencoder.model.representation import Dense, Representation
 from biencoder.model.tokens import Tokens, tokenize
-
-ENCODE_TOKENS = 8192  # a forward pass without gradient; more does not run faster, and takes more memory
-ENCODE_TEXTS = 4096  # texts tokenised at a time, among which lengths are sorted
 
 
 class Encoder(nn.Module):
@@ -42,8 +41,8 @@ class Encoder(nn.Module):
         head: turns hidden states into a representation of each text.
         tokenizer: the model's tokenizer; None for an encoder that only gets tokens.
         settings: pooling, normalisation, prompts and length; only ``similarity`` may be None.
-        precision: ``fp32`` or ``bf16`` (autocast); None leaves autocast as the caller has set it. Representations are
-            float32 in all three.
+        precision: ``fp32``, or ``bf16`` or ``fp16`` (autocast); None leaves autocast as the caller has set it.
+            Representations are float32 in all of them.
         first_position: what ``enable_packing`` returned.
     """
 
@@ -85,7 +84,7 @@ class Encoder(nn.Module):
             path: folder with ``config.json`` and safetensors weights, or a hub name.
             pooling: ``auto`` (what the model's own files say; else last token for decoders, cls for the others).
             normalize: None for what the model's own files say, else yes.
-            precision: ``fp32``, ``bf16``, or ``auto`` for bf16 where the hardware has it.
+            precision: ``fp32``, ``bf16``, ``fp16`` (on a GPU), or ``auto`` for the fastest that the hardware has.
             device: ``auto``, ``cpu``, ``cuda``.
             max_length: tokens a text is cut to; None for what the model's own files say.
             dropout: probability of every dropout in training; None for the model's own.
@@ -93,8 +92,8 @@ class Encoder(nn.Module):
             trust_remote_code: run code that comes with the model, and let its configuration choose attention kernels.
 
         Raises:
-            UserError: no such model, a damaged one, one with parts that biencoder does not run, or with fewer than
-                ``dim`` dimensions.
+            UserError: no such model, a damaged one, one with parts that biencoder does not run, with fewer than ``dim``
+                dimensions, or too large for the device.
         """
         folder = locate(path)
         settings = read_settings(folder)
@@ -117,10 +116,10 @@ class Encoder(nn.Module):
             dense_head(asked, width, dim),
             tokenizer,
             asked,
-            precision=choose_precision(precision, target),
+            precision=fitting_precision(choose_precision(precision, target), backbone.config, path),
             first_position=first_position,
         )
-        return encoder.to(target).eval()
+        return placed(encoder, target, str(path)).eval()
 
     def forward(self, batch: PackedBatch) -> Representation:
         """The representation of each text of a packed batch on any device, in order; gradients flow."""
@@ -210,16 +209,24 @@ class Encoder(nn.Module):
             ``[N, D]`` float32, in the order of ``texts``.
         """
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
-        with self._inference():
-            for start in range(0, len(texts), ENCODE_TEXTS):
-                part = texts[start : start + ENCODE_TEXTS]
-                done = start
-                for chunk in chunks(self.tokenize(part, prompt), ENCODE_TOKENS):
-                    vectors[start + chunk.index.numpy()] = self.embed(chunk.batch).cpu().numpy()
-                    done += len(chunk.index)
-                    if progress is not None:
-                        progress(done)
+        done = 0
+        with self._inference(), autocast(self.precision, self.device):  # weights are cast once, not for each chunk
+            encoded = ((places, self.embed(chunk)) for places, chunk in self._chunks(texts, prompt))
+            for places, found in one_behind(encoded):
+                vectors[places] = found.cpu().numpy()
+                done += len(places)
+                if progress is not None:
+                    progress(done)
         return vectors
+
+    def _chunks(self, texts: Sequence[str], prompt: str) -> Iterator[tuple[np.ndarray, PackedBatch]]:
+        """The texts in packed chunks, and their places. Parts are tokenised while the part before is encoded."""
+        at_once = facts(self.device).encode_texts
+        starts = range(0, len(texts), at_once)
+        parts = (partial(self.tokenize, texts[start : start + at_once], prompt) for start in starts)
+        for start, part in zip(starts, made_ahead(parts, self.device), strict=True):
+            for chunk in chunks(part, facts(self.device).encode_tokens):
+                yield start + chunk.index.numpy(), chunk.batch
 
     def encode_queries(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> np.ndarray:
         """Vectors of queries, under the model's query prompt: ``[N, D]`` float32."""

@@ -1,9 +1,12 @@
 """Packed rows: texts end to end as one row of tokens with lengths, and no padding.
 
+Where attention cannot take such a row, its tokens are moved into a few padded matrices, and back.
+
 Shapes: T tokens in the row, N texts, H heads, E size of a head.
 """
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -15,6 +18,8 @@ from torch import Tensor
 
 from biencoder.device.choice import facts
 from biencoder.model.tokens import Tokens
+
+MOST_BUCKETS = 8
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,43 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Bucket:
+    """Some texts, each padded to the length of the longest of them.
+
+    Attributes:
+        texts: how many.
+        length: of the longest.
+    """
+
+    texts: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Padding:
+    """The texts of a row in at most :data:`MOST_BUCKETS` padded matrices, one behind the other: P places in all.
+
+    Attributes:
+        buckets: the matrices, those of the longest texts first.
+        texts: ``[N]`` int64, the texts in the order in which the matrices have them.
+        to_row: ``[P]`` int64, the token at each place; any token where there is padding.
+        from_row: ``[T]`` int64, the place of each token.
+        real: ``[P]`` bool, False where there is padding.
+    """
+
+    buckets: list[Bucket]
+    texts: Tensor
+    to_row: Tensor
+    from_row: Tensor
+    real: Tensor
+
+    def matrices(self, places_P: Tensor) -> list[Tensor]:
+        """What the P places hold, cut into the matrices: ``[N, L]`` each, and further dimensions."""
+        parts = places_P.split([bucket.texts * bucket.length for bucket in self.buckets])
+        return [x.unflatten(0, (b.texts, b.length)) for x, b in zip(parts, self.buckets, strict=True)]
+
+
+@dataclass(frozen=True)
 class Packing:
     """Where the texts lie in a packed row.
 
@@ -59,6 +101,12 @@ class Packing:
     device: torch.device
     used: Tensor | None = None
 
+    def using(self, tokens: Tensor) -> "Packing":
+        """The same places, of which only the output of some tokens is used; what is known of them is shared."""
+        shared = copy(self)
+        object.__setattr__(shared, "used", tokens)
+        return shared
+
     @property
     def tokens(self) -> int:
         """Tokens of all texts."""
@@ -73,7 +121,31 @@ class Packing:
     def starts(self) -> Tensor:
         """Where each text begins, and the end of the row: ``[N + 1]`` int32 (``cu_seqlens`` of flash attention)."""
         lengths = torch.tensor((0, *self.lengths), dtype=torch.int32)
-        return lengths.cumsum(0, dtype=torch.int32).to(self.device)
+        return facts(self.device).receive(lengths.cumsum(0, dtype=torch.int32), self.device)
+
+    @cached_property
+    def of_single_tokens(self) -> "Packing":
+        """As many texts, of one token each."""
+        return Packing((1,) * len(self.lengths), self.device)
+
+    @cached_property
+    def padding(self) -> Padding:
+        """The texts in padded matrices. Texts of up to :data:`MOST_BUCKETS` different lengths are not padded."""
+        lengths = np.array(self.lengths, dtype=np.int64)
+        order = np.argsort(-lengths, kind="stable")
+        starts = np.cumsum(lengths) - lengths
+        buckets, to_row, real = [], [], []
+        for texts in np.split(order, _bucket_ends(lengths[order])):
+            place = np.arange(lengths[texts[0]])
+            is_real = place < lengths[texts, None]
+            buckets.append(Bucket(len(texts), len(place)))
+            to_row.append(np.where(is_real, starts[texts, None] + place, 0).ravel())
+            real.append(is_real.ravel())
+        token, is_token = np.concatenate(to_row), np.concatenate(real)
+        from_row = np.empty(self.tokens, dtype=np.int64)
+        from_row[token[is_token]] = np.flatnonzero(is_token)
+        tensors = (torch.from_numpy(each) for each in (order, token, from_row, is_token))
+        return Padding(buckets, *(facts(self.device).receive(tensor, self.device) for tensor in tensors))
 
     @cached_property
     def blocks(self) -> list[Block]:
@@ -83,6 +155,17 @@ class Packing:
             blocks.append(Block(start, sum(1 for _ in texts), length))
             start = blocks[-1].tokens.stop
         return blocks
+
+
+def _bucket_ends(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where the next bucket begins among texts, given their lengths, longest first.
+
+    Buckets hold one length each, if there are few lengths, else about as many tokens each.
+    """
+    bucket = -lengths
+    if len(np.unique(lengths)) > MOST_BUCKETS:
+        bucket = (np.cumsum(lengths) - 1) * MOST_BUCKETS // lengths.sum()
+    return np.flatnonzero(np.diff(bucket)) + 1
 
 
 @dataclass(frozen=True)
@@ -99,7 +182,7 @@ class PackedBatch:
     lengths: tuple[int, ...]
     token_type_ids: Tensor | None = None
 
-    @property
+    @cached_property
     def packing(self) -> Packing:
         """Where the texts lie in the row."""
         return Packing(self.lengths, self.input_ids.device)
@@ -109,7 +192,9 @@ class PackedBatch:
         if self.input_ids.device == device:
             return self
         types = None if self.token_type_ids is None else facts(device).receive(self.token_type_ids, device)
-        return PackedBatch(facts(device).receive(self.input_ids, device), self.lengths, types)
+        moved = PackedBatch(facts(device).receive(self.input_ids, device), self.lengths, types)
+        _ = moved.packing.starts  # they travel with the batch, so that no layer waits for them
+        return moved
 
 
 @dataclass(frozen=True)
@@ -128,6 +213,10 @@ class Chunk:
     def tokens(self) -> int:
         """Tokens in the row."""
         return self.batch.input_ids.numel()
+
+    def to(self, device: torch.device) -> "Chunk":
+        """The same chunk on ``device``."""
+        return Chunk(self.batch.to(device), facts(device).receive(self.index, device))
 
 
 def pack(sequences: Sequence[Sequence[int] | Tokens]) -> PackedBatch:
@@ -160,7 +249,7 @@ def cut_smaller(parts: Sequence[Chunk], max_tokens: int) -> list[Chunk]:
         return list(parts)
     sequences: dict[int, Tokens] = {}
     for part in parts:
-        texts = np.split(part.batch.input_ids.numpy(), np.cumsum(part.batch.lengths)[:-1])
+        texts = np.split(part.batch.input_ids.cpu().numpy(), np.cumsum(part.batch.lengths)[:-1])
         sequences.update(zip(part.index.tolist(), texts, strict=True))
     return list(chunks([sequences[i] for i in range(len(sequences))], max_tokens))
 

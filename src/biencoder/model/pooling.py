@@ -35,9 +35,18 @@ def last_of_each(starts: Tensor) -> Tensor:
 
 def mean_tokens(hidden_TD: Tensor, starts: Tensor) -> Tensor:
     """The mean over each text's tokens, summed in float32: ``[N, D]`` (Reimers and Gurevych 2019, section 3)."""
+    return (mean_by_bags if hidden_TD.is_cpu else mean_by_segments)(hidden_TD.float(), starts)
+
+
+def mean_by_bags(hidden_TD: Tensor, starts: Tensor) -> Tensor:
+    """As bags of embeddings: on a CPU several times as fast as segments, and the same sums."""
     rows = torch.arange(len(hidden_TD), device=starts.device, dtype=starts.dtype)
-    # As bags of embeddings: several times as fast as `torch.segment_reduce`, and the same sums.
-    return embedding_bag(rows, hidden_TD.float(), starts, mode="mean", include_last_offset=True)
+    return embedding_bag(rows, hidden_TD, starts, mode="mean", include_last_offset=True)
+
+
+def mean_by_segments(hidden_TD: Tensor, starts: Tensor) -> Tensor:
+    """By segments of rows: on a GPU, bags would sort the rows to find their gradient."""
+    return torch.segment_reduce(hidden_TD, "mean", offsets=starts, axis=0)
 
 
 POOLINGS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

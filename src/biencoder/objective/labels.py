@@ -10,6 +10,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from biencoder.device.choice import facts
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -38,7 +40,7 @@ class Labels:
 
     def to(self, device: torch.device) -> "Labels":
         """The same labels on ``device``."""
-        return self._each(lambda values: values.to(device))
+        return self._each(lambda values: facts(device).receive(values, device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Labels":
         values = (getattr(self, field.name) for field in fields(self))

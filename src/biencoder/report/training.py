@@ -39,6 +39,7 @@ class Outcome:
         steps: steps of the run.
         rows: rows that the run trained on.
         skipped: steps that were skipped because the loss or the gradient was not finite.
+        overflows: steps that were skipped because the scaled gradient was too large for float16.
         guards_before: evaluation of the model before training on each folder of guard data.
         guards_after: evaluation of the saved model on the same folders.
     """
@@ -51,6 +52,7 @@ class Outcome:
     steps: int
     rows: int
     skipped: int = 0
+    overflows: int = 0
     guards_before: dict[str, Evaluation] = field(default_factory=dict)
     guards_after: dict[str, Evaluation] = field(default_factory=dict)
 
@@ -74,8 +76,8 @@ def report_result(outcome: Outcome) -> None:
     say(verdict(outcome.comparisons, "The tuned model"))
     if outcome.best_step != outcome.steps:
         say(f"The saved model is the best one that was evaluated, from step {outcome.best_step} of {outcome.steps}.")
-    if outcome.skipped:
-        say(_what_was_skipped(outcome))
+    for sentence in _what_was_skipped(outcome):
+        say(sentence)
     if outcome.config.keep_base:
         say(_what_is_left_of_the_base(outcome))
     if outcome.guards:
@@ -88,11 +90,19 @@ def report_result(outcome: Outcome) -> None:
     say(f'  biencoder search --model {output_dir} --corpus YOUR_PASSAGES.jsonl --query "YOUR QUESTION"')
 
 
-def _what_was_skipped(outcome: Outcome) -> str:
-    return (
-        f"{outcome.skipped:,} of {outcome.steps:,} steps were skipped: their loss or gradient was not finite. "
-        "metrics.jsonl names their rows."
-    )
+def _what_was_skipped(outcome: Outcome) -> list[str]:
+    sentences = []
+    if outcome.skipped:
+        sentences.append(
+            f"{outcome.skipped:,} of {outcome.steps:,} steps were skipped: their loss or gradient was not finite. "
+            "metrics.jsonl names their rows."
+        )
+    if outcome.overflows:
+        sentences.append(
+            f"{outcome.overflows:,} of {outcome.steps:,} steps were skipped because their scaled gradient was too "
+            "large for fp16. Each time, the scale was halved; a few such steps are normal."
+        )
+    return sentences
 
 
 def _what_is_left_of_the_base(outcome: Outcome) -> str:
@@ -110,6 +120,7 @@ def write_evaluation(path: Path, outcome: Outcome) -> None:
         "after": outcome.after.to_json(),
         "after_step": outcome.best_step,
         "skipped_steps": outcome.skipped,
+        "overflowed_steps": outcome.overflows,
         "comparison": comparison_json(outcome.comparisons),
         "significance": SIGNIFICANCE,
     }
@@ -129,7 +140,7 @@ def write_model_card(path: Path, encoder: Encoder, outcome: Outcome) -> None:
     prompts = {"query": settings.query_prompt, "passage": settings.passage_prompt}
     named = "; ".join(f"{side}: {code(text)}" for side, text in prompts.items() if text) or "none"
     notes = f"\n{_what_is_left_of_the_base(outcome)}\n" if config.keep_base else ""
-    notes += f"\n{_what_was_skipped(outcome)}\n" if outcome.skipped else ""
+    notes += "".join(f"\n{sentence}\n" for sentence in _what_was_skipped(outcome))
     with atomic_write(path) as file:
         file.write(
             f"""---

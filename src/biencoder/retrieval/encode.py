@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from biencoder.config.choices import PASSAGE, QUERY
+from biencoder.device.choice import facts
 from biencoder.errors import UserError
 from biencoder.files import beside, open_claimed, read_json, sync_folder, write_json
 from biencoder.retrieval.text_encoder import Advance, StartProgress, TextEncoder, finite, shifted
@@ -23,7 +24,7 @@ from biencoder.retrieval.texts import in_batches, read_texts, summarize
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 512  # texts between two records of progress: a kill loses at most this many
+CHUNK = 512  # texts between two records of progress on a CPU: a kill loses at most this many
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def encode_file(
         file.truncate(len(header) + 4 * dim * reused)
         file.seek(0, os.SEEK_END)
         done = 0
-        for batch in in_batches(read_texts(input), CHUNK):
+        for batch in in_batches(read_texts(input), CHUNK * facts(encoder.device).bulk):
             if done >= reused:
                 vectors = _encode_batch(encoder, [row.text for row in batch], kind, shifted(advance, done))
                 file.write(finite(vectors, f"{input}, text", done).astype("<f4").tobytes())

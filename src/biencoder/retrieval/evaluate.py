@@ -7,7 +7,7 @@ from typing import Any
 from biencoder.data.files.beir import Collection
 from biencoder.errors import UserError
 from biencoder.retrieval.metrics import Run, evaluate_run
-from biencoder.retrieval.search import blocks, extend, nothing
+from biencoder.retrieval.search import blocks, extend, nothing, on
 from biencoder.retrieval.text_encoder import Advance, TextEncoder, finite, shifted
 
 DECIDING = "ndcg@10"
@@ -96,7 +96,8 @@ def _retrieve(
         )
         finite(documents, "document", start)
         for place, dim in enumerate(dims):
-            best[place] = extend(best[place], queries_cut[place], encoder.cut(documents, dim), start, k)
+            block = on(encoder.device, encoder.cut(documents, dim))
+            best[place] = extend(best[place], queries_cut[place], block, start, k)
     ids = collection.corpus_ids
     return [
         {

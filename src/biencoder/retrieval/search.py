@@ -4,16 +4,24 @@ Shapes: Q queries, N documents, D dimensions, B documents in a block, K results 
 """
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+if TYPE_CHECKING:
+    import torch
+
+Documents: TypeAlias = "np.ndarray | torch.Tensor"  # ``[N, D]`` float32; a tensor on a GPU is searched there
+
 BLOCK_BYTES = 64 << 20  # bytes of document vectors searched at a time: large enough for full speed
 SCORE_BYTES = 64 << 20  # bytes of scores held at a time
+GPU_SCORE_BYTES = 1 << 30
+GPU_SHARE = 0.5  # of a GPU's free memory, for vectors that are searched again and again
 MANY = 384  # from this many queries on, faiss is faster; for 256, one product and torch's top-k are 6 times as fast
 
 
 def search(
-    queries: np.ndarray, corpus: np.ndarray, k: int, block_rows: int | None = None
+    queries: np.ndarray, corpus: Documents, k: int, block_rows: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The ``k`` documents with the largest inner product for each query, exactly.
 
@@ -22,8 +30,9 @@ def search(
 
     Args:
         queries: ``[Q, D]`` float32.
-        corpus: ``[N, D]`` float32, in memory or memory-mapped; it is read once, block by block. Its values must be
-            finite. This function does not check that: the caller checks vectors once, when it reads the file.
+        corpus: ``[N, D]`` float32, in memory, memory-mapped, or where :func:`resident` has put it; it is read once,
+            block by block. Its values must be finite. This function does not check that: the caller checks vectors
+            once, when it reads the file.
         k: results per query.
         block_rows: documents in a block; None for about 64 MB of them.
 
@@ -55,8 +64,25 @@ def blocks(rows: int, dim: int, block_rows: int | None = None) -> Iterator[tuple
         yield start, min(start + step, rows)
 
 
+def resident(vectors: np.ndarray, device: "torch.device") -> Documents:
+    """The vectors in a GPU's memory, if that is where they are searched and half of what is free holds them."""
+    import torch
+
+    if device.type != "cuda":
+        return vectors
+    free, _ = torch.cuda.mem_get_info(device)
+    return on(device, vectors) if vectors.nbytes <= GPU_SHARE * free else vectors
+
+
+def on(device: "torch.device", vectors: np.ndarray) -> Documents:
+    """The vectors on the device where they are searched."""
+    import torch
+
+    return vectors if device.type == "cpu" else torch.from_numpy(np.ascontiguousarray(vectors)).to(device)
+
+
 def extend(
-    best: tuple[np.ndarray, np.ndarray], queries: np.ndarray, block: np.ndarray, offset: int, k: int
+    best: tuple[np.ndarray, np.ndarray], queries: np.ndarray, block: Documents, offset: int, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The best ``k`` of earlier results and of one more block.
 
@@ -72,7 +98,9 @@ def extend(
     """
     if k < 1:
         raise ValueError(f"k is {k}: at least 1 result a query")
-    queries, block = (np.ascontiguousarray(vectors, dtype=np.float32) for vectors in (queries, block))
+    queries = np.ascontiguousarray(queries, dtype=np.float32)
+    if isinstance(block, np.ndarray):
+        block = np.ascontiguousarray(block, dtype=np.float32)
     scores, indices = _search_block(queries, block, k)
     scores = np.concatenate([best[0], scores], axis=1)
     indices = np.concatenate([best[1], indices + offset], axis=1)
@@ -81,10 +109,13 @@ def extend(
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(indices, order, axis=1)
 
 
-def _search_block(queries: np.ndarray, block: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def _search_block(queries: np.ndarray, block: Documents, k: int) -> tuple[np.ndarray, np.ndarray]:
     # Ask for one more result. If it ties with the last one, more may tie, and the choice among them was arbitrary.
     found = min(k + 1, len(block))
-    scores, indices = (_product_and_top if len(queries) < MANY else _faiss_top)(queries, block, found)
+    if isinstance(block, np.ndarray):
+        scores, indices = (_product_and_top if len(queries) < MANY else _faiss_top)(queries, block, found)
+    else:
+        scores, indices = _gpu_top(queries, block, found)
     order = np.lexsort((indices, -scores), axis=1)
     scores, indices = np.take_along_axis(scores, order, axis=1), np.take_along_axis(indices, order, axis=1)
     if found > k:
@@ -93,7 +124,25 @@ def _search_block(queries: np.ndarray, block: np.ndarray, k: int) -> tuple[np.nd
         step = max(1, SCORE_BYTES // (4 * len(block)))
         for start in range(0, len(tied), step):
             rows = tied[start : start + step]
-            scores[rows], indices[rows] = _settle(queries[rows] @ block.T, k)
+            scores[rows], indices[rows] = _settle(_products(queries[rows], block), k)
+    return scores, indices
+
+
+def _products(queries: np.ndarray, block: Documents) -> np.ndarray:
+    if isinstance(block, np.ndarray):
+        product: np.ndarray = queries @ block.T
+        return product
+    on_gpu: np.ndarray = (block.new_tensor(queries) @ block.T).cpu().numpy()
+    return on_gpu
+
+
+def _gpu_top(queries: np.ndarray, block: "torch.Tensor", k: int) -> tuple[np.ndarray, np.ndarray]:
+    step = max(1, GPU_SCORE_BYTES // (4 * len(block)))
+    parts = [
+        (block.new_tensor(queries[start : start + step]) @ block.T).topk(k)
+        for start in range(0, max(1, len(queries)), step)
+    ]
+    scores, indices = (np.concatenate([found[i].cpu().numpy() for found in parts]) for i in range(2))
     return scores, indices
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from biencoder.errors import UserError
 from biencoder.retrieval.encode import description
-from biencoder.retrieval.search import BLOCK_BYTES, blocks, extend, nothing, search
+from biencoder.retrieval.search import BLOCK_BYTES, blocks, extend, nothing, on, resident, search
 from biencoder.retrieval.text_encoder import StartProgress, TextEncoder, finite, shifted
 from biencoder.retrieval.texts import Summary, in_batches, read_texts, summarize
 
@@ -52,7 +52,8 @@ def search_texts(
     summary = summarize(corpus)
     vectors = finite(encoder.encode_queries(queries), "query")
     if embeddings is not None:
-        scores, indices = search(vectors, _open_embeddings(embeddings, corpus, summary, encoder), k)
+        matrix = _open_embeddings(embeddings, corpus, summary, encoder)
+        scores, indices = search(vectors, resident(matrix, encoder.device), k)
     else:
         advance = None if progress is None else progress(summary.rows, 0)
         scores, indices = nothing(len(queries))
@@ -60,7 +61,7 @@ def search_texts(
         for batch in in_batches(read_texts(corpus), max(1, BLOCK_BYTES // (4 * encoder.dim))):
             documents = encoder.encode_passages([row.text for row in batch], shifted(advance, offset))
             finite(documents, f"{corpus}, text", offset)
-            scores, indices = extend((scores, indices), vectors, documents, offset, k)
+            scores, indices = extend((scores, indices), vectors, on(encoder.device, documents), offset, k)
             offset += len(batch)
     wanted = set(indices.ravel().tolist())
     rows = {i: row for i, row in enumerate(read_texts(corpus)) if i in wanted}

@@ -1,11 +1,14 @@
 """What retrieval needs from a model, and callbacks that report progress."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from biencoder.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 Advance = Callable[[int], None]  # called with the number of texts done
 StartProgress = Callable[[int, int], Advance]  # called once with the number of texts and the number already done
@@ -17,6 +20,10 @@ class TextEncoder(Protocol):
     @property
     def dim(self) -> int:
         """Dimensions D of a vector."""
+
+    @property
+    def device(self) -> "torch.device":
+        """Where texts are encoded, and vectors are searched."""
 
     @property
     def fingerprint(self) -> str:

@@ -57,6 +57,15 @@ class TrainingBatch:
         """Tokens of this rank's texts."""
         return sum(chunk.tokens for chunk in self.chunks)
 
+    def to(self, device: torch.device) -> "TrainingBatch":
+        """The same batch with its tensors on ``device``."""
+        return replace(
+            self,
+            chunks=[chunk.to(device) for chunk in self.chunks],
+            guide_chunks=[chunk.to(device) for chunk in self.guide_chunks],
+            labels=self.labels.to(device),
+        )
+
     def in_chunks_of(self, max_tokens: int) -> "TrainingBatch":
         """The same batch in chunks of fewer tokens, as if it had been cut so from the start."""
         return replace(

@@ -18,7 +18,8 @@ Shapes: b queries and p passages on this rank, P passages on all of them.
 """
 
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -40,23 +41,25 @@ from biencoder.training.memory.out_of_memory import memory_for_all
 SCORES_AT_ONCE = 2**20  # elements of the score matrix that the objective holds at a time: 4 MB in float32
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StepLosses:
     """Means over the queries of the global batch, in nats, equal on all ranks; and what they were computed from.
 
+    All of it is still on the device: reading a number waits until the device has computed it.
+
     Attributes:
-        total: what is minimised.
-        contrastive: its contrastive part.
-        distillation: its distillation part before weighting; 0 without a teacher.
+        total: scalar, what is minimised.
+        contrastive: scalar, its contrastive part.
+        distillation: scalar, its distillation part before weighting; 0 without a teacher.
         of_queries: ``[b]``, the minimised loss of each of this rank's queries.
         texts: representations of this rank's b queries, then of its p passages.
     """
 
-    total: float
-    contrastive: float
-    distillation: float
-    of_queries: Tensor = field(compare=False, repr=False)
-    texts: Representation = field(compare=False, repr=False)
+    total: Tensor
+    contrastive: Tensor
+    distillation: Tensor
+    of_queries: Tensor
+    texts: Representation
 
 
 @dataclass
@@ -68,6 +71,11 @@ class EncodedChunk:
     texts: Representation
 
 
+def unscaled(gradient: Tensor) -> Tensor:
+    """The gradient as it is."""
+    return gradient
+
+
 def accumulate_gradients(
     encoder: Encoder,
     batch: TrainingBatch,
@@ -77,6 +85,7 @@ def accumulate_gradients(
     seed: tuple[int, ...],
     held_at_most: int = sys.maxsize,
     guide: Guide | None = None,
+    scaled: Callable[[Tensor], Tensor] = unscaled,
 ) -> StepLosses:
     """Add this rank's part of the gradient of the global batch's mean loss to the parameters' ``grad``.
 
@@ -90,6 +99,8 @@ def accumulate_gradients(
         seed: (seed, step, rank), from which dropout is drawn.
         held_at_most: bytes that this process may hold; beyond them, free memory is given back between chunks.
         guide: masks false negatives; the batch holds its tokens.
+        scaled: multiplies the gradient before it goes through the model (Micikevicius et al. 2018, section 3.2), so
+            that float16 holds it; the parameters' gradient is as many times as large.
 
     Raises:
         OutOfMemoryError: memory ran out on some rank; raised on all of them. Part of the gradient may have been added.
@@ -104,7 +115,7 @@ def accumulate_gradients(
         guidance = None if guide is None or guide_texts is None else guide.judge(batch, guide_texts)
         gradient, losses = _cache_gradient(texts, batch, objective, guidance)
         with memory_for_all():
-            _backward_all(encoder, encoded, gradient, held_at_most)
+            _backward_all(encoder, encoded, gradient.map(scaled), held_at_most)
     return losses
 
 
@@ -166,7 +177,7 @@ def _cache_gradient(
             distilled = losses.total.new_zeros(1) if losses.distillation is None else losses.distillation
             sums += torch.stack([x.detach().sum() for x in (losses.total, losses.contrastive, distilled)])
             of_queries[part] = losses.total.detach()
-    total, contrastive, distillation = (sum_over_ranks(sums) / batch.total_queries).tolist()
+    total, contrastive, distillation = (sum_over_ranks(sums) / batch.total_queries).unbind()
     to_queries, to_passages = queries.gradient(), _to_this_rank(passages, batch.passage_sizes)
     if objective.two_way:
         to_queries = to_queries.plus(_to_this_rank(all_queries, batch.query_sizes))

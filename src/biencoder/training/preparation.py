@@ -23,7 +23,7 @@ from biencoder.terminal import say
 from biencoder.training.batch import Batcher, Prompts
 from biencoder.training.guide import Guide
 from biencoder.training.memory.budget import token_budget
-from biencoder.training.optimizer import adamw, usual_learning_rate
+from biencoder.training.optimizer import adamw, loss_scaler, usual_learning_rate
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
 
@@ -129,6 +129,7 @@ def set_up(
         encoder=encoder,
         base_head={name: weight.clone() for name, weight in encoder.head.state_dict().items()},
         optimizer=adamw(encoder, config.learning_rate, config.weight_decay),
+        scaler=loss_scaler(encoder.precision, encoder.device),
         objectives=[_objective(config, each, is_scored(examples, i)) for i, each in enumerate(data_sets)],
         guide=guide,
         collection=collection,

@@ -18,10 +18,12 @@ class Skipped:
     Attributes:
         total: in the whole run.
         in_a_row: since the last step that was taken.
+        overflows: those of which only the scaled gradient was too large for float16; they do not count above.
     """
 
     total: int = 0
     in_a_row: int = 0
+    overflows: int = 0
 
 
 @dataclass

@@ -11,6 +11,7 @@ from typing import Any
 from biencoder.config import TrainConfig, data_sets_of
 from biencoder.config.choices import MERGED
 from biencoder.data.data_sets import is_of_single_texts, read_data_sets, settings_of
+from biencoder.device.choice import KNOWN, kind_of
 from biencoder.distributed import (
     barrier,
     broadcast_object,
@@ -39,6 +40,7 @@ from biencoder.training.steps.loop import train_steps
 from biencoder.training.steps.snapshot import restore
 from biencoder.training.watch.signals import finishing_steps, stops_by_signal
 
+NOT_DETERMINISTIC = "does not have a deterministic implementation"  # in PyTorch's words
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 logger = logging.getLogger(__name__)
@@ -79,7 +81,7 @@ def train(config: TrainConfig) -> TrainResult | None:
         Stopped: SIGTERM or SIGINT arrived; the step under way is finished and there is a checkpoint. Afterwards both
             signals have their former handlers again.
     """
-    with stops_by_signal(), process_group(config.device):
+    with stops_by_signal(), process_group(config.device), KNOWN[kind_of(config.device)].same_bits(config.deterministic):
         try:
             return _train(config)
         except Exception as error:
@@ -95,6 +97,11 @@ def train(config: TrainConfig) -> TrainResult | None:
                     f"memory ran out where smaller chunks do not help ({first_line(error)}). "
                     "Take a smaller model, give --lora-rank, or free memory: end other processes, or raise this one's "
                     f"limit. {config.output_dir} is intact: the same command continues from the last checkpoint"
+                ) from error
+            if config.deterministic and NOT_DETERMINISTIC in str(error):
+                raise UserError(
+                    f"--deterministic: {first_line(error)}. Without the option, a killed run that continues ends with "
+                    "slightly different numbers"
                 ) from error
             if isinstance(error, OSError) and error.errno in NO_SPACE:
                 raise UserError(
@@ -184,6 +191,7 @@ def _finish(setup: Setup, progress: TrainingProgress, folder: OutputFolder, bega
         steps=setup.total_steps,
         rows=len(progress.batcher.table),
         skipped=progress.skipped.total,
+        overflows=progress.skipped.overflows,
         guards_before=progress.guards_before,
         guards_after=evaluate_guards(setup),
     )

@@ -26,6 +26,7 @@ class Setup:
         encoder: the model that learns; its weights are all that changes here.
         base_head: copies of the weights of its head before training.
         optimizer: its AdamW, with the moments.
+        scaler: scales gradients that float16 would not hold; off in other precisions.
         objectives: representations and labels to losses, one for each data set.
         guide: a second model that masks false negatives, or None.
         collection: what the model is evaluated on.
@@ -38,6 +39,7 @@ class Setup:
     encoder: Encoder
     base_head: dict[str, Tensor]
     optimizer: torch.optim.AdamW
+    scaler: torch.amp.GradScaler
     objectives: list[Objective]
     guide: Guide | None
     collection: Collection

@@ -121,7 +121,7 @@ def test_skipped_steps_leave_weights_and_optimizer_and_are_counted_everywhere(
     assert "Skipped: 2 in a row, at most 10; 2 in all" in caplog.text
     assert "Skipped: 1 in a row, at most 10; 3 in all" in caplog.text
     assert [line["step"] for line in metrics(config.output_dir) if "nonfinite" in line] == [3, 4, 9]
-    assert final_state(config.output_dir)["skipped"] == {"total": 3, "in_a_row": 0}
+    assert final_state(config.output_dir)["skipped"] == {"total": 3, "in_a_row": 0, "overflows": 0}
     assert json.loads((config.output_dir / "eval.json").read_text())["skipped_steps"] == 3
     said = "3 of 14 steps were skipped: their loss or gradient was not finite."
     assert said in capsys.readouterr().out

@@ -10,10 +10,12 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from biencoder.config.choices import FP16, FP32
 from biencoder.errors import UserError
 from biencoder.model.architectures.bert import patch_layers
 from biencoder.model.architectures.mpnet import patch_mpnet
 from biencoder.model.attention.interface import IMPLEMENTATION
+from biencoder.terminal import say
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +85,19 @@ def enable_packing(backbone: nn.Module) -> int | None:
         patch_mpnet(backbone)
     patch_layers(backbone)
     return first(config)
+
+
+# Their activations exceed 65,504, the largest number of float16: Gemma 3's reach 800,000, T5's grow in its feed-forward
+# layers. bf16 has the range of float32.
+BEYOND_FLOAT16 = {"gemma2", "gemma3", "gemma3_text", "mt5", "t5", "t5gemma", "umt5"}
+
+
+def fitting_precision(precision: str, config: ModelConfig, name: object) -> str:
+    """The precision, or fp32, said, instead of fp16 for a model whose activations do not fit float16."""
+    if precision != FP16 or config.model_type not in BEYOND_FLOAT16:
+        return precision
+    say(f"{name}: activations of {config.model_type} are too large for fp16, so it runs in fp32")
+    return FP32
 
 
 def has_own_code(backbone: nn.Module) -> bool:

@@ -1,6 +1,7 @@
 """Attention by PyTorch's ``scaled_dot_product_attention``, one call for all neighbouring texts of one length.
 
-It runs everywhere and takes everything, so it is the last provider that is asked.
+It takes everything, so it is the last provider that is asked. On a CPU a call for each length costs little; a GPU would
+wait for the next call most of the time, see :mod:`~biencoder.model.attention.buckets`.
 
 Shapes: T tokens in the row, N texts of L tokens in a block, H heads, K key/value heads, E size of a head.
 """

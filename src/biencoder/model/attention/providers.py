@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from biencoder.model.attention import buckets, cpu, flash, native
+from biencoder.model.attention import blocks, buckets, cpu, flash, native
 from biencoder.model.attention.settings import AttentionSettings
 from biencoder.model.packing import Packing
 
@@ -24,7 +24,18 @@ class Provider(Protocol):
         """See :func:`attend`."""
 
 
-PROVIDERS: tuple[Provider, ...] = (flash, native, cpu, buckets)  # the first that runs is taken
+class ProviderFromOne(Provider, Protocol):
+    """One that also computes attention from a single token of each text."""
+
+    def attend_from(
+        self, query: Tensor, key: Tensor, value: Tensor, packing: Packing, settings: AttentionSettings, /
+    ) -> Tensor:
+        """See :func:`attend_from`."""
+
+
+# The first that runs is taken.
+PROVIDERS: tuple[Provider, ...] = (flash, native, cpu, buckets, blocks)
+PROVIDERS_FROM_ONE: tuple[ProviderFromOne, ...] = (flash, buckets, blocks)
 
 
 def attend(
@@ -61,6 +72,5 @@ def attend_from(
     Returns:
         ``[N, H, E]``.
     """
-    if flash.runs(query_NHE, key_THE, value_THE, settings):
-        return flash.attend_from(query_NHE, key_THE, value_THE, packing, settings)
-    return buckets.attend_from(query_NHE, key_THE, value_THE, packing, settings)
+    provider = next(each for each in PROVIDERS_FROM_ONE if each.runs(query_NHE, key_THE, value_THE, settings))
+    return provider.attend_from(query_NHE, key_THE, value_THE, packing, settings)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biencoder.retrieval.mapped_vectors import map_vectors
-from biencoder.retrieval.search import search
+from biencoder.retrieval.search import resident, search
 from biencoder.retrieval.text_encoder import Advance, TextEncoder, finite, shifted
 
 BATCH = 4096  # texts encoded at a time, and questions searched at a time
@@ -49,7 +49,7 @@ def round_trip(
             yield finite(encoder.encode_passages(texts, shifted(progress, rows)), "passage", rows)
             rows += len(texts)
 
-    corpus_ND = map_vectors(encoded(), encoder.dim)
+    corpus_ND = resident(map_vectors(encoded(), encoder.dim), encoder.device)
     found = [np.empty(0, dtype=np.bool_)]
     asked = 0
     for batch in _batches(questions):

@@ -34,7 +34,7 @@ from biencoder.retrieval.mining.filters import (
     share_limit,
 )
 from biencoder.retrieval.mining.queries import Queries, encode_queries, similarities
-from biencoder.retrieval.search import search
+from biencoder.retrieval.search import resident, search
 from biencoder.retrieval.text_encoder import StartProgress, TextEncoder
 
 logger = logging.getLogger(__name__)
@@ -138,12 +138,13 @@ def mine(
     advance = progress(units, 0) if progress is not None else _silent
     matrix_CD = candidates.vectors(encoder, advance)
     miner = _Miner(table, candidates, matrix_CD, options, reranker)
+    searched = resident(matrix_CD[: candidates.searchable], encoder.device)
     depth = min(options.depth, candidates.searchable)
     block_rows = max(1, BLOCK_BYTES // (4 * encoder.dim))
     done = len(candidates)
     for start, stop, rows in queries.blocks(max(1, CELLS // depth)):
         vectors_QD = encode_queries(encoder, table, queries.first[start:stop])
-        found = search(vectors_QD, matrix_CD[: candidates.searchable], depth, block_rows)
+        found = search(vectors_QD, searched, depth, block_rows)
         done += stop - start
         advance(done)
         step = ROWS_A_VETO if reranker else max(1, CELLS // depth)

@@ -62,7 +62,7 @@ def token_budget(encoder: Encoder, memory_budget: int | None, max_length: int) -
         bytes_per_token = activation_bytes_per_token(encoder, max_length)
         state = learning + prepared_bytes()
     if memory_budget is None:
-        activations = device.default_activations(bytes_per_token)
+        activations = device.default_activations(bytes_per_token, state)
         chunk = activations // 2 // bytes_per_token
     else:
         activations = activations_within(encoder, memory_budget, state)

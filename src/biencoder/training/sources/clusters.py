@@ -13,6 +13,7 @@ from biencoder.data.data_sets import is_of_single_texts, is_scored
 from biencoder.data.plan.similar_groups import similar_groups
 from biencoder.data.table import ExampleTable
 from biencoder.device.allocator import give_back
+from biencoder.device.choice import facts
 from biencoder.distributed import broadcast_object, rank
 from biencoder.retrieval.mapped_vectors import map_vectors
 from biencoder.retrieval.mining.queries import Queries, encode_queries
@@ -23,7 +24,7 @@ from biencoder.training.setup import Setup
 from biencoder.training.state.saved_array import Places, saved_array
 
 NOT_CLUSTERED = -1
-ENCODED_AT_ONCE = 512  # queries
+ENCODED_AT_ONCE = 512  # queries, on a CPU
 
 
 def use_clusters(setup: Setup, progress: TrainingProgress) -> None:
@@ -65,13 +66,14 @@ def similar_rows(encoder: TextEncoder, table: ExampleTable, config: TrainConfig)
 
 def _places(encoder: TextEncoder, table: ExampleTable, size: int, seed: int) -> Places:
     queries = Queries.of(table.query_hashes)
-    blocks = [queries.first[start : start + ENCODED_AT_ONCE] for start in range(0, len(queries), ENCODED_AT_ONCE)]
+    at_once = ENCODED_AT_ONCE * facts(encoder.device).bulk
+    blocks = [queries.first[start : start + at_once] for start in range(0, len(queries), at_once)]
     with progress_line("cluster") as start_progress:
         progress = start_progress(len(queries), 0)
 
         def encoded(number: int) -> NDArray[np.float32]:
             vectors = encode_queries(encoder, table, blocks[number])
-            progress(number * ENCODED_AT_ONCE + len(vectors))
+            progress(number * at_once + len(vectors))
             return vectors
 
         vectors = map_vectors((encoded(number) for number in range(len(blocks))), encoder.dim)

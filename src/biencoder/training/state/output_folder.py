@@ -90,7 +90,7 @@ class OutputFolder:
         differences = [
             f"{flag_name(name)} was {saved['config'].get(name)!r} and is {value!r}"
             for name, value in identity["config"].items()
-            if name not in FREE_SETTINGS and saved["config"].get(name) != value
+            if name not in FREE_SETTINGS and saved["config"].get(name, value) != value  # an option newer than the run
         ]
         differences += [said for name, said in CONTENT.items() if saved.get(name) != identity.get(name)]
         if saved.get("data_sets") != identity.get("data_sets"):

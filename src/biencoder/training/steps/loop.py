@@ -6,14 +6,14 @@ After a step come its line in ``metrics.jsonl``, an evaluation, a checkpoint, or
 import logging
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NoReturn
 
+from biencoder.device.ahead import made_ahead
 from biencoder.distributed import barrier, rank
 from biencoder.errors import Stopped
 from biencoder.terminal import ProgressLine
 from biencoder.training.batch import TrainingBatch
-from biencoder.training.gradcache import StepLosses
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
 from biencoder.training.sources.clusters import use_clusters
@@ -23,7 +23,7 @@ from biencoder.training.steps.evaluation import evaluate_and_keep_best
 from biencoder.training.steps.metrics_file import log_step
 from biencoder.training.steps.nonfinite import count_or_stop
 from biencoder.training.steps.snapshot import save
-from biencoder.training.steps.train_step import train_step
+from biencoder.training.steps.train_step import StepResult, train_step
 from biencoder.training.watch.signals import stop_asked
 
 logger = logging.getLogger(__name__)
@@ -49,13 +49,14 @@ def train_steps(setup: Setup, progress: TrainingProgress, line: ProgressLine) ->
 def _train_until(step: int, setup: Setup, progress: TrainingProgress, line: ProgressLine) -> None:
     setup.encoder.train()
     began = time.perf_counter()
-    for batch in _prepared_ahead(progress, step):
-        taken = train_step(setup, progress, batch)
-        more = _watch(setup, progress, batch, taken.losses)
+    for batch, on_device in _prepared_ahead(setup, progress, step):
+        taken = train_step(setup, progress, on_device)
+        more = _watch(setup, progress, batch, taken)
         if taken.nonfinite is not None:
             more["nonfinite"] = taken.nonfinite.to_json()
         progress.step += 1
         log_step(setup, progress, batch, taken, time.perf_counter() - began, line, more)
+        progress.skipped.overflows += taken.overflowed
         nonfinite = taken.nonfinite
         del taken  # and its representations, before the next step makes its own
         count_or_stop(setup, progress, nonfinite)
@@ -80,27 +81,29 @@ def _stop(setup: Setup, progress: TrainingProgress, number: int) -> NoReturn:
     raise Stopped(number, f"after step {progress.step:,} of {setup.total_steps:,}, which {newest} holds")
 
 
-def _prepared_ahead(progress: TrainingProgress, until: int) -> Iterator[TrainingBatch]:
-    """The batches of the steps up to ``until``; the next one is tokenised while the present one trains."""
-    with ThreadPoolExecutor(max_workers=1) as background:
+def _prepared_ahead(
+    setup: Setup, progress: TrainingProgress, until: int
+) -> Iterator[tuple[TrainingBatch, TrainingBatch]]:
+    """The batches of the steps up to ``until``, as they are and on the device.
 
-        def prepare(step: int) -> TrainingBatch:
-            return progress.batcher(progress.sampler.plan(step))
+    The next one is tokenised and copied while the present one trains.
+    """
 
-        coming = background.submit(prepare, progress.step)
-        for step in range(progress.step, until):
-            batch = coming.result()
-            if step + 1 < until:
-                coming = background.submit(prepare, step + 1)
-            yield batch
+    def prepare(step: int) -> tuple[TrainingBatch, TrainingBatch]:
+        batch = progress.batcher(progress.sampler.plan(step))
+        return batch, batch.to(setup.encoder.device)
+
+    return made_ahead((partial(prepare, step) for step in range(progress.step, until)), setup.encoder.device)
 
 
-def _watch(setup: Setup, progress: TrainingProgress, batch: TrainingBatch, losses: StepLosses) -> dict[str, object]:
+def _watch(setup: Setup, progress: TrainingProgress, batch: TrainingBatch, taken: StepResult) -> dict[str, object]:
     """What rank 0's watch sees in a step; it warns of what is wrong."""
     if rank() != 0:
         return {}
     objective, is_warm = setup.objectives[batch.data_set], progress.step >= setup.warmup_steps
-    figures, warnings = progress.watch.after(progress.step, batch, objective, losses, is_warm=is_warm)
+    figures, warnings = progress.watch.after(
+        progress.step, batch, objective, contrastive=taken.contrastive, texts=taken.texts, is_warm=is_warm
+    )
     for warning in warnings:
         logger.warning("step %d: %s", progress.step + 1, warning)
     return dict(figures)

@@ -38,11 +38,10 @@ def log_step(
         line: where the means are shown.
         more: further fields of the line.
     """
-    losses = taken.losses
     record: dict[str, Any] = {
         "step": progress.step,
         "epoch": round(progress.step / progress.sampler.steps_per_epoch, 4),
-        "loss": losses.total,
+        "loss": taken.loss,
         "learning_rate": taken.learning_rate,
         "gradient_norm": taken.gradient_norm,
         "queries": batch.total_queries,
@@ -53,9 +52,11 @@ def log_step(
     if len(setup.objectives) > 1:
         record["data_set"] = setup.config.data_sets[batch.data_set].name
     if batch.labels.teacher is not None and isinstance(setup.objectives[batch.data_set], ContrastiveObjective):
-        record |= {"contrastive": losses.contrastive, "distillation": losses.distillation}
+        record |= {"contrastive": taken.contrastive, "distillation": taken.distillation}
+    if setup.scaler.is_enabled():
+        record |= {"loss_scale": setup.scaler.get_scale(), "overflowed": taken.overflowed}
     write_metrics(setup, record | more)
-    progress.recent.append((losses.total, batch.total_queries, seconds))
+    progress.recent.append((taken.loss, batch.total_queries, seconds))
     recent, queries, spent = zip(*progress.recent, strict=True)
     line.update(progress.step, **{"loss": shown_mean(recent), "queries/s": f"{sum(queries) / sum(spent):.1f}"})
 

@@ -71,9 +71,11 @@ class NonFinite:
         return said + f"It comes from {_shown(self.suspects)}"
 
 
-def find_nonfinite(setup: Setup, progress: TrainingProgress, losses: StepLosses, norm: float) -> NonFinite | None:
+def find_nonfinite(
+    setup: Setup, progress: TrainingProgress, losses: StepLosses, loss: float, norm: float
+) -> NonFinite | None:
     """What is not finite in the step that is about to be taken; None for a sound one. The same on all ranks."""
-    if math.isfinite(losses.total) and math.isfinite(norm):
+    if math.isfinite(loss) and math.isfinite(norm):
         return None
     plan = progress.sampler.plan(progress.step)
     mine = share(len(plan.rows), rank(), world_size())
@@ -81,7 +83,7 @@ def find_nonfinite(setup: Setup, progress: TrainingProgress, losses: StepLosses,
     by_vectors, by_losses = (np.concatenate(places) for places in zip(*found, strict=True))
     return NonFinite(
         step=progress.step + 1,
-        loss=losses.total,
+        loss=loss,
         norm=norm,
         data_set=setup.config.data_sets[plan.data_set].name if len(setup.objectives) > 1 else None,
         rows=lines_of(setup.examples, plan.rows),

@@ -54,6 +54,8 @@ def restore(setup: Setup, progress: TrainingProgress, path: Path) -> None:
     if state["config"]["memory_budget"] == setup.config.to_dict()["memory_budget"]:  # chunks decide dropout's masks
         progress.keep_tokens = state["tokens"]["keep"]
         progress.batcher = replace(progress.batcher, chunk_tokens=state["tokens"]["chunk"])
+    if setup.scaler.is_enabled():
+        setup.scaler.load_state_dict(state["loss_scale"])
     progress.skipped, progress.watch = Skipped(**state.get("skipped", {})), Watch(**state.get("watch", {}))
     if rank() == 0:
         forget_metrics_after(setup.folder / "metrics.jsonl", progress.step)
@@ -80,6 +82,7 @@ def _state(setup: Setup, progress: TrainingProgress) -> dict[str, Any]:
         "best": progress.best and asdict(progress.best),
         "best_step": progress.best_step,
         "skipped": asdict(progress.skipped),
+        "loss_scale": setup.scaler.state_dict(),
         "watch": asdict(progress.watch),
     }
 

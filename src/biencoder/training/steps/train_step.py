@@ -1,34 +1,45 @@
 """One optimizer step, from a batch to changed weights."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 
 from biencoder.distributed import sum_gradients
+from biencoder.model.representation import Representation
 from biencoder.training.batch import TrainingBatch
-from biencoder.training.gradcache import StepLosses
 from biencoder.training.optimizer import learning_rate_at
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
 from biencoder.training.steps.nonfinite import NonFinite, find_nonfinite
 from biencoder.training.steps.smaller_chunks import accumulate_within_memory
 
+LEAST_SCALE = 1.0  # of a loss in float16: gradients that overflow without being scaled are not finite themselves
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class StepResult:
     """What a step came to.
 
     Attributes:
-        losses: of the batch.
+        loss: mean over the queries of the global batch, in nats; what is minimised.
+        contrastive: its contrastive part.
+        distillation: its distillation part before weighting; 0 without a teacher.
         gradient_norm: L2 norm of the gradient over all weights and ranks, before clipping.
         learning_rate: of this step.
         nonfinite: what was not finite; the weights are unchanged then. None for a sound step.
+        overflowed: the scaled gradient was too large for float16; the weights are unchanged, and the scale is halved.
+        texts: representations of this rank's queries, then of its passages.
     """
 
-    losses: StepLosses
+    loss: float
+    contrastive: float
+    distillation: float
     gradient_norm: float
     learning_rate: float
     nonfinite: NonFinite | None
+    overflowed: bool
+    texts: Representation
 
 
 def train_step(setup: Setup, progress: TrainingProgress, batch: TrainingBatch) -> StepResult:
@@ -36,7 +47,7 @@ def train_step(setup: Setup, progress: TrainingProgress, batch: TrainingBatch) -
 
     Encode the texts, score queries against the passages of all ranks, send the gradient of the loss back through the
     model (:func:`~biencoder.training.gradcache.accumulate_gradients` does these three), add up gradients over ranks,
-    clip, update.
+    clip, update. In float16 the gradient is scaled on its way through the model.
 
     Args:
         setup: model, optimizer and objectives.
@@ -48,13 +59,24 @@ def train_step(setup: Setup, progress: TrainingProgress, batch: TrainingBatch) -
     """
     losses = accumulate_within_memory(setup, progress, batch)
     sum_gradients(setup.trained)
-    norm = float(torch.nn.utils.clip_grad_norm_(setup.trained, setup.config.max_grad_norm))
-    nonfinite = find_nonfinite(setup, progress, losses, norm)
+    setup.scaler.unscale_(setup.optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(setup.trained, setup.config.max_grad_norm)
+    figures = torch.stack([losses.total, losses.contrastive, losses.distillation, norm]).tolist()
+    loss, contrastive, distillation, norm = figures  # the one time that the step waits for the device
+    overflowed = _has_overflowed(setup, loss, norm)
+    nonfinite = None if overflowed else find_nonfinite(setup, progress, losses, loss, norm)
     rate = _set_learning_rate(setup, progress.step)
-    if nonfinite is None:
-        setup.optimizer.step()
+    if nonfinite is None and not overflowed:
+        setup.scaler.step(setup.optimizer)
+    setup.scaler.update()
     setup.optimizer.zero_grad()
-    return StepResult(losses, norm, rate, nonfinite)
+    return StepResult(loss, contrastive, distillation, norm, rate, nonfinite, overflowed, losses.texts)
+
+
+def _has_overflowed(setup: Setup, loss: float, norm: float) -> bool:
+    """Whether the gradient is too large for float16 only because it is scaled; all ranks see the same numbers."""
+    is_finite = math.isfinite(norm) or not math.isfinite(loss)
+    return setup.scaler.is_enabled() and not is_finite and setup.scaler.get_scale() > LEAST_SCALE
 
 
 def _set_learning_rate(setup: Setup, step: int) -> float:

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from biencoder.model.representation import Representation
 from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.objective.objective import Objective
 from biencoder.training.batch import TrainingBatch
-from biencoder.training.gradcache import StepLosses
 
 EVERY = 20  # steps from look to look
 PASSAGES = 128  # looked at: enough for a mean of 8,000 cosines, few enough for a look to take milliseconds
@@ -132,7 +132,14 @@ class Watch:
     warned: list[str] = field(default_factory=list)
 
     def after(
-        self, step: int, batch: TrainingBatch, objective: Objective, losses: StepLosses, *, is_warm: bool
+        self,
+        step: int,
+        batch: TrainingBatch,
+        objective: Objective,
+        *,
+        contrastive: float,
+        texts: Representation,
+        is_warm: bool,
     ) -> tuple[dict[str, float], list[str]]:
         """Figures of a step, where it is one that is looked at, and warnings, each once a run.
 
@@ -140,19 +147,20 @@ class Watch:
             step: counted from 0.
             batch: this rank's.
             objective: the batch's.
-            losses: of the step, and its embeddings.
+            contrastive: the contrastive loss of the step, in nats.
+            texts: representations of the batch's queries, then of its passages.
             is_warm: whether the learning rate has reached its peak.
         """
         figures, warnings, now = {}, [], None
         if step % EVERY == 0 or str(batch.data_set) not in self.start:
-            now = spread_of(losses.texts[batch.queries :].vectors)
+            now = spread_of(texts[batch.queries :].vectors)
         if now is not None:
             figures = {"mean_cosine": round(now.mean_cosine, 6), "effective_rank": round(now.effective_rank, 3)}
             warnings.append(self.look(batch.data_set, now))
         if is_warm and isinstance(objective, ContrastiveObjective) and batch.queries:
             labels = batch.labels.rows(slice(QUERIES))
             guessing = objective.loss_of_guessing(labels, sum(batch.passage_sizes), sum(batch.query_sizes))
-            warnings.append(self.follow(batch.data_set, losses.contrastive, guessing))
+            warnings.append(self.follow(batch.data_set, contrastive, guessing))
         return figures, [warning for warning in warnings if warning is not None]
 
     def look(self, data_set: int, now: Spread) -> str | None:

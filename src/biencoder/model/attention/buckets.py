@@ -1,0 +1,115 @@
+"""Attention on a GPU where flash attention does not run: a few padded matrices instead of a row.
+
+Float32, heads of odd sizes, a bias by distance, cards older than Ampere. The tokens of the row move into at most eight
+matrices of texts of similar length, one call of PyTorch's ``scaled_dot_product_attention`` each, and back: a layer
+takes a constant number of calls, however many lengths there are.
+
+Shapes: T tokens in the row, P places in the matrices, N texts of up to L tokens in a matrix, H heads, K key/value
+heads, E size of a head.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import scaled_dot_product_attention
+
+from biencoder.config.choices import CPU
+from biencoder.model.attention.settings import AttentionSettings, ungrouped
+from biencoder.model.packing import Packing, Padding
+
+
+def runs(query_THE: Tensor, key_TKE: Tensor, value_TKE: Tensor, settings: AttentionSettings) -> bool:  # noqa: ARG001
+    """On every device but a CPU."""
+    return query_THE.device.type != CPU
+
+
+def attend(
+    query_THE: Tensor, key_TKE: Tensor, value_TKE: Tensor, packing: Packing, settings: AttentionSettings
+) -> Tensor:
+    """See :func:`~biencoder.model.attention.providers.attend`."""
+    padding = packing.padding
+    sides = (_matrices(row, padding) for row in ungrouped(query_THE, key_TKE, value_TKE))
+    attended = []
+    for query, key, value, real_NL in zip(*sides, padding.matrices(padding.real), strict=True):
+        mask, causal = _mask(real_NL, settings, query.dtype)
+        out = scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=settings.dropout, is_causal=causal, scale=settings.scale
+        )
+        attended.append(out.transpose(1, 2).flatten(0, 1))
+    return _with_zeros(_move(torch.cat(attended), padding.from_row, padding.to_row, padding.real), len(query_THE))
+
+
+def attend_from(
+    query_NHE: Tensor, key_THE: Tensor, value_THE: Tensor, packing: Packing, settings: AttentionSettings
+) -> Tensor:
+    """See :func:`~biencoder.model.attention.providers.attend_from`."""
+    padding = packing.padding
+    back = padding.texts.argsort()
+    queries = _move(query_NHE, padding.texts, back).split([bucket.texts for bucket in padding.buckets])
+    keys, values = _matrices(key_THE, padding), _matrices(value_THE, padding)
+    attended = []
+    for query, key, value, real_NL in zip(queries, keys, values, padding.matrices(padding.real), strict=True):
+        mask = real_NL[:, None, None, :]
+        out = scaled_dot_product_attention(
+            query.unsqueeze(2), key, value, attn_mask=mask, dropout_p=settings.dropout, scale=settings.scale
+        )
+        attended.append(out.squeeze(2))
+    return _with_zeros(_move(torch.cat(attended), back, padding.texts), len(query_NHE))
+
+
+def _matrices(row_THE: Tensor, padding: Padding) -> list[Tensor]:
+    """The padded matrices of a row, ready for attention: ``[N, H, L, E]`` each."""
+    return [x.transpose(1, 2) for x in padding.matrices(_move(row_THE, padding.to_row, padding.from_row))]
+
+
+def _mask(real_NL: Tensor, settings: AttentionSettings, dtype: torch.dtype) -> tuple[Tensor | None, bool]:
+    """The mask of ``scaled_dot_product_attention``, and whether its own causal mask does instead.
+
+    Padding lies behind a text, so a causal mask hides it. Under a window, a place of padding could be left with nothing
+    to see, which gives no number; so it sees everything, and nobody looks at what comes out.
+    """
+    length = real_NL.shape[1]
+    is_near = settings.window is not None and settings.window < length
+    if settings.causal and not is_near and settings.bias_HLL is None:
+        return None, True
+    mask, seen = real_NL[:, None, None, :], settings.seen(length, real_NL.device)
+    if seen is not None:
+        mask = mask & seen | ~real_NL[:, None, :, None]
+    if settings.bias_HLL is not None:
+        mask = settings.bias_HLL[:, :length, :length].to(dtype).masked_fill(~mask, float("-inf"))
+    return mask, False
+
+
+def _with_zeros(rows: Tensor, count: int) -> Tensor:
+    """``count`` rows: the given ones, then zeros."""
+    return rows if len(rows) == count else torch.cat([rows, rows.new_zeros(count - len(rows), *rows.shape[1:])])
+
+
+def _move(rows: Tensor, index: Tensor, inverse: Tensor, real: Tensor | None = None) -> Tensor:
+    """The rows at ``index``; ``inverse`` undoes it. ``real`` says which rows are no padding, where some are."""
+    moved: Tensor = _Move.apply(rows, index, inverse, real)  # type: ignore[no-untyped-call]
+    return moved
+
+
+class _Move(torch.autograd.Function):
+    """Rows by index, and their gradient by the inverse index: without a sum, and without zeros as large as the input.
+
+    A place of padding may read any row, because no gradient comes back from it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor, inverse: Tensor, real: Tensor | None) -> Tensor:
+        ctx.save_for_backward(inverse, real)
+        ctx.rows = len(rows)
+        return rows.index_select(0, index)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        inverse, real = ctx.saved_tensors
+        gradient = gradients[0].index_select(0, inverse)
+        if real is not None:
+            gradient = gradient * real.view(-1, *(1,) * (gradient.ndim - 1))
+        return _with_zeros(gradient, ctx.rows), None, None, None
