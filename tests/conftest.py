@@ -2,12 +2,16 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+
+from biencoder.device.choice import facts
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test downloads anything
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, when a GPU computes its first product
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: more threads would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,6 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: more threads would w
 # A shell starts background commands with SIGINT ignored, and processes inherit that; tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 DATA = Path(os.environ.get("BIENCODER_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 
 
@@ -39,6 +44,26 @@ def one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests are one process whatever started pytest."""
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def on_a_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``auto`` is the CPU in tests and in the processes that they start, whatever the machine has.
+
+    Only a test that asks for ``device`` uses a GPU.
+    """
+    asked = getattr(request.node, "callspec", None)
+    if asked is None or asked.params.get("device") != "cuda":
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """The CPU, and the GPU where there is one, which then computes the same bits each time."""
+    found = torch.device(request.param)
+    with facts(found).same_bits(True):
+        yield found
 
 
 @pytest.fixture(scope="session")

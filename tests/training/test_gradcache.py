@@ -25,8 +25,9 @@ OBJECTIVE = ContrastiveObjective(0.05, in_batch_negatives=True)
 
 
 @pytest.fixture(params=[{}, NATIVE_SIZES], ids=["PyTorch", "kernels"])
-def encoder(request: pytest.FixtureRequest, tmp_path: Path) -> Encoder:
-    encoder = Encoder.load(tiny_model(tmp_path, dropout=True, **request.param), pooling="mean", normalize=True)
+def encoder(request: pytest.FixtureRequest, tmp_path: Path, device: torch.device) -> Encoder:
+    model = tiny_model(tmp_path, dropout=True, **request.param)
+    encoder = Encoder.load(model, pooling="mean", normalize=True, device=device.type)
     encoder.train()
     return encoder
 

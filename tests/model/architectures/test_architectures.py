@@ -17,6 +17,7 @@ from biencoder.errors import UserError
 from biencoder.model.architectures.table import FIRST_POSITION
 from biencoder.model.packing import pack
 
+CPU = torch.device("cpu")
 TOLERANCE = 1e-5
 LENGTHS = (7, 30, 1, 12, 12, 2, 30, 5, 12)  # longer than the local windows; equal ones; not sorted
 ABSOLUTE = {"bert", "distilbert", "electra", "ernie"}  # plain, they count padding on the left as positions
@@ -30,14 +31,18 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: tiny_model(tmp_path_factory.mktemp(kind), kind) for kind in CONFIGS}
 
 
-def plain(folder: Path, attention: str) -> Any:
+def plain(folder: Path, attention: str, device: torch.device = CPU) -> Any:
     """transformers' own model, unmodified; in float64 where it can be (eager attention is float32 in its softmax)."""
     dtype = torch.float64 if attention == "sdpa" else torch.float32
-    return AutoModel.from_pretrained(folder, attn_implementation=attention, dtype=dtype).train()
+    return AutoModel.from_pretrained(folder, attn_implementation=attention, dtype=dtype).to(device).train()
+
+
+def on(device: torch.device, features: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: values.to(device) for name, values in features.items()}
 
 
 def features_for(model: Any, side: str) -> dict[str, Tensor]:
-    features = padded(LENGTHS, side=side, padding=model.config.pad_token_id)
+    features = on(model.device, padded(LENGTHS, side=side, padding=model.config.pad_token_id))
     if side == "left" and model.config.model_type in ABSOLUTE:
         features["position_ids"] = (features["attention_mask"].cumsum(1) - 1).clamp(min=0)
     return features
@@ -52,7 +57,7 @@ def encode(model: BiEncoderModel, features: dict[str, Tensor]) -> Tensor:
 def compare(model: BiEncoderModel, reference: Any, side: str, pooling: str) -> tuple[float, float, float]:
     """Relative errors of vectors, of the worst parameter's gradient, and of all gradients."""
     features = features_for(reference, side)
-    weights = torch.linspace(-1, 1, len(LENGTHS) * 32).view(-1, 32)
+    weights = torch.linspace(-1, 1, len(LENGTHS) * 32, device=reference.device).view(-1, 32)
     want = pool(reference(**features).last_hidden_state, features["attention_mask"], pooling)
     (want * weights).sum().backward()
     features.pop("position_ids", None)
@@ -71,11 +76,11 @@ def gradients_as(model: BiEncoderModel, reference: Any) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_packed_equals_padded(kind: str, folders: dict[str, Path]) -> None:
-    model = BiEncoderModel(str(folders[kind])).train()
+def test_packed_equals_padded(kind: str, folders: dict[str, Path], device: torch.device) -> None:
+    model = BiEncoderModel(str(folders[kind])).to(device).train()
     worst = torch.zeros(3)
     for attention in ("eager",) if kind in NO_SDPA else ("eager", "sdpa"):
-        reference = plain(folders[kind], attention)
+        reference = plain(folders[kind], attention, device)
         for side in ("right", "left"):
             for pooling in ("mean", "last" if kind in DECODERS else "cls"):
                 worst = worst.maximum(torch.tensor(compare(model, reference, side, pooling)))
@@ -84,10 +89,12 @@ def test_packed_equals_padded(kind: str, folders: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in CONFIGS if kind != "mpnet"])  # transformers cannot checkpoint MPNet
-def test_packed_equals_padded_with_gradient_checkpointing(kind: str, folders: dict[str, Path]) -> None:
-    model = BiEncoderModel(str(folders[kind])).train()
+def test_packed_equals_padded_with_gradient_checkpointing(
+    kind: str, folders: dict[str, Path], device: torch.device
+) -> None:
+    model = BiEncoderModel(str(folders[kind])).to(device).train()
     model.gradient_checkpointing_enable()
-    errors = compare(model, plain(folders[kind], "eager"), "right", "mean")
+    errors = compare(model, plain(folders[kind], "eager", device), "right", "mean")
     assert max(errors) <= TOLERANCE
 
 
@@ -120,11 +127,12 @@ def test_the_prepared_model_still_takes_padded_input(kind: str, side: str, folde
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_bf16_autocast_stays_near(kind: str, folders: dict[str, Path]) -> None:
+def test_bf16_autocast_stays_near(kind: str, folders: dict[str, Path], device: torch.device) -> None:
     model = BiEncoderModel(str(folders[kind]), normlized=True, sentence_pooling_method="mean", temperature=0.1).eval()
-    features = padded(LENGTHS, padding=model.config.pad_token_id)
+    features = on(device, padded(LENGTHS, padding=model.config.pad_token_id))
+    model.to(device)
     exact = encode(model, features)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(device.type, torch.bfloat16):
         rounded = encode(model, features)
     assert rounded.dtype == torch.float32
     assert not torch.equal(exact, rounded)
@@ -186,10 +194,10 @@ def test_a_deep_copy_is_a_model_of_its_own(kind: str, folders: dict[str, Path]) 
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_attention_dropout_reaches_every_architecture(kind: str, tmp_path: Path) -> None:
+def test_attention_dropout_reaches_every_architecture(kind: str, tmp_path: Path, device: torch.device) -> None:
     folder = tiny_model(tmp_path, kind, attention_probs_dropout_prob=0.3, attention_dropout=0.3)
-    model = BiEncoderModel(str(folder), sentence_pooling_method="mean").train()
-    features = padded(LENGTHS, padding=model.config.pad_token_id)
+    model = BiEncoderModel(str(folder), sentence_pooling_method="mean").to(device).train()
+    features = on(device, padded(LENGTHS, padding=model.config.pad_token_id))
 
     def vectors(seed: int) -> Tensor:
         torch.manual_seed(seed)
