@@ -3,16 +3,16 @@
 import pytest
 import torch
 
-from biencoder.device import choice
+from biencoder.device import choice, cpu
 from biencoder.errors import UserError
 
 
 def test_auto_is_bf16_only_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu = torch.device("cpu")
+    device = torch.device("cpu")
     for capabilities, chosen in (({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({}, "fp32")):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
-        assert choice.choose_precision("auto", cpu) == chosen
-        assert choice.choose_precision("fp32", cpu) == "fp32"
+        monkeypatch.setattr(cpu, "features", lambda found=capabilities: found)
+        assert choice.choose_precision("auto", device) == chosen
+        assert choice.choose_precision("fp32", device) == "fp32"
 
 
 def test_auto_on_a_gpu_is_bf16_or_fp16_on_older_cards(monkeypatch: pytest.MonkeyPatch) -> None:

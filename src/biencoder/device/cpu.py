@@ -2,12 +2,11 @@
 
 import os
 
-import torch
-
 from biencoder.config.choices import BF16, FP32
 from biencoder.device.allocator import give_back, resident_bytes
 from biencoder.device.cgroup import cgroup_limits
 from biencoder.device.device import Device
+from biencoder.device.processor import features
 
 KEPT_TOKENS = 6144  # three chunks; a larger batch replays the rest
 FEWEST_ROWS = 32  # of a product
@@ -24,8 +23,8 @@ class Cpu(Device):
 
     def best_precision(self) -> str:
         """bf16 where the processor has AVX512-BF16 or AMX."""
-        features = torch.cpu.get_capabilities()
-        return BF16 if any(features.get(name, False) for name in ("avx512_bf16", "amx_bf16")) else FP32
+        has = features()
+        return BF16 if any(has.get(name, False) for name in ("avx512_bf16", "amx_bf16")) else FP32
 
     def rows_of_products(self, count: int) -> int:
         """Up to a quarter more rows than ``count``.

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from biencoder.config.choices import COSINE, FP16, LINEAR
 
@@ -19,12 +20,12 @@ def adamw(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.
     return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
 
 
-def loss_scaler(precision: str | None, device: torch.device) -> torch.amp.GradScaler:
+def loss_scaler(precision: str | None, device: torch.device) -> GradScaler:
     """A scale for gradients in float16: halved when they overflow, doubled after 2,000 steps that went well.
 
     Micikevicius et al. 2018, "Mixed Precision Training", section 3.2. In other precisions it does nothing.
     """
-    return torch.amp.GradScaler(device.type, enabled=precision == FP16)
+    return GradScaler(device.type, enabled=precision == FP16)
 
 
 def usual_learning_rate(width: int, *, lora: bool) -> float:

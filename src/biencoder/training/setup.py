@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
 
 from biencoder.config import TrainConfig
 from biencoder.data.files.beir import Collection
@@ -39,7 +40,7 @@ class Setup:
     encoder: Encoder
     base_head: dict[str, Tensor]
     optimizer: torch.optim.AdamW
-    scaler: torch.amp.GradScaler
+    scaler: GradScaler
     objectives: list[Objective]
     guide: Guide | None
     collection: Collection

@@ -22,7 +22,7 @@ def test_none_is_called_inside_of_the_block_that_says_so() -> None:
 
 
 def test_a_processor_without_the_instructions_gets_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    monkeypatch.setattr(native, "features", dict)
     assert all(native._library.__wrapped__(name) is None for name in native.NEEDS)
 
 

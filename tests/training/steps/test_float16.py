@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from runs import final_state, final_weights, metrics, small_run
+from torch.amp.grad_scaler import GradScaler
 
 from biencoder.config import TrainConfig
 from biencoder.errors import Stopped
@@ -32,8 +32,7 @@ def scale_by(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Runs scale their gradients, as they do in float16."""
 
     def scale(first: float, **settings: Any) -> None:
-        scaler = torch.amp.GradScaler
-        monkeypatch.setattr(preparation, "loss_scaler", lambda *_: scaler("cpu", init_scale=first, **settings))
+        monkeypatch.setattr(preparation, "loss_scaler", lambda *_: GradScaler("cpu", init_scale=first, **settings))
 
     return scale
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.amp import custom_bwd, custom_fwd
+from torch.amp.autocast_mode import custom_bwd, custom_fwd
 
 from biencoder.config.choices import CPU
 from biencoder.model.attention.settings import AttentionSettings, ungrouped

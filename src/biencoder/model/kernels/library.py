@@ -16,6 +16,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from biencoder.device.processor import features
+
 # Fastest first: what each was compiled for.
 NEEDS = {
     "amx": ("amx_tile", "amx_bf16", "avx512_bf16", "avx512_vl"),
@@ -90,8 +92,8 @@ def _loaded() -> ctypes.CDLL | None:
 def _library(name: str) -> ctypes.CDLL | None:
     """The library for one kind of processor; None where it was not built, or this is another processor."""
     allowed = WITHIN.get(os.environ.get(LIMIT, "").upper(), tuple(NEEDS))
-    features = torch.cpu.get_capabilities()
-    if name not in allowed or not all(features.get(need, False) for need in NEEDS[name]):
+    has = features()
+    if name not in allowed or not all(has.get(need, False) for need in NEEDS[name]):
         return None
     spec = find_spec(f"{__package__}._{name}")
     if spec is None or spec.origin is None:
