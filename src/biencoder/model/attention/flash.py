@@ -112,7 +112,7 @@ def _attend(
 
 def operator(*places: Any, **names: Any) -> Tensor:
     """The call of the card, with :data:`PLACES` and :data:`NAMES`: ``[S, H, E]``. Tests replace it."""
-    attended: Tensor = torch.ops.aten._flash_attention_forward(*places, **names)[0]
+    attended: Tensor = torch.ops.aten._flash_attention_forward.default(*places, **names)[0]
     return attended
 
 
