@@ -35,7 +35,7 @@ _ROBERTA = _SIZES | {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "t
 _DECODER = _SIZES | {"num_key_value_heads": 2, "head_dim": 8, "bos_token_id": 2, "eos_token_id": 3}
 
 # model_type -> (configuration class, arguments); a few kinds stand for a variant of one model_type.
-CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+ALL_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("BertConfig", _SIZES),
     "electra": ("ElectraConfig", _SIZES | {"embedding_size": 16}),
     "ernie": ("ErnieConfig", _SIZES),
@@ -85,6 +85,8 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
+# Older releases of transformers lack some of them.
+CONFIGS = {kind: config for kind, config in ALL_CONFIGS.items() if hasattr(transformers, config[0])}
 _DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "embedding_dropout")
 NO_DROPOUT = dict.fromkeys(_DROPOUTS, 0.0)
 
