@@ -4,11 +4,12 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
-from biencoder.device.choice import facts
+if TYPE_CHECKING:
+    import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test downloads anything
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, when a GPU computes its first product
@@ -19,7 +20,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: more threads would w
 # A shell starts background commands with SIGINT ignored, and processes inherit that; tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 DATA = Path(os.environ.get("BIENCODER_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
 
 
@@ -52,15 +52,30 @@ def on_a_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
     Only a test that asks for ``device`` uses a GPU.
     """
+    import torch
+
     asked = getattr(request.node, "callspec", None)
     if asked is None or asked.params.get("device") != "cuda":
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
-@pytest.fixture(params=DEVICES)
-def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
-    """The CPU, and the GPU where there is one, which then computes the same bits each time."""
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests that ask for ``device`` run on the CPU, and on the GPU where there is one."""
+    if "device" in metafunc.fixturenames:
+        import torch
+
+        there = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+        metafunc.parametrize("device", there, indirect=True)
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest) -> "Iterator[torch.device]":
+    """The device of a test, which computes the same bits each time."""
+    import torch
+
+    from biencoder.device.choice import facts
+
     found = torch.device(request.param)
     with facts(found).same_bits(True):
         yield found
