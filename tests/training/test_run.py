@@ -251,6 +251,26 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(
     assert newest.name.endswith("3")
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "cumsum_cuda_kernel does not have a deterministic implementation, but you set 'torch.use_deterministic_alg...'",
+        "this operation is not deterministic because it uses CuBLAS; set CUBLAS_WORKSPACE_CONFIG=:4096:8",
+    ],
+)
+def test_an_operation_without_fixed_bits_is_named(
+    said: str, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> StepLosses:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(smaller_chunks, "accumulate_gradients", refuse)
+    with pytest.raises(UserError, match=f"--deterministic: {said[:30]}"):
+        train(replace(config, deterministic=True))
+    with pytest.raises(RuntimeError, match=said[:30]):
+        train(replace(config, output_dir=tmp_path / "other"))
+
+
 def test_unnormalised_vectors_have_temperature_one(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
     train(replace(config, normalize=False))
     assert "the temperature is 1.0" in capsys.readouterr().out

@@ -40,7 +40,8 @@ from biencoder.training.steps.loop import train_steps
 from biencoder.training.steps.snapshot import restore
 from biencoder.training.watch.signals import finishing_steps, stops_by_signal
 
-NOT_DETERMINISTIC = "does not have a deterministic implementation"  # in PyTorch's words
+# PyTorch's words for an operation that has none, and for products that were computed before the option was known.
+NOT_DETERMINISTIC = ("does not have a deterministic implementation", "CUBLAS_WORKSPACE_CONFIG")
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ def train(config: TrainConfig) -> TrainResult | None:
                     "Take a smaller model, give --lora-rank, or free memory: end other processes, or raise this one's "
                     f"limit. {config.output_dir} is intact: the same command continues from the last checkpoint"
                 ) from error
-            if config.deterministic and NOT_DETERMINISTIC in str(error):
+            if config.deterministic and any(words in str(error) for words in NOT_DETERMINISTIC):
                 raise UserError(
                     f"--deterministic: {first_line(error)}. Without the option, a killed run that continues ends with "
                     "slightly different numbers"

@@ -143,7 +143,7 @@ def test_an_operator_that_lacks_something_is_named(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("device", "capability", "size", "made"),
+    ("kind", "capability", "size", "made"),
     [
         ("cuda", (9, 0), 64, True),
         ("cuda", (9, 0), 256, True),
@@ -158,12 +158,12 @@ def test_an_operator_that_lacks_something_is_named(monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_which_cards_and_heads_it_is_made_for(
-    device: str, capability: tuple[int, int], size: int, made: bool, monkeypatch: pytest.MonkeyPatch
+    kind: str, capability: tuple[int, int], size: int, made: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flash._capability.cache_clear()
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     monkeypatch.setattr(flash, "_is_there", lambda: True)
-    assert flash.is_made_for(torch.device(device), size) == made
+    assert flash.is_made_for(torch.device(kind), size) == made
     flash._capability.cache_clear()
 
 

@@ -114,6 +114,13 @@ def test_settings_that_compute_nothing_may_change(started: OutputFolder) -> None
     started.refuse_other_run(identity(**dict.fromkeys(FREE_SETTINGS, "another value")))
 
 
+def test_a_run_of_an_older_version_lacks_newer_options(folder: OutputFolder) -> None:
+    older = identity()
+    del older["config"]["deterministic"]
+    folder.start(older, CONFIG.to_yaml())
+    folder.refuse_other_run(identity())
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '"text"', '{"config": {}}', ""])
 def test_a_marker_of_somebody_else_is_a_clear_error(folder: OutputFolder, content: str) -> None:
     folder.path.mkdir()
