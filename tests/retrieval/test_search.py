@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from biencoder.retrieval.search import MANY, blocks, extend, nothing, resident, search
+from biencoder.retrieval.search import MANY, blocks, extend, nothing, on, resident, search
 
 random = np.random.default_rng(0)
 
@@ -46,6 +46,30 @@ def test_a_search_among_tensors_is_the_same(k: int, block_rows: int | None, monk
     np.testing.assert_array_equal(scores, wanted_scores)
     assert scores.dtype == np.float32
     assert found.dtype == np.int64
+
+
+def test_each_block_goes_to_the_device_where_it_is_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, corpus = (random.integers(-1, 2, (rows, 8)).astype(np.float32) for rows in (30, 1000))
+    moved = Mock(side_effect=lambda _, block: torch.from_numpy(block))
+    monkeypatch.setattr("biencoder.retrieval.search.on", moved)
+    gpu = torch.device("cuda")
+    scores, found = search(q, corpus, 10, 300, gpu)
+    assert [(call.args[0], len(call.args[1])) for call in moved.call_args_list] == [
+        (gpu, n) for n in (300, 300, 300, 100)
+    ]
+    wanted_scores, wanted = search(q, corpus, 10, 300)
+    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(scores, wanted_scores)
+
+
+def test_a_mapped_file_moves_without_a_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    np.save(tmp_path / "m.npy", vectors(5, 4))
+    mapped = np.load(tmp_path / "m.npy", mmap_mode="r")
+    assert on(torch.device("cpu"), mapped) is mapped
+    moved = on(torch.device("meta"), mapped)
+    assert moved.shape == (5, 4)
+    assert on(torch.device("meta"), moved) is moved
+    assert not recwarn.list
 
 
 def test_vectors_stay_on_a_gpu_where_half_of_its_free_memory_holds_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 Shapes: Q queries, N documents, D dimensions, B documents in a block, K results per query.
 """
 
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -21,7 +22,11 @@ MANY = 384  # from this many queries on, faiss is faster; for 256, one product a
 
 
 def search(
-    queries: np.ndarray, corpus: Documents, k: int, block_rows: int | None = None
+    queries: np.ndarray,
+    corpus: Documents,
+    k: int,
+    block_rows: int | None = None,
+    device: "torch.device | None" = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The ``k`` documents with the largest inner product for each query, exactly.
 
@@ -35,6 +40,7 @@ def search(
             once, when it reads the file.
         k: results per query.
         block_rows: documents in a block; None for about 64 MB of them.
+        device: where each block is searched; None for where the corpus is.
 
     Returns:
         Scores ``[Q, min(k, N)]`` float32 and indices ``[Q, min(k, N)]`` int64.
@@ -48,7 +54,8 @@ def search(
         raise ValueError(f"the vector of query {int(good.argmin())} has values that are not finite")
     best = nothing(len(queries))
     for start, stop in blocks(len(corpus), corpus.shape[1], block_rows):
-        best = extend(best, queries, corpus[start:stop], start, k)
+        block = corpus[start:stop]
+        best = extend(best, queries, block if device is None else on(device, block), start, k)
     return best
 
 
@@ -74,11 +81,15 @@ def resident(vectors: np.ndarray, device: "torch.device") -> Documents:
     return on(device, vectors) if vectors.nbytes <= GPU_SHARE * free else vectors
 
 
-def on(device: "torch.device", vectors: np.ndarray) -> Documents:
+def on(device: "torch.device", vectors: Documents) -> Documents:
     """The vectors on the device where they are searched."""
     import torch
 
-    return vectors if device.type == "cpu" else torch.from_numpy(np.ascontiguousarray(vectors)).to(device)
+    if device.type == "cpu" or not isinstance(vectors, np.ndarray):
+        return vectors
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch warns of a mapped file that must not be written; we only read
+        return torch.from_numpy(np.ascontiguousarray(vectors)).to(device)
 
 
 def extend(
@@ -112,10 +123,10 @@ def extend(
 def _search_block(queries: np.ndarray, block: Documents, k: int) -> tuple[np.ndarray, np.ndarray]:
     # Ask for one more result. If it ties with the last one, more may tie, and the choice among them was arbitrary.
     found = min(k + 1, len(block))
-    if isinstance(block, np.ndarray):
-        scores, indices = (_product_and_top if len(queries) < MANY else _faiss_top)(queries, block, found)
+    if isinstance(block, np.ndarray) and len(queries) >= MANY:
+        scores, indices = _faiss_top(queries, block, found)
     else:
-        scores, indices = _gpu_top(queries, block, found)
+        scores, indices = _product_and_top(queries, block, found)
     order = np.lexsort((indices, -scores), axis=1)
     scores, indices = np.take_along_axis(scores, order, axis=1), np.take_along_axis(indices, order, axis=1)
     if found > k:
@@ -124,34 +135,27 @@ def _search_block(queries: np.ndarray, block: Documents, k: int) -> tuple[np.nda
         step = max(1, SCORE_BYTES // (4 * len(block)))
         for start in range(0, len(tied), step):
             rows = tied[start : start + step]
-            scores[rows], indices[rows] = _settle(_products(queries[rows], block), k)
+            scores[rows], indices[rows] = _settle(_products(queries[rows], block).cpu().numpy(), k)
     return scores, indices
 
 
-def _products(queries: np.ndarray, block: Documents) -> np.ndarray:
-    if isinstance(block, np.ndarray):
-        product: np.ndarray = queries @ block.T
-        return product
-    on_gpu: np.ndarray = (block.new_tensor(queries) @ block.T).cpu().numpy()
-    return on_gpu
-
-
-def _gpu_top(queries: np.ndarray, block: "torch.Tensor", k: int) -> tuple[np.ndarray, np.ndarray]:
-    step = max(1, GPU_SCORE_BYTES // (4 * len(block)))
-    parts = [
-        (block.new_tensor(queries[start : start + step]) @ block.T).topk(k)
-        for start in range(0, max(1, len(queries)), step)
-    ]
-    scores, indices = (np.concatenate([found[i].cpu().numpy() for found in parts]) for i in range(2))
-    return scores, indices
-
-
-def _product_and_top(queries: np.ndarray, block: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def _products(queries: np.ndarray, block: Documents) -> "torch.Tensor":
+    """The scores ``[Q, B]``, where the block is."""
     import torch
 
-    step = max(1, SCORE_BYTES // (4 * len(block)))
-    parts = [torch.from_numpy(queries[i : i + step] @ block.T).topk(k) for i in range(0, max(1, len(queries)), step)]
-    return torch.cat([part.values for part in parts]).numpy(), torch.cat([part.indices for part in parts]).numpy()
+    if isinstance(block, np.ndarray):
+        return torch.from_numpy(queries @ block.T)
+    return block.new_tensor(queries) @ block.T
+
+
+def _product_and_top(queries: np.ndarray, block: Documents, k: int) -> tuple[np.ndarray, np.ndarray]:
+    import torch
+
+    held = SCORE_BYTES if isinstance(block, np.ndarray) else GPU_SCORE_BYTES
+    step = max(1, held // (4 * len(block)))
+    parts = [_products(queries[i : i + step], block).topk(k) for i in range(0, max(1, len(queries)), step)]
+    values, indices = (torch.cat([part[place] for part in parts]).cpu().numpy() for place in range(2))
+    return values, indices
 
 
 def _faiss_top(queries: np.ndarray, block: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from biencoder.errors import UserError
 from biencoder.retrieval.encode import description
-from biencoder.retrieval.search import BLOCK_BYTES, blocks, extend, nothing, on, resident, search
+from biencoder.retrieval.search import BLOCK_BYTES, blocks, extend, nothing, on, search
 from biencoder.retrieval.text_encoder import StartProgress, TextEncoder, finite, shifted
 from biencoder.retrieval.texts import Summary, in_batches, read_texts, summarize
 
@@ -53,7 +53,7 @@ def search_texts(
     vectors = finite(encoder.encode_queries(queries), "query")
     if embeddings is not None:
         matrix = _open_embeddings(embeddings, corpus, summary, encoder)
-        scores, indices = search(vectors, resident(matrix, encoder.device), k)
+        scores, indices = search(vectors, matrix, k, device=encoder.device)
     else:
         advance = None if progress is None else progress(summary.rows, 0)
         scores, indices = nothing(len(queries))

@@ -56,7 +56,7 @@ def round_trip(
         texts, own = [text for text, _ in batch], np.array([number for _, number in batch])
         progress_here = shifted(progress, len(corpus_ND) + asked)
         vectors_QD = finite(encoder.encode_queries(texts, progress_here), "question", asked)
-        _, best = search(vectors_QD, corpus_ND, k)
+        _, best = search(vectors_QD, corpus_ND, k, device=encoder.device)
         found.append((best == own[:, None]).any(axis=1))
         asked += len(batch)
     return np.concatenate(found)

@@ -144,7 +144,7 @@ def mine(
     done = len(candidates)
     for start, stop, rows in queries.blocks(max(1, CELLS // depth)):
         vectors_QD = encode_queries(encoder, table, queries.first[start:stop])
-        found = search(vectors_QD, searched, depth, block_rows)
+        found = search(vectors_QD, searched, depth, block_rows, encoder.device)
         done += stop - start
         advance(done)
         step = ROWS_A_VETO if reranker else max(1, CELLS // depth)

@@ -62,7 +62,7 @@ def train_step(setup: Setup, progress: TrainingProgress, batch: TrainingBatch) -
     setup.scaler.unscale_(setup.optimizer)
     norm = torch.nn.utils.clip_grad_norm_(setup.trained, setup.config.max_grad_norm)
     figures = torch.stack([losses.total, losses.contrastive, losses.distillation, norm]).tolist()
-    loss, contrastive, distillation, norm = figures  # the one time that the step waits for the device
+    loss, contrastive, distillation, norm = figures  # in float32 and bf16, the step waits for the device here alone
     overflowed = _has_overflowed(setup, loss, norm)
     nonfinite = None if overflowed else find_nonfinite(setup, progress, losses, loss, norm)
     rate = _set_learning_rate(setup, progress.step)
