@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 
 from biencoder.config.choices import CPU
-from biencoder.model.attention.settings import AttentionSettings, ungrouped
+from biencoder.model.attention.settings import AttentionSettings, ungrouped, with_zeros
 from biencoder.model.packing import Packing, Padding
 
 
@@ -38,7 +38,7 @@ def attend(
             query, key, value, attn_mask=mask, dropout_p=settings.dropout, is_causal=causal, scale=settings.scale
         )
         attended.append(out.transpose(1, 2).flatten(0, 1))
-    return _with_zeros(_move(torch.cat(attended), padding.from_row, padding.to_row, padding.real), len(query_THE))
+    return with_zeros(_move(torch.cat(attended), padding.from_row, padding.to_row, padding.real), len(query_THE))
 
 
 def attend_from(
@@ -56,7 +56,7 @@ def attend_from(
             query.unsqueeze(2), key, value, attn_mask=mask, dropout_p=settings.dropout, scale=settings.scale
         )
         attended.append(out.squeeze(2))
-    return _with_zeros(_move(torch.cat(attended), back, padding.texts), len(query_NHE))
+    return with_zeros(_move(torch.cat(attended), back, padding.texts), len(query_NHE))
 
 
 def _matrices(row_THE: Tensor, padding: Padding) -> list[Tensor]:
@@ -80,11 +80,6 @@ def _mask(real_NL: Tensor, settings: AttentionSettings, dtype: torch.dtype) -> t
     if settings.bias_HLL is not None:
         mask = settings.bias_HLL[:, :length, :length].to(dtype).masked_fill(~mask, float("-inf"))
     return mask, False
-
-
-def _with_zeros(rows: Tensor, count: int) -> Tensor:
-    """``count`` rows: the given ones, then zeros."""
-    return rows if len(rows) == count else torch.cat([rows, rows.new_zeros(count - len(rows), *rows.shape[1:])])
 
 
 def _move(rows: Tensor, index: Tensor, inverse: Tensor, real: Tensor | None = None) -> Tensor:
@@ -112,4 +107,4 @@ class _Move(torch.autograd.Function):
         gradient = gradients[0].index_select(0, inverse)
         if real is not None:
             gradient = gradient * real.view(-1, *(1,) * (gradient.ndim - 1))
-        return _with_zeros(gradient, ctx.rows), None, None, None
+        return with_zeros(gradient, ctx.rows), None, None, None

@@ -13,12 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from biencoder.model.attention.settings import AttentionSettings
+from biencoder.device.choice import HALF
+from biencoder.model.attention.settings import AttentionSettings, with_zeros
 from biencoder.model.packing import Packing
 
-HALF = (torch.bfloat16, torch.float16)
 HEAD_SIZES = 8  # and multiples of it
 LARGEST_HEAD = 256
 OLDEST = (8, 0)  # compute capability: Ampere
@@ -35,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 def runs(query_SHE: Tensor, key_TKE: Tensor, value_TKE: Tensor, settings: AttentionSettings) -> bool:  # noqa: ARG001
     """Values in half precision, without a bias, on a card and in heads that the kernels are made for."""
-    plain = value_TKE.dtype in HALF and settings.bias_HLL is None
+    plain = value_TKE.dtype in HALF.values() and settings.bias_HLL is None
     return plain and is_made_for(value_TKE.device, value_TKE.shape[-1])
 
 
@@ -106,8 +105,7 @@ def _attend(
         window_size_left=reach,
         window_size_right=0 if settings.causal else reach,
     )
-    spare = len(query_SHE) - len(attended)
-    return pad(attended, (0, 0, 0, 0, 0, spare)) if spare else attended
+    return with_zeros(attended, len(query_SHE))
 
 
 def operator(*places: Any, **names: Any) -> Tensor:

@@ -35,6 +35,11 @@ class AttentionSettings:
         return seen if self.window is None else seen & (distance.abs() < self.window)
 
 
+def with_zeros(rows: Tensor, count: int) -> Tensor:
+    """``count`` rows: the given ones, then zeros."""
+    return rows if len(rows) == count else torch.cat([rows, rows.new_zeros(count - len(rows), *rows.shape[1:])])
+
+
 def ungrouped(query_THE: Tensor, key_TKE: Tensor, value_TKE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Query, key and value with as many key heads as query heads (Ainslie et al. 2023, grouped-query attention)."""
     repeats = query_THE.shape[1] // key_TKE.shape[1]
