@@ -56,6 +56,17 @@ def test_the_same_bits_are_asked_for_and_given_up_again(monkeypatch: pytest.Monk
         assert cuda.CUBLAS_WORKSPACE not in os.environ
 
 
+def test_what_a_program_had_asked_for_itself_stays() -> None:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with facts(torch.device("cuda")).same_bits(True):
+            assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_a_device_that_we_do_not_know_is_used_plainly() -> None:
     device = facts(torch.device("meta"))
     tensor = torch.ones(3)

@@ -42,12 +42,14 @@ class Cuda(Device):
         os.environ.setdefault(CUBLAS_WORKSPACE, FIXED_WORKSPACE)  # read when the first product is computed
         settings: Any = torch.utils.deterministic
         filled = settings.fill_uninitialized_memory
+        asked_before = torch.are_deterministic_algorithms_enabled()
+        warned_before = torch.is_deterministic_algorithms_warn_only_enabled()
         settings.fill_uninitialized_memory = False  # it costs time, and we read no number that nobody wrote
         torch.use_deterministic_algorithms(True)
         try:
             yield
         finally:
-            torch.use_deterministic_algorithms(False)
+            torch.use_deterministic_algorithms(asked_before, warn_only=warned_before)
             settings.fill_uninitialized_memory = filled
             if before is None:
                 del os.environ[CUBLAS_WORKSPACE]
