@@ -25,17 +25,20 @@ import numpy as np
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from benchmarks.gpu_checks import Check, all_checks, said_in
-from benchmarks.peak import gflops, linear_shapes
+from benchmarks.gpu_checks import all_checks, said_in
+from benchmarks.peak import gflops, linear_shapes, wait_for_device
 from benchmarks.shapes import SHAPES, write_model, write_pairs
 from benchmarks.systems import write_tiny_collection
 from biencoder import Encoder, TrainConfig, train
+from biencoder.device.choice import choose_device
 from biencoder.device.cuda import CUBLAS_WORKSPACE, FIXED_WORKSPACE
+from biencoder.errors import UserError
 
 TEMPERATURE = 0.05
 LEARNING_RATE = 2e-5
 SKIPPED = 3  # first steps of a run: memory is being allocated, kernels chosen
 PROFILED = 2  # steps behind those that are timed
+RESULT = "gpu.json"
 COLUMNS = (
     "row", "system", "per second", "times theirs (goal)", "share of the card", "peak GB", "busy", "lowest cosine",
 )  # fmt: skip
@@ -88,6 +91,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300, help="begin no row after this time")
     parser.add_argument("--skip-checks", action="store_true", help="measure only")
     asked = parser.parse_args()
+    try:
+        choose_device(asked.device)
+    except UserError as error:
+        parser.error(str(error))
+    if asked.output_dir.exists() and not (asked.output_dir / RESULT).is_file():
+        parser.error(f"--output-dir {asked.output_dir}: exists, and an earlier run of this benchmark did not make it")
     began = time.perf_counter()
     os.environ.setdefault(CUBLAS_WORKSPACE, FIXED_WORKSPACE)  # PyTorch reads it at its first product, and not again
     shutil.rmtree(asked.output_dir, ignore_errors=True)
@@ -99,7 +108,7 @@ def main() -> None:
         for check in all_checks(asked.output_dir, asked.device, small=asked.small):
             failed |= not check.passed
             result["checks"].append(check._asdict() | {"passed": check.passed})
-            print(shown(check), flush=True)
+            print(shown(result["checks"][-1]), flush=True)
             write(asked.output_dir, result)
     for measured in measurements(asked.output_dir, asked.device, small=asked.small):
         result["rows"].append(measured)
@@ -112,9 +121,10 @@ def main() -> None:
     sys.exit(int(failed))
 
 
-def shown(check: Check) -> str:
+def shown(check: dict[str, Any]) -> str:
     """A check in a line."""
-    return f"{'ok' if check.passed else 'FAILED'}: {check.name}: {check.found:.3g} (at most {check.limit:.3g})"
+    verdict = "ok" if check["passed"] else "FAILED"
+    return f"{verdict}: {check['name']}: {check['found']:.3g} (at most {check['limit']:.3g})"
 
 
 def measurements(folder: Path, device: str, *, small: bool) -> Iterator[dict[str, Any]]:
@@ -164,10 +174,8 @@ def _biencoder(
     deterministic: bool = False,
 ) -> None:
     """`biencoder train` with the settings of the others."""
-    held_out, output = model.parent / "eval", model.parent / "tuned"
-    if not held_out.is_dir():
-        held_out.mkdir()
-        write_tiny_collection(held_out, texts[0][0], texts[1][:2])
+    output = model.parent / "tuned"
+    held_out = write_tiny_collection(model.parent / "eval", texts[0][0], texts[1][:2])
     shutil.rmtree(output, ignore_errors=True)
     hook = register_optimizer_step_post_hook(lambda *_: after())
     try:
@@ -239,7 +247,7 @@ def _limit(model: Path, texts: tuple[list[str], list[str]], max_length: int, dev
 def _timed(run: Run, row: Row, limit: Limit, device: str) -> dict[str, Any]:
     """Pairs a second over the timed steps, share of the card's rate, peak memory, and how busy the card was."""
     _forget(device)
-    clock, profiler = _Clock(row.steps, device), _Profiler(device)
+    clock, profiler = _Clock(row.steps), _Profiler(device)
 
     def after() -> None:
         clock.tick()
@@ -265,8 +273,8 @@ def _timed(run: Run, row: Row, limit: Limit, device: str) -> dict[str, Any]:
 class _Clock:
     """The time of the steps behind the first `SKIPPED`; it waits for the device before and after them, not between."""
 
-    def __init__(self, timed: int, device: str) -> None:
-        self._timed, self._device = timed, device
+    def __init__(self, timed: int) -> None:
+        self._timed = timed
         self.steps = 0
         self._began = self.seconds = 0.0
 
@@ -274,10 +282,10 @@ class _Clock:
         """A step is done."""
         self.steps += 1
         if self.steps == SKIPPED:
-            _wait(self._device)
+            wait_for_device()
             self._began = time.perf_counter()
         elif self.steps == SKIPPED + self._timed:
-            _wait(self._device)
+            wait_for_device()
             self.seconds = time.perf_counter() - self._began
 
 
@@ -298,7 +306,7 @@ class _Profiler:
     def stop(self) -> None:
         """End."""
         if self._on:
-            torch.cuda.synchronize()
+            wait_for_device()
             spent = time.perf_counter() - self._began
             self._profile.stop()
             kernels = sum(event.self_device_time_total for event in self._profile.key_averages())
@@ -345,11 +353,6 @@ def _forget(device: str) -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
 def machine(device: str) -> str:
     """Card or processor, and versions."""
     name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
@@ -358,13 +361,12 @@ def machine(device: str) -> str:
 
 def write(folder: Path, result: dict[str, Any]) -> None:
     """Write ``gpu.json`` and ``gpu.md``."""
-    (folder / "gpu.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    (folder / RESULT).write_text(json.dumps(result, indent=1), encoding="utf-8")
     lines = [result["machine"], ""]
     if result["checks"]:
         passed = sum(check["passed"] for check in result["checks"])
         lines += [f"{passed} of {len(result['checks'])} checks passed.", ""]
-        lines += [f"- FAILED: {check['name']}: {check['found']:.3g} (at most {check['limit']:.3g})"
-                  for check in result["checks"] if not check["passed"]]  # fmt: skip
+        lines += [f"- {shown(check)}" for check in result["checks"] if not check["passed"]]
     lines += [f"| {' | '.join(COLUMNS)} |", "| --- " * len(COLUMNS) + "|"]
     lines += [_line(measured, result["rows"]) for measured in result["rows"]]
     (folder / "gpu.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -6,7 +6,6 @@ import os
 import random
 import signal
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import AutoModel
 
 from benchmarks.shapes import SHAPES, Shape, random_text, write_model, write_pairs
@@ -51,8 +51,7 @@ def all_checks(folder: Path, device: str, *, small: bool) -> Iterator[Check]:
         device: ``cuda`` or ``cpu``.
         small: toys instead of real widths.
     """
-    kinds: tuple[str, ...] = ("BERT-base", "XLM-R-base", "MPNet-base", "ModernBERT-base", "Qwen3-0.6B")
-    for name in kinds:
+    for name in ("BERT-base", "XLM-R-base", "MPNet-base", "ModernBERT-base", "Qwen3-0.6B"):
         yield from _packed_against_padded(folder / f"check-{name}", name, SHAPES[name], device, small=small)
     yield from _dropout(device)
     yield from _same_search(device, small=small)
@@ -162,10 +161,7 @@ def _same_bits(folder: Path, device: str) -> Iterator[Check]:
     model = write_model(folder / "bits-model", SHAPES["BERT-base"], small=True)
     pairs = folder / "bits.jsonl"
     queries, passages = write_pairs(pairs, 160, 64)
-    held_out = folder / "bits-eval"
-    if not held_out.is_dir():
-        held_out.mkdir()
-        write_tiny_collection(held_out, queries[0], passages[:2])
+    held_out = write_tiny_collection(folder / "bits-eval", queries[0], passages[:2])
     config = TrainConfig(
         model=str(model), train_data=(pairs,), eval_data=held_out, output_dir=folder / "bits-whole", batch_size=16,
         passage_max_len=64, max_steps=8, save_steps=4, deterministic=True, device=device, resume="never",
@@ -195,21 +191,17 @@ def said_in(log: Path) -> Iterator[None]:
         yield
 
 
-class _signal_after(AbstractContextManager[None]):  # noqa: N801
+@contextlib.contextmanager
+def _signal_after(steps: int) -> Iterator[None]:
     """Inside of this block, this process is told to stop after so many optimizer steps."""
+    left = iter(range(steps - 1, -1, -1))
 
-    def __init__(self, steps: int) -> None:
-        self._steps = steps
+    def count(*_: object) -> None:
+        if next(left, None) == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    def __enter__(self) -> None:
-        from torch.optim.optimizer import register_optimizer_step_post_hook
-
-        def count(*_: object) -> None:
-            self._steps -= 1
-            if not self._steps:
-                os.kill(os.getpid(), signal.SIGTERM)
-
-        self._hook: Any = register_optimizer_step_post_hook(count)
-
-    def __exit__(self, *_: object) -> None:
-        self._hook.remove()
+    hook = register_optimizer_step_post_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()

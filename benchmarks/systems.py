@@ -77,7 +77,7 @@ def biencoder_without_kernels(work: Workload) -> None:
 
 def write_tiny_collection(folder: Path, query: str, passages: list[str]) -> Path:
     """A BEIR folder with one query whose answer is the first of the passages."""
-    (folder / "qrels").mkdir()
+    (folder / "qrels").mkdir(parents=True, exist_ok=True)
     corpus = [json.dumps({"_id": str(number), "text": text}) for number, text in enumerate(passages)]
     (folder / "corpus.jsonl").write_text("\n".join(corpus) + "\n", encoding="utf-8")
     (folder / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": query}) + "\n", encoding="utf-8")
