@@ -36,7 +36,8 @@ from biencoder.errors import UserError
 
 TEMPERATURE = 0.05
 LEARNING_RATE = 2e-5
-SKIPPED = 3  # first steps of a run: memory is being allocated, kernels chosen
+SKIPPED = 24  # first steps of a run: memory is being allocated, and a kernel chosen and loaded for each number of rows
+SKIPPED_LARGE = 4  # of a large batch, whose number of rows changes little
 PROFILED = 2  # steps behind those that are timed
 RESULT = "gpu.json"
 COLUMNS = (
@@ -69,6 +70,11 @@ class Row:
         """As the table says it."""
         cached = ", cached" if self.mini_batch else ""
         return f"{self.shape}, {self.batch:,} x {self.tokens}{cached}"
+
+    @property
+    def skipped(self) -> int:
+        """Steps before those that are timed."""
+        return SKIPPED_LARGE if self.mini_batch else SKIPPED
 
 
 ROWS = (
@@ -147,7 +153,7 @@ Run = Callable[[Callable[[], None]], None]  # given what to call after each opti
 
 def _systems(model: Path, pairs: Path, texts: tuple[list[str], list[str]], row: Row, device: str) -> dict[str, Run]:
     """What is compared on a row."""
-    steps = SKIPPED + row.steps + PROFILED
+    steps = row.skipped + row.steps + PROFILED
     systems: dict[str, Run] = {
         "biencoder": lambda after: _biencoder(model, pairs, texts, row, steps, device, after),
     }
@@ -247,13 +253,13 @@ def _limit(model: Path, texts: tuple[list[str], list[str]], max_length: int, dev
 def _timed(run: Run, row: Row, limit: Limit, device: str) -> dict[str, Any]:
     """Pairs a second over the timed steps, share of the card's rate, peak memory, and how busy the card was."""
     _forget(device)
-    clock, profiler = _Clock(row.steps), _Profiler(device)
+    clock, profiler = _Clock(row.skipped, row.steps), _Profiler(device)
 
     def after() -> None:
         clock.tick()
-        if clock.steps == SKIPPED + row.steps:
+        if clock.steps == row.skipped + row.steps:
             profiler.start()
-        elif clock.steps == SKIPPED + row.steps + PROFILED:
+        elif clock.steps == row.skipped + row.steps + PROFILED:
             profiler.stop()
 
     run(after)
@@ -262,6 +268,8 @@ def _timed(run: Run, row: Row, limit: Limit, device: str) -> dict[str, Any]:
     return {
         "pairs_per_second": round(speed, 1),
         "step_seconds": round(clock.seconds / row.steps, 5),
+        "median_step_seconds": round(clock.median, 5),
+        "first_step_seconds": [round(each, 4) for each in clock.first],
         "tokens_a_pair": round(limit.tokens_a_pair, 1),
         "card_tflops": round(limit.flops / 1e12, 2),
         "share_of_products": round(speed * limit.flop_a_pair / limit.flops, 4),
@@ -271,22 +279,37 @@ def _timed(run: Run, row: Row, limit: Limit, device: str) -> dict[str, Any]:
 
 
 class _Clock:
-    """The time of the steps behind the first `SKIPPED`; it waits for the device before and after them, not between."""
+    """The time of the steps behind the skipped ones; it waits for the device before and after them, not between."""
 
-    def __init__(self, timed: int) -> None:
-        self._timed = timed
-        self.steps = 0
-        self._began = self.seconds = 0.0
+    def __init__(self, skipped: int, timed: int) -> None:
+        self._skipped, self._timed = skipped, timed
+        self._ends: list[float] = []
+
+    @property
+    def steps(self) -> int:
+        """That are done."""
+        return len(self._ends)
+
+    @property
+    def seconds(self) -> float:
+        """Of the timed steps."""
+        return self._ends[self._skipped + self._timed - 1] - self._ends[self._skipped - 1]
+
+    @property
+    def median(self) -> float:
+        """Of the timed steps, as the host sees them."""
+        return float(np.median(np.diff(self._ends[self._skipped - 1 : self._skipped + self._timed])))
+
+    @property
+    def first(self) -> list[float]:
+        """The steps behind the first one that are not timed: how soon a run is at its speed."""
+        return [float(each) for each in np.diff(self._ends[: self._skipped])]
 
     def tick(self) -> None:
         """A step is done."""
-        self.steps += 1
-        if self.steps == SKIPPED:
+        if self.steps + 1 in (self._skipped, self._skipped + self._timed):
             wait_for_device()
-            self._began = time.perf_counter()
-        elif self.steps == SKIPPED + self._timed:
-            wait_for_device()
-            self.seconds = time.perf_counter() - self._began
+        self._ends.append(time.perf_counter())
 
 
 class _Profiler:

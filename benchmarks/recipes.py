@@ -145,7 +145,7 @@ def queries_of(asked: Namespace, model: str, kept: Path) -> dict[str, np.ndarray
 
 def row_of(recipe: str, by_seed: list[np.ndarray], plain: np.ndarray, seconds: list[float]) -> list[str]:
     """Cells of a recipe: mean, lowest and highest seed, the difference to plain training with interval and p, cost."""
-    from biencoder.retrieval.significance import bootstrap_interval, paired_randomization_test
+    from biencoder.retrieval.comparing.significance import bootstrap_interval, paired_randomization_test
 
     seeds = [float(values.mean()) for values in by_seed]
     mean = np.mean(by_seed, axis=0)

@@ -17,8 +17,11 @@ def test_numbers_of_rows_are_few_and_at_most_a_quarter_too_many() -> None:
     assert rows[4096] == 4096
 
 
-def test_a_gpu_computes_no_row_too_many() -> None:
-    assert facts(torch.device("cuda")).rows_of_products(1001) == 1001
+def test_numbers_of_rows_on_a_gpu_are_few_and_at_most_a_sixteenth_too_many() -> None:
+    rows = {count: facts(torch.device("cuda")).rows_of_products(count) for count in range(1, 10_000)}
+    assert all(count <= made < count + max(64, count / 16) for count, made in rows.items())
+    assert len({made for made in rows.values() if 4096 < made <= 8192}) == 16
+    assert rows[4096] == 4096
 
 
 def test_half_of_the_memory_is_for_the_activations_of_all_ranks_here(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,3 +82,14 @@ def test_of_a_huge_text_only_the_beginning_is_tokenised(monkeypatch: pytest.Monk
     monkeypatch.setattr(type(tokenizer), "__call__", counted)
     assert tokenize(tokenizer, [words], 8)[0].tolist() == wanted
     assert seen == [8000]
+
+
+@pytest.mark.parametrize("spare", [0, 1, 3, 4, 11])
+def test_a_row_that_goes_on_is_cut_into_further_texts_that_are_no_longer(spare: int) -> None:
+    packing = pack([[2, 7, 3], [2, 3], [9]]).packing
+    starts = packing.starts_up_to(6 + spare)
+    assert starts.dtype == torch.int32
+    assert starts[:4].tolist() == [0, 3, 5, 6]
+    assert starts[-1] == 6 + spare
+    assert all(0 < length <= 3 for length in starts.diff().tolist())
+    assert packing.starts_up_to(6 + spare) is starts

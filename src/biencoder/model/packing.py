@@ -89,7 +89,7 @@ class Packing:
     """Where the texts lie in a packed row.
 
     Attention costs least when texts of equal length are neighbours. The row may go on after the last text; attention
-    gives zeros there.
+    gives finite numbers of no meaning there.
 
     Attributes:
         lengths: of the texts.
@@ -122,6 +122,20 @@ class Packing:
         """Where each text begins, and the end of the row: ``[N + 1]`` int32 (``cu_seqlens`` of flash attention)."""
         lengths = torch.tensor((0, *self.lengths), dtype=torch.int32)
         return facts(self.device).receive(lengths.cumsum(0, dtype=torch.int32), self.device)
+
+    def starts_up_to(self, rows: int) -> Tensor:
+        """The same for a row that goes on behind the last text, cut there into further texts that are no longer."""
+        if rows == self.tokens:
+            return self.starts
+        if rows not in self._longer_starts:
+            further = torch.arange(self.tokens, rows, self.longest, dtype=torch.int32)[1:]
+            starts = torch.cat([torch.tensor((0, *self.lengths)).cumsum(0), further, torch.tensor([rows])]).int()
+            self._longer_starts[rows] = facts(self.device).receive(starts, self.device)
+        return self._longer_starts[rows]
+
+    @cached_property
+    def _longer_starts(self) -> dict[int, Tensor]:
+        return {}
 
     @cached_property
     def of_single_tokens(self) -> "Packing":
@@ -194,6 +208,7 @@ class PackedBatch:
         types = None if self.token_type_ids is None else facts(device).receive(self.token_type_ids, device)
         moved = PackedBatch(facts(device).receive(self.input_ids, device), self.lengths, types)
         _ = moved.packing.starts  # they travel with the batch, so that no layer waits for them
+        _ = moved.packing.starts_up_to(facts(device).rows_of_products(moved.packing.tokens))
         return moved
 
 

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from biencoder.device.allocator import give_back
 from biencoder.device.choice import facts
 from biencoder.distributed import gather_texts, scatter_sum, sum_over_ranks
+from biencoder.model.architectures.narrowing import NarrowWeights, narrow_weights
 from biencoder.model.architectures.native_layer import prepared_weights
 from biencoder.model.encoder import Encoder
 from biencoder.model.packing import Chunk
@@ -106,7 +107,7 @@ def accumulate_gradients(
         OutOfMemoryError: memory ran out on some rank; raised on all of them. Part of the gradient may have been added.
     """
     give_back(held_at_most)  # or the kept chunks would lie around the holes that the last step's replays left
-    with prepared_weights():
+    with prepared_weights(), narrow_weights(encoder.backbone, encoder.precision) as narrow:
         with memory_for_all():
             _share_embedding_gradients(encoder)
             encoded = encode_chunks(encoder, batch, keep_tokens, seed)
@@ -115,7 +116,7 @@ def accumulate_gradients(
         guidance = None if guide is None or guide_texts is None else guide.judge(batch, guide_texts)
         gradient, losses = _cache_gradient(texts, batch, objective, guidance)
         with memory_for_all():
-            _backward_all(encoder, encoded, gradient.map(scaled), held_at_most)
+            _backward_all(encoder, narrow, encoded, gradient.map(scaled), held_at_most)
     return losses
 
 
@@ -191,17 +192,25 @@ def _to_this_rank(leaves: Representation, sizes: list[int]) -> Representation:
     return gradient.map(partial(scatter_sum, sizes=sizes)) if len(sizes) > 1 else gradient
 
 
-def _backward_all(encoder: Encoder, encoded: list[EncodedChunk], gradient: Representation, held_at_most: int) -> None:
+def _backward_all(
+    encoder: Encoder,
+    narrow: NarrowWeights,
+    encoded: list[EncodedChunk],
+    gradient: Representation,
+    held_at_most: int,
+) -> None:
     """Step 3: the chunks that were kept first, then the others, which are encoded again."""
     with_graph = [part for part in encoded if part.texts.requires_grad]
     replayed = [part for part in encoded if not part.texts.requires_grad]
     for part in with_graph:
         _backward(part, gradient)
+        narrow.hand_over()
     give_back(held_at_most)
     for part in replayed:
         torch.manual_seed(part.seed)
         part.texts = encoder(part.chunk.batch)
         _backward(part, gradient)
+        narrow.hand_over()
 
 
 def _backward(part: EncodedChunk, gradient: Representation) -> None:

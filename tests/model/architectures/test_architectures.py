@@ -29,6 +29,7 @@ from biencoder.model.packing import pack
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-5
+ON_A_GPU = 3e-5  # it adds up in another order, and the worst of some hundred parameters is looked at
 LENGTHS = (7, 30, 1, 12, 12, 2, 30, 5, 12)  # longer than the local windows; equal ones; not sorted
 ABSOLUTE = {"bert", "distilbert", "electra", "ernie"}  # plain, they count padding on the left as positions
 
@@ -95,7 +96,7 @@ def test_packed_equals_padded(kind: str, folders: dict[str, Path], device: torch
             for pooling in ("mean", "last" if kind in DECODERS else "cls"):
                 worst = worst.maximum(torch.tensor(compare(model, reference, side, pooling)))
     print(f"{kind}: vectors {worst[0]:.1e}, gradient of the worst parameter {worst[1]:.1e}, all {worst[2]:.1e}")
-    assert worst.max() <= TOLERANCE
+    assert worst.max() <= (TOLERANCE if device.type == "cpu" else ON_A_GPU)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in CONFIGS if kind != "mpnet"])  # transformers cannot checkpoint MPNet

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from biencoder.model.architectures import last_layer, native_layer
+from biencoder.model.architectures import card_layer, last_layer, native_layer
 from biencoder.model.architectures.feed_forward import feed_forward
 from biencoder.model.packing import Packing
 
@@ -34,9 +34,11 @@ def skips_unused_tokens(backbone: nn.Module) -> bool:
 
 
 def _forward(layer: Any, hidden: Tensor, attention_mask: Any = None, *args: Any, **kwargs: Any) -> Any:
-    """By compiled kernels where there are some for this layer, else as its author wrote it."""
-    if isinstance(attention_mask, Packing) and native_layer.runs(layer, hidden):
-        return native_layer.run(layer, hidden, attention_mask)
+    """Written out for the device where this layer is of the kind that is, else as its author wrote it."""
+    if isinstance(attention_mask, Packing):
+        for written_out in (native_layer, card_layer):
+            if written_out.runs(layer, hidden):
+                return written_out.run(layer, hidden, attention_mask)
     return type(layer).forward(layer, hidden, attention_mask, *args, **kwargs)
 
 

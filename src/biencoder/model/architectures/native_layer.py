@@ -37,7 +37,7 @@ def run(layer: Any, hidden: Tensor, packing: Packing) -> Tensor:
     row = hidden.squeeze(0).contiguous()
     with torch.autocast("cpu", enabled=False):
         out: Tensor = _Layer.apply(  # type: ignore[no-untyped-call]
-            row, _plan(layer, packing), _products(layer, parts, dtype), dtype, *trained
+            row, _plan(layer, packing), products_of(layer, parts, dtype), dtype, *trained
         )
     return out.unsqueeze(0)
 
@@ -87,7 +87,7 @@ class Parts(NamedTuple):
         )
 
 
-class _Products(NamedTuple):
+class Products(NamedTuple):
     """The linear layers as this step multiplies by them: query, key and value are one, with outputs ``[3D]``."""
 
     attention: Linear
@@ -96,7 +96,7 @@ class _Products(NamedTuple):
     down: Linear
 
 
-_laid_out: ContextVar[dict[Any, _Products] | None] = ContextVar("products", default=None)
+_laid_out: ContextVar[dict[Any, Products] | None] = ContextVar("products", default=None)
 
 
 @contextlib.contextmanager
@@ -114,12 +114,13 @@ def prepared_bytes() -> int:
     return sum(product.nbytes for made in (_laid_out.get() or {}).values() for product in made)
 
 
-def _products(layer: Any, parts: Parts, dtype: torch.dtype) -> _Products:
+def products_of(layer: Any, parts: Parts, dtype: torch.dtype) -> Products:
+    """The linear layers of a layer in the precision of its products, as they were laid out before if they were."""
     laid_out, backward = _laid_out.get(), torch.is_grad_enabled()
     if laid_out is not None and (made := laid_out.get((layer, dtype, backward)) or laid_out.get((layer, dtype, True))):
         return made
     joined = ((parts.query, parts.key, parts.value), (parts.output,), (parts.up,), (parts.down,))
-    made = _Products(*(linear(modules, dtype, backward=backward) for modules in joined))
+    made = Products(*(linear(modules, dtype, backward=backward) for modules in joined))
     if laid_out is not None:
         laid_out[layer, dtype, backward] = made
     return made
@@ -158,7 +159,7 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_TD: Tensor, plan: _Plan, products: _Products, dtype: torch.dtype, *weights: Tensor
+        ctx: Any, hidden_TD: Tensor, plan: _Plan, products: Products, dtype: torch.dtype, *weights: Tensor
     ) -> Tensor:
         gain, bias, last_gain, last_bias = weights[8], weights[9], weights[14], weights[15]
         keep = any(ctx.needs_input_grad)

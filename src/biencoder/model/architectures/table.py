@@ -14,6 +14,7 @@ from biencoder.config.choices import FP16, FP32
 from biencoder.errors import UserError
 from biencoder.model.architectures.bert import patch_layers
 from biencoder.model.architectures.mpnet import patch_mpnet
+from biencoder.model.architectures.rms_norm import patch_rms_norms
 from biencoder.model.attention.interface import IMPLEMENTATION
 from biencoder.terminal import say
 
@@ -84,6 +85,7 @@ def enable_packing(backbone: nn.Module) -> int | None:
     if config.model_type == "mpnet":
         patch_mpnet(backbone)
     patch_layers(backbone)
+    patch_rms_norms(backbone)
     return first(config)
 
 

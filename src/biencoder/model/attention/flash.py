@@ -4,7 +4,7 @@
 dropout, windows and fewer key heads than query heads, and has a gradient. It is no public interface, so this file alone
 calls it, and looks at its schema first. Dropout draws from the CUDA generator: the same seed gives the same masks.
 
-Shapes: S query tokens in the row, T key tokens, N texts, H heads, K key/value heads (K divides H), E size of a head.
+Shapes: S query tokens in the row, T tokens, N texts, H heads, K key/value heads (K divides H), E size of a head.
 """
 
 import logging
@@ -23,6 +23,8 @@ LARGEST_HEAD = 256
 OLDEST = (8, 0)  # compute capability: Ampere
 LARGE_HEAD = 192  # beyond it, the backward pass needs the shared memory of these cards
 WITH_LARGE_HEADS = ((8, 0), (9, 0))
+
+Heads = tuple[Tensor, Tensor, Tensor]  # query, key and value, ``[T, H, E]`` each
 
 PLACES = (
     "query", "key", "value", "cum_seq_q", "cum_seq_k", "max_q", "max_k", "dropout_p", "is_causal", "return_debug_mask",
@@ -75,43 +77,78 @@ def missing_arguments() -> str:
 def attend(
     query_THE: Tensor, key_TKE: Tensor, value_TKE: Tensor, packing: Packing, settings: AttentionSettings
 ) -> Tensor:
-    """See :func:`~biencoder.model.attention.providers.attend`."""
-    return _attend(query_THE, key_TKE, value_TKE, packing, packing, settings)
+    """See :func:`~biencoder.model.attention.providers.attend`.
+
+    Rows behind the last text attend to each other, as further texts: to cut them off would cost a row of zeros for each
+    of query, key and value in the backward pass.
+    """
+    rows = (x.to(value_TKE.dtype).contiguous() for x in (query_THE, key_TKE, value_TKE))  # rotary positions widen two
+    return operator(*rows, *_places(query_THE, packing, settings), False, **_names(settings))[0]
 
 
 def attend_from(
     query_NHE: Tensor, key_THE: Tensor, value_THE: Tensor, packing: Packing, settings: AttentionSettings
 ) -> Tensor:
     """See :func:`~biencoder.model.attention.providers.attend_from`."""
-    return _attend(query_NHE, key_THE, value_THE, packing.of_single_tokens, packing, settings)
-
-
-def _attend(
-    query_SHE: Tensor, key_TKE: Tensor, value_TKE: Tensor, queries: Packing, keys: Packing, settings: AttentionSettings
-) -> Tensor:
-    """Attention of each text's queries to its own keys: ``[S, H, E]``, zeros behind the last text."""
-    reach = -1 if settings.window is None else settings.window - 1
-    rows = (_first(query_SHE, queries.tokens), _first(key_TKE, keys.tokens), _first(value_TKE, keys.tokens))
-    attended = operator(
-        *(x.to(value_TKE.dtype).contiguous() for x in rows),  # rotary positions may have widened query and key
-        queries.starts,
-        keys.starts,
-        queries.longest,
-        keys.longest,
-        settings.dropout,
-        settings.causal,
-        False,
-        scale=settings.scale,
-        window_size_left=reach,
-        window_size_right=0 if settings.causal else reach,
+    singles = packing.of_single_tokens
+    rows = (_first(query_NHE, singles.tokens), _first(key_THE, packing.tokens), _first(value_THE, packing.tokens))
+    attended, *_ = operator(
+        *(x.to(value_THE.dtype).contiguous() for x in rows),
+        *(singles.starts, packing.starts, singles.longest, packing.longest, settings.dropout, settings.causal, False),
+        **_names(settings),
     )
-    return with_zeros(attended, len(query_SHE))
+    return with_zeros(attended, len(query_NHE))
 
 
-def operator(*places: Any, **names: Any) -> Tensor:
-    """The call of the card, with :data:`PLACES` and :data:`NAMES`: ``[S, H, E]``. Tests replace it."""
-    attended: Tensor = torch.ops.aten._flash_attention_forward.default(*places, **names)[0]
-    return attended
+def forward(heads: Heads, packing: Packing, settings: AttentionSettings) -> tuple[Tensor, Tensor, Tensor]:
+    """Attention within each text, without a graph: the output ``[T, H, E]``, and what :func:`backward` needs.
+
+    Rows behind the last text attend to each other, as further texts: they come out as numbers of no meaning.
+    """
+    return operator(*heads, *_places(heads[0], packing, settings), False, **_names(settings))
+
+
+def backward(
+    heads: Heads,
+    attended_THE: Tensor,
+    softmax: Tensor,
+    drawn: Tensor,
+    gradient_THE: Tensor,
+    packing: Packing,
+    settings: AttentionSettings,
+) -> Heads:
+    """Gradients of query, key and value, ``[T, H, E]`` each, from those of the output."""
+    places = _places(heads[0], packing, settings)
+    unused = drawn.new_empty(())
+    return backward_operator(gradient_THE, *heads, attended_THE, softmax, *places, drawn, unused, **_names(settings))
+
+
+def _places(row_THE: Tensor, packing: Packing, settings: AttentionSettings) -> tuple[Any, ...]:
+    """The arguments from ``cum_seq_q`` to ``is_causal``, for texts that attend to themselves."""
+    starts = packing.starts_up_to(len(row_THE))
+    return starts, starts, packing.longest, packing.longest, settings.dropout, settings.causal
+
+
+def _names(settings: AttentionSettings) -> dict[str, Any]:
+    reach = -1 if settings.window is None else settings.window - 1
+    right = 0 if settings.causal else reach
+    return {"scale": settings.scale, "window_size_left": reach, "window_size_right": right}
+
+
+def operator(*places: Any, **names: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """The call of the card, with :data:`PLACES` and :data:`NAMES`. Tests replace it.
+
+    Returns:
+        The output ``[S, H, E]``, the logarithms of the softmax's sums, and the state of the generator of dropout.
+    """
+    attended, softmax, drawn, *_ = torch.ops.aten._flash_attention_forward.default(*places, **names)
+    return attended, softmax, drawn
+
+
+def backward_operator(*places: Any, **names: Any) -> Heads:
+    """The call of the card for the gradients of query, key and value. Tests replace it."""
+    gradients: Heads = torch.ops.aten._flash_attention_backward.default(*places, **names)
+    return gradients
 
 
 def _first(rows: Tensor, count: int) -> Tensor:

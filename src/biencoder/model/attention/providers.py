@@ -51,7 +51,7 @@ def attend(
         settings: scale, mask, dropout and bias.
 
     Returns:
-        ``[T, H, E]``, contiguous; zeros behind the last text.
+        ``[T, H, E]``, contiguous; finite numbers of no meaning behind the last text.
     """
     provider = next(each for each in PROVIDERS if each.runs(query_THE, key_TKE, value_TKE, settings))
     return provider.attend(query_THE, key_TKE, value_TKE, packing, settings)

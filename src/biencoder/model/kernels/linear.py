@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from biencoder.config.choices import CPU, CUDA
 from biencoder.model.kernels.library import address, kernels
 
 SIDE = 32  # rows of a tile's turn: space for a weight's gradient is a multiple of it
@@ -17,6 +18,10 @@ SIDE = 32  # rows of a tile's turn: space for a weight's gradient is a multiple 
 
 class Linear(Protocol):
     """``y = x W^T + bias`` and its gradients, with a weight that does not change meanwhile."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of inputs and outputs."""
 
     @property
     def nbytes(self) -> int:
@@ -40,18 +45,19 @@ def linear(modules: Sequence[nn.Linear], dtype: torch.dtype, *, backward: bool) 
         dtype: the type of numbers in products.
         backward: gradients will be computed.
     """
-    library = kernels()
+    library = kernels() if modules[0].weight.device.type == CPU else None
     if dtype == torch.bfloat16 and library is not None and library.has_linear():
         return _TiledLinear(library, modules, backward=backward)
     return _PlainLinear(modules, dtype)
 
 
 class _PlainLinear:
-    """By PyTorch, with the weight in the type of the products."""
+    """By PyTorch on any device, with the weight in the type of the products."""
 
     def __init__(self, modules: Sequence[nn.Linear], dtype: torch.dtype) -> None:
         self.weight_OI = torch.cat([module.weight.detach().to(dtype) for module in modules])
         self.bias_O = torch.cat([module.bias.detach().to(dtype) for module in modules])
+        self.dtype = dtype
 
     @property
     def nbytes(self) -> int:
@@ -64,14 +70,16 @@ class _PlainLinear:
         return gradient_TO @ self.weight_OI
 
     def weight_gradient(self, gradient_TO: Tensor, input_TI: Tensor) -> Tensor:
+        if gradient_TO.device.type == CUDA and self.dtype != torch.float32:
+            return torch.mm(gradient_TO.t(), input_TI, out_dtype=torch.float32)  # summed and written in float32
         return (gradient_TO.t() @ input_TI).float()
 
 
 class _TiledLinear:
-    """By ``native/linear.cpp``, in bf16 with sums in float32, the weight laid out for both directions."""
+    """By ``kernels/linear.cpp``, in bf16 with sums in float32, the weight laid out for both directions."""
 
     def __init__(self, library: ctypes.CDLL, modules: Sequence[nn.Linear], *, backward: bool) -> None:
-        self.library = library
+        self.library, self.dtype = library, torch.bfloat16
         self.inputs, self.outputs = modules[0].in_features, sum(module.out_features for module in modules)
         self.bias_O = torch.cat([module.bias.detach().float() for module in modules])
         self.forward = torch.empty(self.outputs * self.inputs, dtype=torch.bfloat16)
