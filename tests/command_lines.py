@@ -13,6 +13,7 @@ ROWS = [{"query": f"{WORDS[i]} {WORDS[i + 100]}", "pos": [f"{WORDS[i]} word5"], 
 GOOD: dict[str, list[str]] = {
     "train": ["--model", "model", "--train-data", "pairs.jsonl", "--output-dir", "out"],
     "evaluate": ["--model", "model", "--data", "beir", "--output", "figures.json", "--run-file", "ranking.trec"],
+    "diff": ["model", "other", "--data", "beir", "--output", "changes.jsonl"],
     "encode": ["--model", "model", "--input", "texts.txt", "--output", "vectors.npy"],
     "search": ["--model", "model", "--corpus", "texts.txt", "--query", "word1", "--output", "hits.jsonl"],
     "mine": ["--model", "model", "--train-data", "pairs.jsonl", "--output", "mined.jsonl"],

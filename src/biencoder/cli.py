@@ -17,6 +17,7 @@ from biencoder import __version__
 from biencoder.config import (
     CheckConfig,
     DemoConfig,
+    DiffConfig,
     EncodeConfig,
     EvaluateConfig,
     ExportConfig,
@@ -72,6 +73,12 @@ COMMANDS = {
         "measure nDCG@10, MRR@10, recall and MAP on a BEIR folder",
         "biencoder evaluate --model my-model --data beir/scifact --split test",
     ),
+    "diff": Command(
+        DiffConfig,
+        "biencoder.commands.diff",
+        "show the queries that one model answers worse or better than another",
+        "biencoder diff BAAI/bge-small-en-v1.5 my-model --data beir/scifact",
+    ),
     "encode": Command(
         EncodeConfig,
         "biencoder.commands.encode",
@@ -86,19 +93,19 @@ COMMANDS = {
     ),
     "mine": Command(
         MineConfig,
-        "biencoder.commands.mine",
+        "biencoder.commands.data.mine",
         "find hard negatives for training data",
         "biencoder mine --model my-model --train-data pairs.jsonl --output mined.jsonl",
     ),
     "score": Command(
         ScoreConfig,
-        "biencoder.commands.score",
+        "biencoder.commands.data.score",
         "add a teacher model's scores to training data, for distillation",
         "biencoder score --reranker my-reranker --train-data mined.jsonl --output scored.jsonl",
     ),
     "check": Command(
         CheckConfig,
-        "biencoder.commands.check",
+        "biencoder.commands.data.check",
         "find what is wrong with training data before you train on it",
         "biencoder check --train-data pairs.jsonl --eval-data beir/scifact",
     ),
@@ -110,7 +117,7 @@ COMMANDS = {
     ),
     "pairs": Command(
         PairsConfig,
-        "biencoder.commands.pairs",
+        "biencoder.commands.data.pairs",
         "make training pairs from documents",
         "biencoder pairs --documents docs/ --output pairs.jsonl",
     ),

@@ -15,7 +15,7 @@ from biencoder import Encoder, evaluate
 from biencoder.cli import main
 from biencoder.data.files.beir import load_collection
 from biencoder.retrieval import encode
-from biencoder.retrieval.comparison import compare, comparison_json
+from biencoder.retrieval.comparing.comparison import compare, comparison_json
 
 Biencoder = Callable[..., tuple[int, str, str]]
 

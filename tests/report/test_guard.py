@@ -4,7 +4,7 @@ import numpy as np
 
 from biencoder.config import TrainConfig
 from biencoder.report.guard import GUARD_COLUMNS, guard_rows, guard_verdicts, next_step
-from biencoder.retrieval.comparison import Comparison, compare
+from biencoder.retrieval.comparing.comparison import Comparison, compare
 from biencoder.retrieval.evaluate import Evaluation
 
 

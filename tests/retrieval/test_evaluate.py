@@ -10,7 +10,7 @@ from hashing_encoder import HashingEncoder
 from biencoder.data.files.beir import Collection
 from biencoder.errors import UserError
 from biencoder.retrieval import search
-from biencoder.retrieval.comparison import COMPARISON_COLUMNS, compare, comparison_json, comparison_rows
+from biencoder.retrieval.comparing.comparison import COMPARISON_COLUMNS, compare, comparison_json, comparison_rows
 from biencoder.retrieval.evaluate import Evaluation, evaluate, retrieve, texts_to_encode
 from biencoder.retrieval.metrics import MEASURES
 from biencoder.retrieval.text_encoder import Advance

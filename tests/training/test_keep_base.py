@@ -16,7 +16,7 @@ from biencoder import Encoder, evaluate
 from biencoder.config import TrainConfig
 from biencoder.data.files.beir import load_collection
 from biencoder.errors import UserError
-from biencoder.retrieval.comparison import compare, comparison_json
+from biencoder.retrieval.comparing.comparison import compare, comparison_json
 from biencoder.retrieval.evaluate import Evaluation
 from biencoder.training import run
 from biencoder.training.batch import TrainingBatch

@@ -9,7 +9,7 @@ from biencoder.data.files.beir import Collection, load_collection
 from biencoder.errors import UserError
 from biencoder.files import atomic_write
 from biencoder.model.encoder import load_encoder
-from biencoder.retrieval.comparison import (
+from biencoder.retrieval.comparing.comparison import (
     COMPARISON_COLUMNS,
     HOW_COMPARED,
     SIGNIFICANCE,

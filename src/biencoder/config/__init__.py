@@ -7,13 +7,14 @@ Standard library only, so that ``biencoder --help`` is instant.
 from biencoder.config.data import CheckConfig, DataSet, PairsConfig, data_sets_of
 from biencoder.config.models import DemoConfig, ExportConfig, MergeConfig
 from biencoder.config.negatives import MineConfig, MiningOptions, ScoreConfig
-from biencoder.config.retrieval import EncodeConfig, EvaluateConfig, SearchConfig
+from biencoder.config.retrieval import DiffConfig, EncodeConfig, EvaluateConfig, SearchConfig
 from biencoder.config.train import TrainConfig
 
 __all__ = [
     "CheckConfig",
     "DataSet",
     "DemoConfig",
+    "DiffConfig",
     "EncodeConfig",
     "EvaluateConfig",
     "ExportConfig",

@@ -4,10 +4,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from biencoder.config.choices import PASSAGE, TEXT_KINDS
+from biencoder.config.choices import AUTO, FP32, PASSAGE, TEXT_KINDS
 from biencoder.config.headings import INPUT, MODEL, REQUIRED, RESULT
-from biencoder.config.options import Option
-from biencoder.config.shared import A_BEIR_FOLDER, A_MODEL, SPLIT_HELP, USUAL_SPLIT, EncoderConfig
+from biencoder.config.options import Config, Option
+from biencoder.config.shared import (
+    A_BEIR_FOLDER,
+    A_MODEL,
+    SPLIT_HELP,
+    USUAL_SPLIT,
+    Device,
+    Dim,
+    EncoderConfig,
+    MaxLength,
+    Normalize,
+    Pooling,
+    Precision,
+    TrustRemoteCode,
+)
 from biencoder.errors import UserError
 
 
@@ -28,6 +41,45 @@ class EvaluateConfig(EncoderConfig):
     run_file: Annotated[
         Path | None, Option("file to write the ranking to, as a TREC run", RESULT, unset="not written", metavar="FILE")
     ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffConfig(Config):
+    """`biencoder diff`."""
+
+    models: Annotated[
+        tuple[str, ...],
+        Option(
+            f"the two models, the one before and the one after: {A_MODEL}", REQUIRED, metavar="MODEL", positional=True
+        ),
+    ]
+    data: Annotated[Path, Option(A_BEIR_FOLDER, REQUIRED, metavar="DIR")]
+    split: Annotated[str | None, Option(SPLIT_HELP, RESULT, unset=USUAL_SPLIT, metavar="NAME")] = None
+    top: Annotated[
+        int, Option("how many of the queries that lost most, and that won most, to print", RESULT, least=0)
+    ] = 10
+    top_k: Annotated[int, Option("documents to retrieve for each query, at least 100", RESULT, least=100)] = 100
+    output: Annotated[
+        Path | None,
+        Option(
+            "JSON Lines file to write all queries to, those that lost most first",
+            RESULT,
+            unset="not written",
+            metavar="FILE",
+        ),
+    ] = None
+    pooling: Pooling = AUTO
+    normalize: Normalize = None
+    max_length: MaxLength = None
+    dim: Dim = None
+    trust_remote_code: TrustRemoteCode = False
+    precision: Precision = FP32
+    device: Device = AUTO
+
+    def check(self) -> None:
+        """Refuse anything but two models."""
+        if len(self.models) != 2:
+            raise UserError(f"MODEL: {len(self.models)} given; name two models, the one before and the one after")
 
 
 @dataclass(frozen=True, kw_only=True)

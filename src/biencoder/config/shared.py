@@ -43,6 +43,19 @@ TrustRemoteCode = Annotated[
         MODEL,
     ),
 ]
+MaxLength = Annotated[
+    int | None,
+    Option(
+        "maximum text length in tokens, with prompt and special tokens; the rest is cut off",
+        MODEL,
+        unset=AS_THE_MODEL_SAYS,
+        least=3,
+    ),
+]
+Dim = Annotated[
+    int | None,
+    Option("keep the first N dimensions of each vector, for models trained with --dims", MODEL, unset="all", least=1),
+]
 Precision = Annotated[
     str,
     Option(
@@ -71,21 +84,8 @@ class EncoderConfig(Config):
     model: ModelName
     pooling: Pooling = AUTO
     normalize: Normalize = None
-    max_length: Annotated[
-        int | None,
-        Option(
-            "maximum text length in tokens, with prompt and special tokens; the rest is cut off",
-            MODEL,
-            unset=AS_THE_MODEL_SAYS,
-            least=3,
-        ),
-    ] = None
-    dim: Annotated[
-        int | None,
-        Option(
-            "keep the first N dimensions of each vector, for models trained with --dims", MODEL, unset="all", least=1
-        ),
-    ] = None
+    max_length: MaxLength = None
+    dim: Dim = None
     trust_remote_code: TrustRemoteCode = False
     precision: Precision = FP32
     device: Device = AUTO

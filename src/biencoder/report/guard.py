@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from biencoder.config import TrainConfig
-from biencoder.retrieval.comparison import (
+from biencoder.retrieval.comparing.comparison import (
     COMPARISON_COLUMNS,
     SIGNIFICANT,
     Comparison,

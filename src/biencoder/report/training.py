@@ -12,7 +12,7 @@ from biencoder.files import atomic_write
 from biencoder.model.encoder import Encoder
 from biencoder.report.guard import GUARD_COLUMNS, guard_json, guard_rows, guard_verdicts, next_step
 from biencoder.report.markdown import code, fenced, inline
-from biencoder.retrieval.comparison import (
+from biencoder.retrieval.comparing.comparison import (
     COMPARISON_COLUMNS,
     HOW_COMPARED,
     SIGNIFICANCE,

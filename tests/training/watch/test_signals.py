@@ -101,7 +101,7 @@ def test_the_command_says_how_to_go_on(
     def stop(_: object) -> None:
         raise Stopped(signal.SIGTERM, "after step 3 of 9, which out/checkpoints/step-00000003 holds")
 
-    monkeypatch.setattr("biencoder.commands.check.run", stop)
+    monkeypatch.setattr("biencoder.commands.data.check.run", stop)
     monkeypatch.setenv("RANK", rank)
     if ranks is not None:
         monkeypatch.setenv("WORLD_SIZE", ranks)

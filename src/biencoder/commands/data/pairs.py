@@ -2,7 +2,7 @@
 
 import shlex
 
-from biencoder.commands import check
+from biencoder.commands.data import check
 from biencoder.config import CheckConfig, PairsConfig
 from biencoder.errors import UserError, require_package
 from biencoder.pairs.by_structure import pairs_by_structure

@@ -40,8 +40,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def words(monkeypatch: pytest.MonkeyPatch) -> None:
     """The base model knows the animals' names and nothing else."""
     monkeypatch.setattr("biencoder.model.encoder.Encoder.load", lambda *_, **__: BagOfWords(" ".join(ANIMALS)))
-    monkeypatch.setattr("biencoder.commands.check.load_tokenizer", lambda *_, **__: None)
-    monkeypatch.setattr("biencoder.commands.check.token_counter", lambda _: None)
+    monkeypatch.setattr("biencoder.commands.data.check.load_tokenizer", lambda *_, **__: None)
+    monkeypatch.setattr("biencoder.commands.data.check.token_counter", lambda _: None)
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from biencoder.retrieval.significance import bootstrap_interval, paired_randomization_test
+from biencoder.retrieval.comparing.significance import bootstrap_interval, paired_randomization_test
 
 random = np.random.default_rng(0)
 

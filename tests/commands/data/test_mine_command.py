@@ -14,7 +14,7 @@ import pytest
 from hashing_encoder import HashingEncoder
 
 from biencoder import MineConfig, UserError, mine_hard_negatives
-from biencoder.commands.mine import run
+from biencoder.commands.data.mine import run
 from biencoder.data.table import ExampleTable
 
 WORDS = ["red", "green", "blue", "black", "white", "grey"]

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from data_files import row, write_collection, write_jsonl
 
-from biencoder.commands.check import run
+from biencoder.commands.data.check import run
 from biencoder.config import CheckConfig
 from biencoder.errors import UserError
 from biencoder.model.files.pretrained import load_tokenizer

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from biencoder.retrieval.comparing.significance import bootstrap_interval, paired_randomization_test
 from biencoder.retrieval.evaluate import DECIDING, Evaluation
-from biencoder.retrieval.significance import bootstrap_interval, paired_randomization_test
 
 ROUNDS = 10_000
 SIGNIFICANT = 0.05
