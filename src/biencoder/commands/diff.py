@@ -77,11 +77,7 @@ def _say_summary(
     say(f"{DECIDING} {deciding.before:.4f} -> {deciding.after:.4f}. {verdict(comparisons, second)}")
     say(HOW_COMPARED)
     lost, won = (sum(sign * each.difference > 0 for each in changes) for sign in (-1, 1))
-    moved = sum(not each.difference and each.found_before[:WRITTEN] != each.found_after[:WRITTEN] for each in changes)
-    say(
-        f"{lost:,} queries lost, {won:,} won, and {len(changes) - lost - won:,} have the same {DECIDING}; "
-        f"{moved:,} of these have other documents, or another order, among the first {WRITTEN}"
-    )
+    say(f"{lost:,} queries lost, {won:,} won, and {len(changes) - lost - won:,} have the same {DECIDING}")
 
 
 def _show(change: QueryChange, query: str, texts: dict[str, str]) -> None:
