@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biencoder.data.files.beir import Collection
-from biencoder.data.random_bits import splitmix64
+from biencoder.data.held_out_corpus import held_out_corpus, in_seeded_order, passage_id
 from biencoder.data.table import ExampleTable
 from biencoder.errors import UserError
 
@@ -20,7 +20,7 @@ class HeldOut:
 
     Attributes:
         train: the rows to train on.
-        collection: the held-out queries, with all their positives and some other passages of the data.
+        collection: the held-out queries, with all their positives and other passages of the data.
     """
 
     train: ExampleTable
@@ -40,7 +40,7 @@ def hold_out(
         table: all training data.
         seed: decides which queries and other passages to pick.
         queries: how many distinct queries to hold out; at most a tenth of all.
-        passages: size of the collection's corpus. It holds all positives of the queries, even if there are more.
+        passages: size of the collection's corpus, see :func:`~biencoder.data.held_out_corpus.held_out_corpus`.
         rows: bool ``[n]``, the rows to take queries and passages from; None for all. Training gets the others, without
             the rows that have a held-out query or positive.
 
@@ -55,31 +55,25 @@ def hold_out(
             f"the training data has {len(distinct)} distinct queries{of_those}. That is too few to hold some out for "
             f"evaluation (at least {LEAST_QUERIES}); name a BEIR folder with --eval-data"
         )
-    picked = _pick(distinct, min(queries, int(len(distinct) * LARGEST_SHARE)), seed)
+    picked = in_seeded_order(distinct, seed)[: min(queries, int(len(distinct) * LARGEST_SHARE))]
     held_rows = np.isin(table.query_hashes, distinct[picked])
     trained_rows, note = _rows_to_train_on(table, held_rows)
     if not trained_rows.any():
         raise UserError("no training data would be left after holding out queries; name a BEIR folder with --eval-data")
 
     held_asked = np.isin(asked.query_hashes, distinct[picked])
-    corpus, corpus_note = _corpus(asked, held_asked, passages, seed)
     ids = [f"q{value:016x}" for value in distinct[picked]]
     qrels: dict[str, dict[str, int]] = {query_id: {} for query_id in ids}
     for row in np.flatnonzero(held_asked):
         start, stop = asked.positive_hashes.offsets[row : row + 2]
-        judged = {_passage_id(value): 1 for value in asked.positive_hashes.values[start:stop]}
+        judged = {passage_id(value): 1 for value in asked.positive_hashes.values[start:stop]}
         qrels[f"q{asked.query_hashes[row]:016x}"] |= judged
-    given_up = f"{len(table) - int(trained_rows.sum()):,} of {len(table):,} rows"
-    description = f"held-out: {len(ids):,} queries ({given_up}), {corpus_note}{note}"
     texts = [asked[int(row)].query for row in first[picked]]
-    collection = Collection(list(corpus), list(corpus.values()), ids, texts, qrels, description)
+    corpus = held_out_corpus(asked, texts, [qrels[query_id] for query_id in ids], passages, seed)
+    given_up = f"{len(table) - int(trained_rows.sum()):,} of {len(table):,} rows"
+    description = f"held-out: {len(ids):,} queries ({given_up}), {corpus.note}{note}"
+    collection = Collection(list(corpus.texts), list(corpus.texts.values()), ids, texts, qrels, description)
     return HeldOut(table.select(np.flatnonzero(trained_rows)), collection)
-
-
-def _pick(hashes: NDArray[np.uint64], count: int, seed: int) -> NDArray[np.int64]:
-    """Indices of the first ``count`` hashes in a seeded shuffle of the texts."""
-    key = splitmix64(np.array([seed], dtype=np.uint64))
-    return np.argsort(splitmix64(hashes ^ key), kind="stable")[:count]
 
 
 def _rows_to_train_on(table: ExampleTable, held_rows: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], str]:
@@ -92,32 +86,3 @@ def _rows_to_train_on(table: ExampleTable, held_rows: NDArray[np.bool_]) -> tupl
     if shares.sum() > LARGEST_SHARE * len(table):
         return ~held_rows, f"; {shares.sum():,} training rows share a positive with them"
     return ~held_rows & ~shares, ""
-
-
-def _corpus(table: ExampleTable, held_rows: NDArray[np.bool_], size: int, seed: int) -> tuple[dict[str, str], str]:
-    """The held-out rows' positives and other passages up to ``size``, id -> text, and a phrase that counts them."""
-    hashes = np.concatenate([table.positive_hashes.values, table.negative_hashes.values])
-    distinct, place = np.unique(hashes, return_index=True)
-    is_needed = np.isin(distinct, table.positive_hashes.take(np.flatnonzero(held_rows)).values)
-    others = np.flatnonzero(~is_needed)
-    wanted = max(0, min(size - int(is_needed.sum()), len(others)))
-    chosen = np.concatenate([np.flatnonzero(is_needed), others[_pick(distinct[others], wanted, seed)]])
-    corpus = {_passage_id(distinct[i]): _text(table, int(place[i])) for i in np.sort(chosen)}
-    if len(corpus) == len(distinct):
-        return corpus, f"{len(corpus):,} passages"
-    return corpus, f"{len(corpus):,} of {len(distinct):,} passages sampled, all positives kept"
-
-
-def _text(table: ExampleTable, place: int) -> str:
-    """The passage at a place in the table's positives followed by its negatives."""
-    positives = len(table.positive_hashes.values)
-    ragged = table.positive_hashes if place < positives else table.negative_hashes
-    place -= 0 if place < positives else positives
-    row = int(np.searchsorted(ragged.offsets, place, side="right")) - 1
-    example = table[row]
-    texts = example.positives if ragged is table.positive_hashes else example.negatives
-    return texts[place - int(ragged.offsets[row])]
-
-
-def _passage_id(value: np.uint64) -> str:
-    return f"p{value:016x}"

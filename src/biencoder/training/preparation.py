@@ -27,9 +27,11 @@ from biencoder.training.optimizer import adamw, loss_scaler, usual_learning_rate
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
 
-HELD_OUT_COST = 0.1  # share of the run's own cost that all evaluations on the default held-out set may take together
-HELD_OUT_QUERIES = 500  # at most
-HELD_OUT_PASSAGES = 100  # at least: among fewer, every model finds the right one
+HELD_OUT_COST = 0.15  # share of the run's own cost that all evaluations on the default held-out set may take together
+HELD_OUT_SHARE = 0.1  # of the rows whose queries are held out, at most
+HELD_OUT_QUERIES = 300  # at most
+HELD_OUT_PASSAGES = 6000  # all evaluations of a short run together may encode so many: about a minute on a laptop
+LEAST_PASSAGES = 2  # for each query, however many evaluations there are
 FORWARD_COST = 1 / 3  # of encoding a text, to training on it
 
 
@@ -92,13 +94,13 @@ def evaluation_data(config: TrainConfig, examples: ExampleTable) -> tuple[Exampl
 
 
 def _held_out_size(config: TrainConfig, rows: int) -> tuple[int, int]:
-    """Queries and passages to hold out, so that all evaluations together cost at most a tenth of the run."""
+    """Queries and passages to hold out, so that all evaluations cost at most about 15% of the run, or one minute."""
     steps_per_epoch = -(-rows // config.batch_size)
     steps = config.max_steps or config.epochs * steps_per_epoch
-    evaluations = 2 + steps // (config.eval_steps or steps_per_epoch)
-    affordable = int(HELD_OUT_COST * steps * config.batch_size / FORWARD_COST / evaluations)
-    queries = max(10, min(HELD_OUT_QUERIES, rows // 20, affordable // 4))
-    return queries, max(HELD_OUT_PASSAGES, queries, affordable - queries)
+    evaluations = 1 + -(-steps // (config.eval_steps or steps_per_epoch))
+    affordable = max(HELD_OUT_PASSAGES, int(HELD_OUT_COST * steps * config.batch_size / FORWARD_COST)) // evaluations
+    queries = max(10, min(HELD_OUT_QUERIES, int(HELD_OUT_SHARE * rows)))
+    return queries, max(LEAST_PASSAGES * queries, affordable)
 
 
 def set_up(

@@ -1,5 +1,6 @@
 """Compare two evaluations of the same queries: is one model better than the other?"""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,6 +11,8 @@ from biencoder.retrieval.comparing.significance import bootstrap_interval, paire
 from biencoder.retrieval.evaluate import DECIDING, Evaluation
 
 ROUNDS = 10_000
+INTERVAL = 2 * 1.96  # standard errors from one end of a 95% interval to the other
+POWER = 1.96 + 0.84  # standard errors that a difference must be for a test at 5% to see it four times out of five
 SIGNIFICANT = 0.05
 HOW_COMPARED = (
     "p is from a paired randomisation test over the queries, the interval from a bootstrap over them. "
@@ -35,6 +38,7 @@ class Comparison:
         low: lower bound of the 95% bootstrap interval of the difference.
         high: its upper bound.
         p: two-sided p-value of the paired randomisation test.
+        queries: how many there are.
     """
 
     measure: str
@@ -44,6 +48,19 @@ class Comparison:
     low: float
     high: float
     p: float
+    queries: int
+
+    @property
+    def queries_needed(self) -> int | None:
+        """Queries with which a test at 5% sees a difference as large as this one four times out of five.
+
+        Cohen 1988, "Statistical Power Analysis", section 2.4, for the mean of paired differences. None if there is no
+        difference.
+        """
+        if not self.difference or self.low == self.high:
+            return None
+        error = (self.high - self.low) / INTERVAL
+        return math.ceil(self.queries * (POWER * error / self.difference) ** 2)
 
 
 def compare(before: Evaluation, after: Evaluation, *, rounds: int = ROUNDS, seed: int = 0) -> list[Comparison]:
@@ -71,6 +88,7 @@ def compare(before: Evaluation, after: Evaluation, *, rounds: int = ROUNDS, seed
             low=float(low[column]),
             high=float(high[column]),
             p=float(p[column]),
+            queries=len(query_ids),
         )
         for column, measure in enumerate(before.per_query)
     ]
@@ -103,8 +121,15 @@ def verdict(comparisons: Sequence[Comparison], model: str) -> str:
     """
     deciding = deciding_of(comparisons)
     if deciding.p >= SIGNIFICANT:
-        return (
+        said = (
             f"No significant change in {DECIDING} (p = {deciding.p:.3f}): these data cannot tell the two models apart."
+        )
+        needed = deciding.queries_needed
+        if needed is None:
+            return said
+        return (
+            f"{said} About {needed:,} queries could, instead of {deciding.queries:,}, if the change is as large as it "
+            f"looks ({deciding.difference:+.4f})."
         )
     direction = "better" if deciding.difference > 0 else "WORSE"
     return f"{model} is {direction}: {deciding.difference:+.4f} {DECIDING} (p = {deciding.p:.4f})."

@@ -1,0 +1,57 @@
+"""How much is set aside for an evaluation, and whether its figure is one of all passages."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from biencoder import Encoder, TrainConfig, evaluate
+from biencoder.data.files.beir import Collection
+from biencoder.data.held_out import hold_out
+from biencoder.data.table import ExampleTable
+from biencoder.training.preparation import _held_out_size
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "queries", "passages"),
+    [
+        (100, {}, 10, 3000),
+        (2000, {}, 200, 3000),
+        (13_211, {}, 300, 3000),
+        (1_000_000, {}, 300, 225_000),
+        (13_211, {"epochs": 3}, 300, 4459),  # an evaluation an epoch, and one before
+        (13_211, {"eval_steps": 10}, 300, 600),
+        (13_211, {"max_steps": 5}, 300, 3000),
+    ],
+)
+def test_a_minute_or_15_percent_of_the_run(rows: int, changes: dict[str, int], queries: int, passages: int) -> None:
+    config = TrainConfig(model="m", train_data=(Path("p"),), output_dir=Path("o"), batch_size=32, **changes)  # type: ignore[arg-type]
+    held = _held_out_size(config, rows)
+    assert held[0] == queries
+    assert held[1] == pytest.approx(passages, rel=0.01)
+
+
+@pytest.mark.slow
+def test_the_figure_is_nearly_one_of_all_passages(medquad: Path, minilm: str) -> None:
+    """A corpus of a quarter of the passages, ten for each query, as in a run over all of MedQuAD."""
+    table = ExampleTable.from_files([medquad / "train.jsonl.gz"]).select(np.arange(2400))
+    whole, part = (hold_out(table, seed=1, queries=60, passages=n).collection for n in (100_000, 580))
+    assert len(part.corpus_ids) == 580 < len(whole.corpus_ids) / 3.5
+    assert part.query_ids == whole.query_ids
+    drawn = np.random.default_rng(0).permutation(len(whole.corpus_ids))
+    answers = {document for judged in whole.qrels.values() for document in judged}
+    others = [i for i in drawn if whole.corpus_ids[i] not in answers][: 580 - len(answers)]
+    kept = [i for i, document in enumerate(whole.corpus_ids) if document in answers] + others
+    at_random = Collection(
+        [whole.corpus_ids[i] for i in kept],
+        [whole.corpus_texts[i] for i in kept],
+        whole.query_ids,
+        whole.query_texts,
+        whole.qrels,
+        "random passages",
+    )
+    encoder = Encoder.load(minilm, max_length=128, precision="auto")
+    truth, figure, easy = (evaluate(encoder, each).metrics["ndcg@10"] for each in (whole, part, at_random))
+    print(f"nDCG@10 among all passages {truth:.4f}, held-out corpus {figure:.4f}, random passages {easy:.4f}")
+    assert 0 <= figure - truth < 0.03
+    assert easy - truth > 2 * (figure - truth)
