@@ -10,7 +10,7 @@ import pytest
 
 import biencoder
 from biencoder import cli
-from biencoder.config.options import Config, details, help_text, shape, typed_name
+from biencoder.config.options import Config, details, help_text, in_reading_order, shape, typed_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -35,7 +35,7 @@ def commands() -> list[tuple[str, str]]:
 
 def options_table(config: type[Config]) -> str:
     lines = ["| option | what | default |", "| --- | --- | --- |"]
-    for field in dataclasses.fields(config):
+    for field in in_reading_order(config):
         text, _, default = help_text(field).rpartition(" (default: ")
         value = "" if shape(field)[0] is bool else f" {cli.metavar_of(field)}"
         flags = ", ".join(f"`{flag}{value}`" for flag in cli.flags_of(field)) or f"`{typed_name(field)} ...`"

@@ -34,6 +34,7 @@ from biencoder.config.options import (
     details,
     flag_name,
     help_text,
+    in_reading_order,
     needed,
     shape,
     typed_name,
@@ -289,7 +290,7 @@ def _parser() -> _Parser:
 def _add_flags(parser: argparse.ArgumentParser, config: type[Config]) -> None:
     """One flag for each field. Values stay as typed; the configuration converts and checks them, as for YAML."""
     groups: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
+    for field in in_reading_order(config):
         declared = details(field)
         if declared.group not in groups:
             groups[declared.group] = parser.add_argument_group(declared.group)

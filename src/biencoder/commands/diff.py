@@ -6,11 +6,10 @@ from typing import Any
 import orjson
 
 from biencoder.config import DiffConfig
-from biencoder.config.shared import EncoderConfig
 from biencoder.data.files.beir import Collection, load_collection
 from biencoder.data.rewrite import write_lines
 from biencoder.errors import UserError
-from biencoder.model.encoder import Encoder, load_encoder
+from biencoder.model.encoder import Encoder, load_with
 from biencoder.retrieval.comparing.changes import QueryChange, RelevantDocument, query_changes
 from biencoder.retrieval.comparing.comparison import HOW_COMPARED, compare, deciding_of, verdict
 from biencoder.retrieval.evaluate import DECIDING, retrieve, score, texts_to_encode
@@ -26,7 +25,7 @@ def run(config: DiffConfig) -> None:
     if config.output is not None and config.output.is_dir():
         raise UserError(f"--output {config.output}: is a folder; name a file")
     collection = load_collection(config.data, config.split)
-    encoders = [_encoder(config, model) for model in config.models]  # both, before the first one takes its time
+    encoders = [load_with(config, model) for model in config.models]  # both, before the first one takes its time
     before, after = (_found_by(encoder, config, collection) for encoder in encoders)
     changes = query_changes(before, after, collection)
     _say_summary(config, collection, before, after, changes)
@@ -44,21 +43,6 @@ def run(config: DiffConfig) -> None:
             for change in changes:
                 write(orjson.dumps(_as_row(change, queries[change.query_id], texts)) + b"\n")
         say(f"\n{config.output}: all {len(changes):,} queries, those that lost most first")
-
-
-def _encoder(config: DiffConfig, model: str) -> Encoder:
-    return load_encoder(
-        EncoderConfig(
-            model=model,
-            pooling=config.pooling,
-            normalize=config.normalize,
-            max_length=config.max_length,
-            dim=config.dim,
-            trust_remote_code=config.trust_remote_code,
-            precision=config.precision,
-            device=config.device,
-        )
-    )
 
 
 def _found_by(encoder: Encoder, config: DiffConfig, collection: Collection) -> Run:

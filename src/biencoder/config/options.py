@@ -102,6 +102,11 @@ def needed(kind: type[Config]) -> "list[dataclasses.Field[Any]]":
     return [field for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING]
 
 
+def in_reading_order(kind: type[Config]) -> "list[dataclasses.Field[Any]]":
+    """All fields, those that have no default first."""
+    return sorted(dataclasses.fields(kind), key=lambda field: field.default is not dataclasses.MISSING)
+
+
 def flag_name(name: str) -> str:
     """``batch_size`` -> ``--batch-size``."""
     return "--" + key_name(name)

@@ -4,22 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from biencoder.config.choices import AUTO, FP32, PASSAGE, TEXT_KINDS
+from biencoder.config.choices import PASSAGE, TEXT_KINDS
 from biencoder.config.headings import INPUT, MODEL, REQUIRED, RESULT
-from biencoder.config.options import Config, Option
+from biencoder.config.options import Option
 from biencoder.config.shared import (
     A_BEIR_FOLDER,
     A_MODEL,
     SPLIT_HELP,
     USUAL_SPLIT,
-    Device,
-    Dim,
     EncoderConfig,
-    MaxLength,
-    Normalize,
-    Pooling,
-    Precision,
-    TrustRemoteCode,
+    EncodingOptions,
 )
 from biencoder.errors import UserError
 
@@ -44,7 +38,7 @@ class EvaluateConfig(EncoderConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffConfig(Config):
+class DiffConfig(EncodingOptions):
     """`biencoder diff`."""
 
     models: Annotated[
@@ -68,13 +62,6 @@ class DiffConfig(Config):
             metavar="FILE",
         ),
     ] = None
-    pooling: Pooling = AUTO
-    normalize: Normalize = None
-    max_length: MaxLength = None
-    dim: Dim = None
-    trust_remote_code: TrustRemoteCode = False
-    precision: Precision = FP32
-    device: Device = AUTO
 
     def check(self) -> None:
         """Refuse anything but two models."""

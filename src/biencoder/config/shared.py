@@ -78,10 +78,9 @@ def refuse_split_alone(eval_split: str | None, eval_data: Path | None) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderConfig(Config):
-    """What the commands that encode have in common."""
+class EncodingOptions(Config):
+    """How the commands that encode use a model."""
 
-    model: ModelName
     pooling: Pooling = AUTO
     normalize: Normalize = None
     max_length: MaxLength = None
@@ -89,3 +88,10 @@ class EncoderConfig(Config):
     trust_remote_code: TrustRemoteCode = False
     precision: Precision = FP32
     device: Device = AUTO
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig(EncodingOptions):
+    """What the commands that encode with one model have in common."""
+
+    model: ModelName

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biencoder.config.choices import AUTO, CLS, FP32, LAST
-from biencoder.config.shared import EncoderConfig
+from biencoder.config.shared import EncoderConfig, EncodingOptions
 from biencoder.device.ahead import made_ahead, one_behind
 from biencoder.device.choice import autocast, choose_device, choose_precision, facts, placed
 from biencoder.errors import UserError
@@ -265,8 +265,13 @@ class Encoder(nn.Module):
 
 def load_encoder(config: EncoderConfig) -> Encoder:
     """The encoder that a command's configuration describes; raises what :meth:`Encoder.load` does."""
+    return load_with(config, config.model)
+
+
+def load_with(config: EncodingOptions, model: str) -> Encoder:
+    """A model, used as a command's options say; raises what :meth:`Encoder.load` does."""
     return Encoder.load(
-        config.model,
+        model,
         pooling=config.pooling,
         normalize=config.normalize,
         precision=config.precision,
