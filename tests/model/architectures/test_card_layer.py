@@ -1,15 +1,15 @@
 """A layer as it is written out for a GPU computes what its authors wrote, forward and backward."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from flash_on_a_cpu import on_a_gpu
-from tiny import gradient_errors, gradients, padded, pool, relative_error, tiny_model, vectors_and_gradients
+from layers import bf16_errors_of_layers, count_calls
+from tiny import gradient_errors, relative_error, tiny_model, vectors_and_gradients
 from torch import Tensor
-from transformers import AutoModel
 
 from biencoder import Encoder
 from biencoder.device.cpu import Cpu
@@ -42,15 +42,7 @@ def in_float32(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts the layers that run so."""
-    counted: list[int] = []
-    apply: Callable[..., Tensor] = card_layer._Layer.apply
-
-    def count(*args: Any) -> Tensor:
-        counted.append(1)
-        return apply(*args)
-
-    monkeypatch.setattr(card_layer._Layer, "apply", count)
-    return counted
+    return count_calls(monkeypatch, card_layer._Layer)
 
 
 def load(folder: Path, kind: str = "bert", *, pooling: str = "mean", **changes: Any) -> Encoder:
@@ -105,32 +97,10 @@ def test_dropout_is_drawn_from_the_seed_and_again_in_the_backward_pass(tmp_path:
 
 
 def test_bf16_is_as_near_to_the_exact_gradient_as_transformers_under_autocast(tmp_path: Path) -> None:
-    errors = torch.tensor([bf16_errors(tmp_path / str(seed), seed) for seed in range(6)])
+    errors = torch.tensor([bf16_errors_of_layers(tmp_path / str(seed), seed) for seed in range(6)])
     got, want = errors.mean(0).tolist()
     assert want > 1e-3
     assert got < 1.05 * want
-
-
-def bf16_errors(folder: Path, seed: int) -> tuple[float, float]:
-    tiny_model(folder, num_hidden_layers=4, seed=seed)
-    encoder = Encoder.load(folder, pooling="mean", normalize=False, precision="bf16")
-    encoder.train()
-    inputs = padded([90, 70, 64, 30] * 4, seed=seed)
-    rows = [ids[mask.bool()].tolist() for ids, mask in zip(*inputs.values(), strict=True)]
-    weights = torch.randn(len(rows), encoder.dim, generator=torch.Generator().manual_seed(seed))
-
-    def of_transformers(dtype: torch.dtype, autocast: bool) -> dict[str, Tensor]:
-        model = AutoModel.from_pretrained(folder, attn_implementation="sdpa", dtype=dtype).train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            hidden = model(**inputs).last_hidden_state
-        (pool(hidden.to(dtype), inputs["attention_mask"], "mean") * weights).sum().backward()
-        return gradients(model)
-
-    exact = of_transformers(torch.float64, autocast=False)
-    (encoder.embed(pack(rows)) * weights).sum().backward()
-    own, theirs = gradients(encoder.backbone), of_transformers(torch.float32, autocast=True)
-    got, want = (gradient_errors({name: g[name] for name in exact}, exact)[1] for g in (own, theirs))
-    return got, want
 
 
 def test_weights_are_narrowed_once_for_all_chunks_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from layers import bf16_errors_of_layers, count_calls
 from native_kernels import NATIVE_SIZES, kernels_of, needs_kernels
-from tiny import bytes_kept, gradient_errors, gradients, padded, pool, relative_error, tiny_model, vectors_and_gradients
+from tiny import bytes_kept, gradient_errors, relative_error, tiny_model, vectors_and_gradients
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm
-from transformers import AutoModel
 
 from biencoder import Encoder
 from biencoder.model.adapting.lora import add_lora
@@ -41,15 +41,7 @@ def load(folder: Path, kind: str = "bert", *, pooling: str = "mean", **changes: 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts the layers that kernels run."""
-    counted: list[int] = []
-    apply: Callable[..., Tensor] = native_layer._Layer.apply
-
-    def count(*args: Any) -> Tensor:
-        counted.append(1)
-        return apply(*args)
-
-    monkeypatch.setattr(native_layer._Layer, "apply", count)
-    return counted
+    return count_calls(monkeypatch, native_layer._Layer)
 
 
 @pytest.mark.parametrize("kind", sorted(BERT_LIKE))
@@ -71,33 +63,11 @@ def test_vectors_and_gradients_are_those_of_pytorchs_operations(
 
 def test_bf16_is_as_near_to_the_exact_gradient_as_transformers_under_autocast(tmp_path: Path) -> None:
     """Over several models: of one alone, either may be nearer by a tenth."""
-    errors = torch.tensor([bf16_errors(tmp_path / str(seed), seed) for seed in range(6)])
+    errors = torch.tensor([bf16_errors_of_layers(tmp_path / str(seed), seed, **NATIVE_SIZES) for seed in range(6)])
     got, want = errors.mean(0).tolist()
     print(f"mean error of the bf16 gradient: own {got:.5f}, transformers' {want:.5f}")
     assert want > 1e-3
     assert got < 1.05 * want
-
-
-def bf16_errors(folder: Path, seed: int) -> tuple[float, float]:
-    tiny_model(folder, **NATIVE_SIZES, num_hidden_layers=4, seed=seed)
-    encoder = Encoder.load(folder, pooling="mean", normalize=False, precision="bf16")
-    encoder.train()
-    inputs = padded([90, 70, 64, 30] * 4, seed=seed)
-    rows = [ids[mask.bool()].tolist() for ids, mask in zip(*inputs.values(), strict=True)]
-    weights = torch.randn(len(rows), 64, generator=torch.Generator().manual_seed(seed))
-
-    def of_transformers(dtype: torch.dtype, autocast: bool) -> dict[str, Tensor]:
-        model = AutoModel.from_pretrained(folder, attn_implementation="sdpa", dtype=dtype).train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            hidden = model(**inputs).last_hidden_state
-        (pool(hidden.to(dtype), inputs["attention_mask"], "mean") * weights).sum().backward()
-        return gradients(model)
-
-    exact = of_transformers(torch.float64, autocast=False)
-    (encoder.embed(pack(rows)) * weights).sum().backward()
-    own, theirs = gradients(encoder.backbone), of_transformers(torch.float32, autocast=True)
-    got, want = (gradient_errors({name: g[name] for name in exact}, exact)[1] for g in (own, theirs))
-    return got, want
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
