@@ -40,7 +40,7 @@ def test_held_out_queries_and_their_positives_are_not_trained_on(tmp_path: Path)
     assert len(held.collection.query_ids) == 12
     assert len(held.collection.corpus_ids) == 100
     assert len(held.train) == 400 - 2 * 12
-    sampled = "100 of 805 passages (all answers, and those that share most words with the queries)"
+    sampled = "100 of 805 passages (all answers, those that share most words with the queries, and others at random)"
     assert held.collection.description == f"held-out: 12 queries (24 of 400 rows), {sampled}"
 
 

@@ -43,6 +43,8 @@ def test_the_rest_is_drawn_by_the_seed(tmp_path: Path) -> None:
     assert one == again
     assert len(one.texts) == len(other.texts) == 50
     assert one.texts != other.texts
+    which = "all answers, those that share most words with the queries, and others at random"
+    assert one.note == f"50 of 200 passages ({which})"
     assert held_out_corpus(table, queries, qrels, 1000, 0).note == "200 passages"
 
 

@@ -64,7 +64,9 @@ def held_out_corpus(
     chosen = dict.fromkeys(i for i in _first_of_each(candidates, rest) if i not in same)
     for i in sorted(list(chosen)[:wanted]):
         texts[ids[i]] = _text(table, int(place[i]))
-    return HeldOutCorpus(dict(sorted(texts.items())), _note(len(texts), len(distinct), len(same)))
+    alike = {int(i) for numbers in candidates for i in numbers} - same
+    note = _note(len(texts), len(distinct), len(same), at_random=wanted > len(alike))
+    return HeldOutCorpus(dict(sorted(texts.items())), note)
 
 
 def in_seeded_order(hashes: NDArray[np.uint64], seed: int) -> NDArray[np.int64]:
@@ -111,11 +113,13 @@ def _resemblance(one: set[tuple[str, ...]], other: set[tuple[str, ...]]) -> floa
     return len(one & other) / len(one | other)
 
 
-def _note(count: int, passages: int, same: int) -> str:
+def _note(count: int, passages: int, same: int, *, at_random: bool) -> str:
     left_out = f", {same:,} near-duplicate{'s' if same > 1 else ''} of answers left out" if same else ""
     if count + same == passages:
         return f"{count:,} passages{left_out}"
     which = "all answers, and those that share most words with the queries"
+    if at_random:
+        which = "all answers, those that share most words with the queries, and others at random"
     return f"{count:,} of {passages:,} passages ({which}){left_out}"
 
 
