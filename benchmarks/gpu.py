@@ -1,4 +1,4 @@
-"""Is training and encoding on a GPU right, and how fast is it? One command, at most five minutes on one GPU.
+"""Is training and encoding on a GPU right, and how fast is it? One command, about five minutes on one GPU.
 
 python -m benchmarks.gpu --output-dir build/gpu
 
