@@ -5,16 +5,17 @@ from typing import Any
 
 import orjson
 
+from biencoder.commands.evaluate import found_by
 from biencoder.config import DiffConfig
 from biencoder.data.files.beir import Collection, load_collection
 from biencoder.data.rewrite import write_lines
 from biencoder.errors import UserError
-from biencoder.model.encoder import Encoder, load_with
+from biencoder.model.encoder import load_with
 from biencoder.retrieval.comparing.changes import QueryChange, RelevantDocument, query_changes
 from biencoder.retrieval.comparing.comparison import HOW_COMPARED, compare, deciding_of, verdict
-from biencoder.retrieval.evaluate import DECIDING, retrieve, score, texts_to_encode
+from biencoder.retrieval.evaluate import DECIDING, score
 from biencoder.retrieval.metrics import Run
-from biencoder.terminal import ProgressLine, say, shorten
+from biencoder.terminal import say, shorten
 
 WRITTEN = 10  # documents of each ranking that the output holds
 RELEVANT_SHOWN = 3  # relevant documents of a query
@@ -26,7 +27,7 @@ def run(config: DiffConfig) -> None:
         raise UserError(f"--output {config.output}: is a folder; name a file")
     collection = load_collection(config.data, config.split)
     encoders = [load_with(config, model) for model in config.models]  # both, before the first one takes its time
-    before, after = (_found_by(encoder, config, collection) for encoder in encoders)
+    before, after = (found_by(encoder, collection, config.top_k) for encoder in encoders)
     changes = query_changes(before, after, collection)
     _say_summary(config, collection, before, after, changes)
     texts = dict(zip(collection.corpus_ids, collection.corpus_texts, strict=True))
@@ -43,11 +44,6 @@ def run(config: DiffConfig) -> None:
             for change in changes:
                 write(orjson.dumps(_as_row(change, queries[change.query_id], texts)) + b"\n")
         say(f"\n{config.output}: all {len(changes):,} queries, those that lost most first")
-
-
-def _found_by(encoder: Encoder, config: DiffConfig, collection: Collection) -> Run:
-    with ProgressLine(texts_to_encode(collection), "encode") as line:
-        return retrieve(encoder, collection, k=config.top_k, progress=line.update)
 
 
 def _say_summary(

@@ -1,14 +1,13 @@
 """``biencoder evaluate``: measures how well a model finds the relevant documents of a collection."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 from biencoder.config import EvaluateConfig
 from biencoder.data.files.beir import Collection, load_collection
 from biencoder.errors import UserError
 from biencoder.files import atomic_write
-from biencoder.model.encoder import load_encoder
+from biencoder.model.encoder import Encoder, load_with
 from biencoder.retrieval.comparing.comparison import (
     COMPARISON_COLUMNS,
     HOW_COMPARED,
@@ -55,6 +54,10 @@ def run(config: EvaluateConfig) -> None:
 
 
 def _found_by(config: EvaluateConfig, model: str, collection: Collection) -> dict[str, dict[str, float]]:
-    encoder = load_encoder(replace(config, model=model))
+    return found_by(load_with(config, model), collection, config.top_k)
+
+
+def found_by(encoder: Encoder, collection: Collection, top_k: int) -> dict[str, dict[str, float]]:
+    """The ``top_k`` best documents of each query, with scores; a line shows how far the encoding is."""
     with ProgressLine(texts_to_encode(collection), "encode") as line:
-        return retrieve(encoder, collection, k=config.top_k, progress=line.update)
+        return retrieve(encoder, collection, k=top_k, progress=line.update)

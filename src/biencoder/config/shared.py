@@ -43,19 +43,6 @@ TrustRemoteCode = Annotated[
         MODEL,
     ),
 ]
-MaxLength = Annotated[
-    int | None,
-    Option(
-        "maximum text length in tokens, with prompt and special tokens; the rest is cut off",
-        MODEL,
-        unset=AS_THE_MODEL_SAYS,
-        least=3,
-    ),
-]
-Dim = Annotated[
-    int | None,
-    Option("keep the first N dimensions of each vector, for models trained with --dims", MODEL, unset="all", least=1),
-]
 Precision = Annotated[
     str,
     Option(
@@ -83,8 +70,21 @@ class EncodingOptions(Config):
 
     pooling: Pooling = AUTO
     normalize: Normalize = None
-    max_length: MaxLength = None
-    dim: Dim = None
+    max_length: Annotated[
+        int | None,
+        Option(
+            "maximum text length in tokens, with prompt and special tokens; the rest is cut off",
+            MODEL,
+            unset=AS_THE_MODEL_SAYS,
+            least=3,
+        ),
+    ] = None
+    dim: Annotated[
+        int | None,
+        Option(
+            "keep the first N dimensions of each vector, for models trained with --dims", MODEL, unset="all", least=1
+        ),
+    ] = None
     trust_remote_code: TrustRemoteCode = False
     precision: Precision = FP32
     device: Device = AUTO

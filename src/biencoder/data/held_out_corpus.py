@@ -53,16 +53,16 @@ def held_out_corpus(
     needed = {document for judged in qrels for document in judged}
     is_needed = np.fromiter((each in needed for each in ids), dtype=np.bool_, count=len(ids))
     others = np.flatnonzero(~is_needed)
-    looked_at = np.sort(others[in_seeded_order(distinct[others], seed)[:MOST_READ]])
+    shuffled = others[in_seeded_order(distinct[others], seed)]
+    looked_at = np.sort(shuffled[:MOST_READ])
     ranked = lexical_ranking(queries, (_text(table, int(place[i])) for i in looked_at), CANDIDATES)
     candidates = [looked_at[numbers] for numbers in ranked]
 
     texts = {ids[i]: _text(table, int(place[i])) for i in np.flatnonzero(is_needed)}
     same = _near_duplicates(candidates, qrels, texts, lambda i: _text(table, int(place[i])))
     wanted = max(0, size - len(texts))
-    rest = (int(i) for i in others[in_seeded_order(distinct[others], seed)])
-    chosen = dict.fromkeys(i for i in _first_of_each(candidates, rest) if i not in same)
-    for i in sorted(list(chosen)[:wanted]):
+    chosen = dict.fromkeys(i for i in _first_of_each(candidates, shuffled) if i not in same)
+    for i in list(chosen)[:wanted]:
         texts[ids[i]] = _text(table, int(place[i]))
     alike = {int(i) for numbers in candidates for i in numbers} - same
     note = _note(len(texts), len(distinct), len(same), at_random=wanted > len(alike))
@@ -80,11 +80,11 @@ def passage_id(value: np.uint64) -> str:
     return f"p{value:016x}"
 
 
-def _first_of_each(candidates: list[NDArray[np.int64]], rest: Iterator[int]) -> Iterator[int]:
+def _first_of_each(candidates: list[NDArray[np.int64]], rest: NDArray[np.int64]) -> Iterator[int]:
     """The best candidate of every query, then the second best of every query, and so on; then the rest."""
     for rank in range(CANDIDATES):
         yield from (int(numbers[rank]) for numbers in candidates if rank < len(numbers))
-    yield from rest
+    yield from rest.tolist()
 
 
 def _near_duplicates(

@@ -7,7 +7,7 @@ from functools import partial
 from biencoder.config import DataSet, TrainConfig
 from biencoder.data.data_sets import is_scored, rows_to_evaluate_on
 from biencoder.data.files.beir import Collection, load_collection
-from biencoder.data.held_out import hold_out
+from biencoder.data.held_out import LARGEST_SHARE, hold_out
 from biencoder.data.plan.sampling import KnownPositives, Sampler
 from biencoder.data.table import ExampleTable
 from biencoder.distributed import rank, world_size
@@ -28,7 +28,6 @@ from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
 
 HELD_OUT_COST = 0.15  # share of the run's own cost that all evaluations on the default held-out set may take together
-HELD_OUT_SHARE = 0.1  # of the rows whose queries are held out, at most
 HELD_OUT_QUERIES = 300  # at most
 HELD_OUT_PASSAGES = 6000  # all evaluations of a short run together may encode so many: about a minute on a laptop
 LEAST_PASSAGES = 2  # for each query, however many evaluations there are
@@ -99,7 +98,7 @@ def _held_out_size(config: TrainConfig, rows: int) -> tuple[int, int]:
     steps = config.max_steps or config.epochs * steps_per_epoch
     evaluations = 1 + -(-steps // (config.eval_steps or steps_per_epoch))
     affordable = max(HELD_OUT_PASSAGES, int(HELD_OUT_COST * steps * config.batch_size / FORWARD_COST)) // evaluations
-    queries = max(10, min(HELD_OUT_QUERIES, int(HELD_OUT_SHARE * rows)))
+    queries = max(10, min(HELD_OUT_QUERIES, int(LARGEST_SHARE * rows)))
     return queries, max(LEAST_PASSAGES * queries, affordable)
 
 

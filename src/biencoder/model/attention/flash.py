@@ -77,13 +77,9 @@ def missing_arguments() -> str:
 def attend(
     query_THE: Tensor, key_TKE: Tensor, value_TKE: Tensor, packing: Packing, settings: AttentionSettings
 ) -> Tensor:
-    """See :func:`~biencoder.model.attention.providers.attend`.
-
-    Rows behind the last text attend to each other, as further texts: to cut them off would cost a row of zeros for each
-    of query, key and value in the backward pass.
-    """
-    rows = (x.to(value_TKE.dtype).contiguous() for x in (query_THE, key_TKE, value_TKE))  # rotary positions widen two
-    return operator(*rows, *_places(query_THE, packing, settings), False, **_names(settings))[0]
+    """See :func:`~biencoder.model.attention.providers.attend`."""
+    query, key = (x.to(value_TKE.dtype).contiguous() for x in (query_THE, key_TKE))  # rotary positions widen them
+    return forward((query, key, value_TKE.contiguous()), packing, settings)[0]
 
 
 def attend_from(
@@ -101,9 +97,10 @@ def attend_from(
 
 
 def forward(heads: Heads, packing: Packing, settings: AttentionSettings) -> tuple[Tensor, Tensor, Tensor]:
-    """Attention within each text, without a graph: the output ``[T, H, E]``, and what :func:`backward` needs.
+    """Attention within each text: the output ``[T, H, E]``, and what :func:`backward` needs where there is no graph.
 
-    Rows behind the last text attend to each other, as further texts: they come out as numbers of no meaning.
+    Rows behind the last text attend to each other, as further texts, and come out as numbers of no meaning. To cut them
+    off would cost a row of zeros for each of query, key and value in the backward pass.
     """
     return operator(*heads, *_places(heads[0], packing, settings), False, **_names(settings))
 
