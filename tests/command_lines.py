@@ -11,7 +11,7 @@ from biencoder.cli import main
 
 ROWS = [{"query": f"{WORDS[i]} {WORDS[i + 100]}", "pos": [f"{WORDS[i]} word5"], "neg": []} for i in range(40)]
 GOOD: dict[str, list[str]] = {
-    "train": ["--model", "model", "--train-data", "pairs.jsonl", "--output-dir", "out"],
+    "train": ["--model", "model", "--train-data", "pairs.jsonl", "--output-dir", "out", "--no-general-guard"],
     "evaluate": ["--model", "model", "--data", "beir", "--output", "figures.json", "--run-file", "ranking.trec"],
     "diff": ["model", "other", "--data", "beir", "--output", "changes.jsonl"],
     "encode": ["--model", "model", "--input", "texts.txt", "--output", "vectors.npy"],

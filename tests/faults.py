@@ -120,7 +120,8 @@ class Place:
             "eval-data": self.folder / "beir", "output-dir": "out", "batch-size": 8, "group-size": 3, "epochs": 2,
             "learning-rate": 1e-3, "precision": "fp32", "save-steps": 3, "device": "cpu",
         } | SCENARIOS[self.scenario]  # fmt: skip
-        return ["train", *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
+        given = (word for name, value in options.items() for word in (f"--{name}", str(value)))
+        return ["train", "--no-general-guard", *given]
 
     def run(self, work: Path, fault: Fault | None = None, *, forked: bool = True) -> tuple[list[int], str, str]:
         """The command in the folder ``work``: exit codes, and what rank 0 printed on its two streams."""

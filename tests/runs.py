@@ -39,6 +39,7 @@ def small_run(folder: Path, *, dropout: bool = False, **changes: Any) -> TrainCo
         "precision": "fp32",
         "epochs": 2,
         "save_steps": 3,
+        "general_guard": False,
     }
     return TrainConfig(**settings | changes)
 

@@ -73,6 +73,7 @@ def config(tmp_path: Path) -> TrainConfig:
         cluster_size=1,
         learning_rate=3e-3,
         max_steps=STEPS,
+        general_guard=False,
     )
 
 

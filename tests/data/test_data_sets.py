@@ -11,7 +11,7 @@ from data_files import row, table_of, write, write_jsonl
 from biencoder.config import DataSet, data_sets_of
 from biencoder.data.audit import audit
 from biencoder.data.data_sets import is_scored, read_data_sets, rows_to_evaluate_on
-from biencoder.data.held_out import hold_out
+from biencoder.data.evaluation.held_out import hold_out
 from biencoder.data.table import ExampleTable
 from biencoder.errors import UserError
 

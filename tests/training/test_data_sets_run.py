@@ -81,7 +81,8 @@ def test_every_shape_trains_as_it_is(
     path = write(tmp_path / name, SHAPES[name], 150)
     given = path.parent if "/" in name else path
     words = ["--train-data", str(given), "--output-dir", str(tmp_path / "out"), "--batch-size", "8", "--max-steps", "3"]
-    assert main(["train", "--model", str(model), *words, "--learning-rate", "1e-3"]) == 0
+    words += ["--no-general-guard", "--learning-rate", "1e-3"]
+    assert main(["train", "--model", str(model), *words]) == 0
     out = capsys.readouterr().out
     assert ("no in-batch negatives, groups of 8" in out) == ("no_in_batch_neg" in name)
     assert ("cosine towards the score" in out) == (name == "scored.jsonl")
@@ -111,6 +112,7 @@ def config(model: Path, tmp_path: Path) -> TrainConfig:
         epochs=2,
         precision="fp32",
         save_steps=4,
+        general_guard=False,
     )  # fmt: skip
 
 

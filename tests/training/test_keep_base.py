@@ -14,6 +14,7 @@ from tiny import WORDS, random_texts, tiny_model
 
 from biencoder import Encoder, evaluate
 from biencoder.config import TrainConfig
+from biencoder.data.evaluation.general_english import GENERAL_ENGLISH, general_english
 from biencoder.data.files.beir import load_collection
 from biencoder.errors import UserError
 from biencoder.retrieval.comparing.comparison import compare, comparison_json
@@ -69,6 +70,7 @@ def config(place: Path, tmp_path: Path) -> TrainConfig:
         learning_rate=2e-2,
         precision="fp32",
         save_steps=2,
+        general_guard=False,
     )
 
 
@@ -181,6 +183,17 @@ def test_guard_data_are_compared_everywhere(
         assert any(line.split()[:4] == row for line in out.splitlines())
         assert "| " + " | ".join(row) in card
         assert f"On {folder}" in card
+
+
+def test_general_english_is_a_guard_that_nobody_names(
+    config: TrainConfig, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = train(replace(config, general_guard=True, guard_data=(place / "guard-1",), max_steps=2))
+    assert result is not None
+    assert list(result.guards_after) == [GENERAL_ENGLISH, str(place / "guard-1")]
+    after = evaluate(Encoder.load(config.output_dir, max_length=16), general_english())
+    assert result.guards_after[GENERAL_ENGLISH].metrics == after.metrics
+    assert f"On {GENERAL_ENGLISH}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("step", [1, 3])  # before the first checkpoint, and after it

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from biencoder import Encoder, TrainConfig, evaluate
+from biencoder.data.evaluation.held_out import hold_out
 from biencoder.data.files.beir import Collection
-from biencoder.data.held_out import hold_out
 from biencoder.data.table import ExampleTable
 from biencoder.training.preparation import _held_out_size
 

@@ -20,7 +20,7 @@ from torch import nn
 
 from biencoder import Encoder
 from biencoder.config import MiningOptions, TrainConfig
-from biencoder.data.held_out import hold_out
+from biencoder.data.evaluation.held_out import hold_out
 from biencoder.data.table import ExampleTable
 from biencoder.distributed import sum_gradients
 from biencoder.errors import TrainingError, UserError
@@ -66,6 +66,7 @@ def config(model: Path, data: Path, tmp_path: Path) -> TrainConfig:
         precision="fp32",
         epochs=2,
         save_steps=3,
+        general_guard=False,
     )
 
 

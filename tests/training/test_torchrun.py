@@ -53,7 +53,8 @@ def words(place: Path, output: Path, model: str = "model", **more: object) -> li
         "batch-size": BATCH, "group-size": 4, "epochs": EPOCHS, "learning-rate": 1e-3, "precision": "fp32",
         "memory-budget": "1MB", "save-steps": 3,
     } | {name.replace("_", "-"): value for name, value in more.items()}  # fmt: skip
-    return ["train", *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
+    given = (word for name, value in options.items() for word in (f"--{name}", str(value)))
+    return ["train", "--no-general-guard", *given]
 
 
 def start(ranks: int, command: list[str], path: Path | None = None) -> "subprocess.Popen[str]":

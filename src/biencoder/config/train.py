@@ -235,6 +235,14 @@ class TrainConfig(Config):
             metavar="DIR",
         ),
     ] = None
+    general_guard: Annotated[
+        bool,
+        Option(
+            "the report also shows what the model lost or gained on a small collection of general English, which comes "
+            "with biencoder",
+            EVALUATION,
+        ),
+    ] = True
     keep_base: Annotated[
         float,
         Option(

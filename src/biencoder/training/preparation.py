@@ -6,8 +6,9 @@ from functools import partial
 
 from biencoder.config import DataSet, TrainConfig
 from biencoder.data.data_sets import is_scored, rows_to_evaluate_on
+from biencoder.data.evaluation.general_english import GENERAL_ENGLISH, general_english
+from biencoder.data.evaluation.held_out import LARGEST_SHARE, hold_out
 from biencoder.data.files.beir import Collection, load_collection
-from biencoder.data.held_out import LARGEST_SHARE, hold_out
 from biencoder.data.plan.sampling import KnownPositives, Sampler
 from biencoder.data.table import ExampleTable
 from biencoder.distributed import rank, world_size
@@ -102,6 +103,12 @@ def _held_out_size(config: TrainConfig, rows: int) -> tuple[int, int]:
     return queries, max(LEAST_PASSAGES * queries, affordable)
 
 
+def guard_collections(config: TrainConfig) -> dict[str, Collection]:
+    """Data that the model does not train on, by the names that reports give them."""
+    built_in = {GENERAL_ENGLISH: general_english()} if config.general_guard else {}
+    return built_in | {str(folder): load_collection(folder) for folder in config.guard_data or ()}
+
+
 def set_up(
     config: TrainConfig, encoder: Encoder, examples: ExampleTable, collection: Collection
 ) -> tuple[Setup, TrainingProgress]:
@@ -134,7 +141,7 @@ def set_up(
         objectives=[_objective(config, each, is_scored(examples, i)) for i, each in enumerate(data_sets)],
         guide=guide,
         collection=collection,
-        guards={str(folder): load_collection(folder) for folder in config.guard_data or ()},
+        guards=guard_collections(config),
         total_steps=config.max_steps or config.epochs * sampler.steps_per_epoch,
     )
     batcher = _batcher(config, encoder, examples, guide, chunk_tokens)

@@ -31,7 +31,7 @@ class Setup:
         objectives: representations and labels to losses, one for each data set.
         guide: a second model that masks false negatives, or None.
         collection: what the model is evaluated on.
-        guards: data that are not trained on, by folder; the model is evaluated on them before and after.
+        guards: data that are not trained on, by name; the model is evaluated on them before and after.
         total_steps: optimizer steps of the whole run.
     """
 

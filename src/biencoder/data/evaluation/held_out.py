@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from biencoder.data.evaluation.held_out_corpus import held_out_corpus, in_seeded_order, passage_id
 from biencoder.data.files.beir import Collection
-from biencoder.data.held_out_corpus import held_out_corpus, in_seeded_order, passage_id
 from biencoder.data.table import ExampleTable
 from biencoder.errors import UserError
 
@@ -40,7 +40,7 @@ def hold_out(
         table: all training data.
         seed: decides which queries and other passages to pick.
         queries: how many distinct queries to hold out; at most a tenth of all.
-        passages: size of the collection's corpus, see :func:`~biencoder.data.held_out_corpus.held_out_corpus`.
+        passages: size of the collection's corpus, see :func:`held_out_corpus`.
         rows: bool ``[n]``, the rows to take queries and passages from; None for all. Training gets the others, without
             the rows that have a held-out query or positive.
 

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from biencoder.data.lexical import K1, B, lexical_ranking, words
+from biencoder.data.evaluation.lexical import K1, B, lexical_ranking, words
 
 
 def by_the_formula(queries: list[str], passages: list[str], k: int) -> list[list[int]]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from data_files import row, table_of
 
-from biencoder.data.held_out import HeldOut, hold_out
+from biencoder.data.evaluation.held_out import HeldOut, hold_out
 from biencoder.data.table import ExampleTable
 from biencoder.errors import UserError
 

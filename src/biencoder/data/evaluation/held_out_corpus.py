@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from biencoder.data.lexical import lexical_ranking, words
+from biencoder.data.evaluation.lexical import lexical_ranking, words
 from biencoder.data.random_bits import splitmix64
 from biencoder.data.table import ExampleTable
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data_files import row, table_of
 
-from biencoder.data.held_out_corpus import held_out_corpus, passage_id
+from biencoder.data.evaluation.held_out_corpus import held_out_corpus, passage_id
 from biencoder.data.table import ExampleTable
 
 TOPICS = [f"topic{i}" for i in range(20)]
