@@ -23,8 +23,7 @@ def comparisons(shift: float) -> list[Comparison]:
 GUARDS = {"lost": comparisons(-0.1), "won": comparisons(0.1), "unknown": comparisons(0.001)}
 
 
-def config(keep_base: float = 0.0) -> TrainConfig:
-    return TrainConfig(model="base", train_data=(Path("f"),), output_dir=Path("my models/out"), keep_base=keep_base)
+CONFIG = TrainConfig(model="base", train_data=(Path("f"),), output_dir=Path("my models/out"))
 
 
 def test_a_row_a_folder() -> None:
@@ -42,8 +41,8 @@ def test_a_significant_loss_is_said_in_words() -> None:
 
 
 def test_what_to_do_against_a_loss_and_only_then() -> None:
-    said = next_step(GUARDS, config())
+    said = next_step(GUARDS, CONFIG, 0.0)
     assert "train with --keep-base 0.5 into another folder" in said
     assert "  biencoder merge base 'my models/out' --output-dir 'my models/out-merged'" in said
-    assert "--keep-base 0.75" in next_step(GUARDS, config(0.5))
-    assert next_step({name: GUARDS[name] for name in ("won", "unknown")}, config()) == ""
+    assert "--keep-base 0.75" in next_step(GUARDS, CONFIG, 0.5)
+    assert next_step({name: GUARDS[name] for name in ("won", "unknown")}, CONFIG, 0.0) == ""

@@ -2,25 +2,29 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 from tiny import WORDS, random_texts, tiny_model
 
 from biencoder import Encoder, evaluate
 from biencoder.config import TrainConfig
+from biencoder.data.data_sets import read_data_sets
 from biencoder.data.evaluation.general_english import GENERAL_ENGLISH, general_english
-from biencoder.data.files.beir import load_collection
+from biencoder.data.files.beir import Collection, load_collection
 from biencoder.errors import UserError
 from biencoder.retrieval.comparing.comparison import compare, comparison_json
 from biencoder.retrieval.evaluate import Evaluation
 from biencoder.training import run
 from biencoder.training.batch import TrainingBatch
+from biencoder.training.keep_base import SHARES, keep_base
+from biencoder.training.preparation import prepare_encoder, set_up
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.run import train
 from biencoder.training.setup import Setup
@@ -185,6 +189,75 @@ def test_guard_data_are_compared_everywhere(
         assert f"On {folder}" in card
 
 
+def test_auto_keeps_what_a_guard_asks_for(config: TrainConfig, place: Path, tmp_path: Path) -> None:
+    chosen, alone = (replace(guarded(config, place), output_dir=tmp_path / name) for name in ("chosen", "alone"))
+    result = train(chosen)
+    train(replace(alone, keep_base=0.0))
+    assert result is not None
+    found = report(chosen.output_dir)
+    share = found["keep_base"]
+    assert share in SHARES
+    assert {row["share"] for row in found["keep_base_tried"]} >= {0.0, share}
+    folders = (place / "base", alone.output_dir, chosen.output_dir)
+    base, tuned, saved = (load_file(folder / "model.safetensors") for folder in folders)
+    for name, tensor in saved.items():
+        np.testing.assert_allclose(tensor, share * base[name] + (1 - share) * tuned[name], rtol=1e-6, atol=1e-7)
+    encoder = Encoder.load(chosen.output_dir)
+    for folder, after in result.guards_after.items():
+        assert after.metrics == evaluate(encoder, load_collection(Path(folder))).metrics
+    assert result.after.metrics == evaluate(encoder, load_collection(place / "eval")).metrics
+
+
+# What a guard loses and what the evaluation data gain with each share of the base, and what is chosen.
+CHOICES: list[tuple[Callable[[float], float], Callable[[float], float], float, str]] = [
+    (lambda share: 0.004 * (1 - share), lambda share: 0.2 - 0.01 * share, 0.0, "It keeps none of the base"),
+    (lambda share: 0.04 * (1 - share) ** 2, lambda share: 0.2 + 0.01 * share, 0.7, "It keeps 0.7 of the base"),
+    (lambda share: 0.04 * (1 - share) ** 2, lambda share: 0.2 * (1 - share), 0.1, "A share of 0.7 would have lost"),
+    (lambda share: 0.5 - 0.01 * share, lambda share: 0.2 * (1 - share**4), 0.4, "A share of 0.9 would have lost"),
+    (lambda share: 0.04 * (1 - share), lambda share: -0.1 * (1 - share), 0.9, "It keeps 0.9 of the base"),
+]
+
+
+@pytest.mark.parametrize(("loss", "gain", "share", "words"), CHOICES)
+def test_the_least_share_that_the_guard_accepts_unless_too_much_of_the_gain_goes(
+    loss: Callable[[float], float],
+    gain: Callable[[float], float],
+    share: float,
+    words: str,
+    config: TrainConfig,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def measured(value: float) -> Evaluation:
+        return Evaluation({"ndcg@10": value}, {}, 1, 1, "")
+
+    examples = read_data_sets(config.data_sets, "stop")
+    encoder, resolved = prepare_encoder(guarded(config, place))
+    setup, progress = set_up(resolved, encoder, examples, load_collection(place / "eval"))
+    progress.before, progress.best = measured(0.5), measured(0.5 + gain(0.0))
+    progress.guards_before = dict.fromkeys(setup.guards, measured(0.4))
+    watched = next(encoder.parameters())
+    before = watched.detach().clone()
+    with torch.no_grad():
+        watched.add_(1.0)
+
+    def of_the_weights(setup: Setup, collection: Collection) -> Evaluation:
+        at = 1 - float((watched.detach() - before).mean())
+        return measured(0.5 + gain(at) if collection is setup.collection else 0.4 - loss(at))
+
+    monkeypatch.setattr("biencoder.training.keep_base.evaluate_on", of_the_weights)
+    kept = keep_base(setup, progress)
+    assert kept.share == share
+    assert words in kept.sentences()[0]
+
+
+def test_auto_keeps_nothing_where_no_guard_asks(config: TrainConfig) -> None:
+    train(config)
+    found = report(config.output_dir)
+    assert found["keep_base"] == 0.0
+    assert "keep_base_tried" not in found
+
+
 def test_general_english_is_a_guard_that_nobody_names(
     config: TrainConfig, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -205,12 +278,11 @@ def test_a_killed_run_keeps_what_the_base_is_worth_on_guard_data(
     train(whole)
     killed_at(step, config, monkeypatch)
     steps: list[int] = []
-    evaluate_guards: Callable[[Setup], dict[str, Evaluation]] = evaluation.evaluate_guards
 
-    def noted(setup: Setup) -> dict[str, Evaluation]:
+    def noted(setup: Setup, known: Mapping[str, Evaluation] | None = None) -> dict[str, Evaluation]:
         lines = (config.output_dir / "metrics.jsonl").read_text().splitlines()
         steps.append(max(json.loads(line)["step"] for line in lines))
-        return evaluate_guards(setup)
+        return evaluation.evaluate_guards(setup, known)
 
     monkeypatch.setattr(run, "evaluate_guards", noted)
     train(config)

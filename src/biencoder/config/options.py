@@ -131,11 +131,12 @@ def details(field: "dataclasses.Field[Any]") -> Option:
 
 
 def shape(field: "dataclasses.Field[Any]") -> tuple[type, bool, bool]:
-    """The field's base type, whether it may be None, and whether it is a tuple of them."""
+    """The field's base type (the first, if `convert` reads several), whether it may be None, whether it is a tuple."""
     annotation, _ = typing.get_args(field.type)
-    optional = isinstance(annotation, types.UnionType)
-    if optional:
-        (annotation,) = (part for part in typing.get_args(annotation) if part is not types.NoneType)
+    optional = False
+    if isinstance(annotation, types.UnionType):
+        optional = types.NoneType in typing.get_args(annotation)
+        annotation, *_ = (part for part in typing.get_args(annotation) if part is not types.NoneType)
     many = typing.get_origin(annotation) is tuple
     base = typing.get_args(annotation)[0] if many else annotation
     return (typing.get_args(base)[0] if isinstance(base, types.UnionType) else base), optional, many

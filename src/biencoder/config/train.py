@@ -38,7 +38,7 @@ from biencoder.config.shared import (
     TrustRemoteCode,
     refuse_split_alone,
 )
-from biencoder.config.values import parse_dims, parse_size
+from biencoder.config.values import parse_dims, parse_share, parse_size
 from biencoder.errors import UserError
 
 _OWN = "the model's own"
@@ -244,14 +244,15 @@ class TrainConfig(Config):
         ),
     ] = True
     keep_base: Annotated[
-        float,
+        float | str,
         Option(
-            "share, 0 to 1, of the base model's weights in the saved model: w = X base + (1 - X) tuned",
+            "share, 0 to 1, of the base model's weights in the saved model: w = X base + (1 - X) tuned; auto: the "
+            "least with which the model loses at most 0.005 nDCG@10 on general English",
             EVALUATION,
-            least=0,
-            most=1,
+            metavar="X",
+            convert=parse_share,
         ),
-    ] = 0.0
+    ] = AUTO
     eval_steps: Annotated[
         int | None, Option("evaluate every N steps", EVALUATION, unset="at the end of each epoch", least=1)
     ] = None
@@ -335,7 +336,7 @@ class TrainConfig(Config):
         if self.lora_rank is None and (self.lora_alpha is not None or self.lora_save == ADAPTER):
             flag = f"--lora-save {ADAPTER}" if self.lora_alpha is None else f"--lora-alpha {self.lora_alpha:g}"
             raise UserError(f"{flag} needs --lora-rank, which is not given")
-        if self.keep_base and self.lora_save == ADAPTER:
+        if self.keep_base not in {0, AUTO} and self.lora_save == ADAPTER:
             raise UserError(f"--keep-base averages complete models; it needs --lora-save {MERGED}")
 
     @property

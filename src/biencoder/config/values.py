@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from biencoder.config.choices import AUTO
 from biencoder.errors import UserError
 
 LONGEST_SHOWN = 200  # characters of a value in a message
@@ -97,6 +98,23 @@ def parse_dims(value: Any) -> tuple[int, ...]:
     if bad := [word for word in words if not word.strip().isdecimal() or int(word) < 1]:
         raise UserError(f"{bad[0]!r} is not a number of dimensions; write them like 256,128,64")
     return tuple(sorted({int(word) for word in words}, reverse=True))
+
+
+def parse_share(value: Any) -> float | str:
+    """``"auto"``, or a number from 0 to 1.
+
+    Raises:
+        UserError: the value is neither.
+    """
+    if value == AUTO:
+        return AUTO
+    try:
+        share = _number(value)
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(f"{shown(value)!r} is neither a number nor {AUTO}") from None
+    if not 0 <= share <= 1:
+        raise UserError(f"{share:g} is not a share; write a number from 0 to 1, or {AUTO}")
+    return share
 
 
 def shown(value: Any) -> Any:

@@ -40,12 +40,18 @@ def guard_verdicts(guards: Guards) -> list[str]:
     return sentences
 
 
-def next_step(guards: Guards, config: TrainConfig) -> str:
-    """What to do about a significant loss, with the commands; empty if there is none."""
+def next_step(guards: Guards, config: TrainConfig, kept: float) -> str:
+    """What to do about a significant loss, with the commands; empty if there is none.
+
+    Args:
+        guards: what was lost or gained.
+        config: of the run.
+        kept: share of the base in the saved model.
+    """
     losses = [each for each in map(deciding_of, guards.values()) if each.p < SIGNIFICANT and each.difference < 0]
     if not losses:
         return ""
-    more = (1 + config.keep_base) / 2
+    more = round((1 + kept) / 2, 2)
     base, tuned, merged = (
         shlex.quote(str(path)) for path in (config.model, config.output_dir, _beside(config.output_dir))
     )

@@ -11,6 +11,7 @@ from biencoder.config import TrainConfig
 from biencoder.files import atomic_write
 from biencoder.model.encoder import Encoder
 from biencoder.report.guard import GUARD_COLUMNS, guard_json, guard_rows, guard_verdicts, next_step
+from biencoder.report.kept_base import Kept
 from biencoder.report.markdown import code, fenced, inline
 from biencoder.retrieval.comparing.comparison import (
     COMPARISON_COLUMNS,
@@ -22,7 +23,7 @@ from biencoder.retrieval.comparing.comparison import (
     comparison_rows,
     verdict,
 )
-from biencoder.retrieval.evaluate import DECIDING, Evaluation
+from biencoder.retrieval.evaluate import Evaluation
 from biencoder.terminal import say, table
 
 
@@ -33,8 +34,7 @@ class Outcome:
     Attributes:
         config: the resolved configuration of the run.
         before: evaluation of the model before training.
-        after: evaluation of the saved model.
-        tuned: evaluation of the best trained weights; it differs from ``after`` only with ``keep_base``.
+        kept: the share of the base in the saved model, with its evaluation.
         best_step: the step of the best trained weights.
         steps: steps of the run.
         rows: rows that the run trained on.
@@ -46,8 +46,7 @@ class Outcome:
 
     config: TrainConfig
     before: Evaluation
-    after: Evaluation
-    tuned: Evaluation
+    kept: Kept
     best_step: int
     steps: int
     rows: int
@@ -55,6 +54,11 @@ class Outcome:
     overflows: int = 0
     guards_before: dict[str, Evaluation] = field(default_factory=dict)
     guards_after: dict[str, Evaluation] = field(default_factory=dict)
+
+    @property
+    def after(self) -> Evaluation:
+        """Evaluation of the saved model."""
+        return self.kept.evaluation
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
@@ -76,16 +80,14 @@ def report_result(outcome: Outcome) -> None:
     say(verdict(outcome.comparisons, "The tuned model"))
     if outcome.best_step != outcome.steps:
         say(f"The saved model is the best one that was evaluated, from step {outcome.best_step} of {outcome.steps}.")
-    for sentence in _what_was_skipped(outcome):
+    for sentence in [*_what_was_skipped(outcome), *outcome.kept.sentences()]:
         say(sentence)
-    if outcome.config.keep_base:
-        say(_what_is_left_of_the_base(outcome))
     if outcome.guards:
         say("\nOn data that the model did not train on")
         table(guard_rows(outcome.guards), GUARD_COLUMNS)
-        for sentence in [*guard_verdicts(outcome.guards), next_step(outcome.guards, outcome.config)]:
-            if sentence:
-                say(sentence)
+        more = next_step(outcome.guards, outcome.config, outcome.kept.share)
+        for sentence in [*guard_verdicts(outcome.guards), *([more] if more else [])]:
+            say(sentence)
     say(f"\nThe model is in {output_dir}. Try it:\n")
     say(f'  biencoder search --model {output_dir} --corpus YOUR_PASSAGES.jsonl --query "YOUR QUESTION"')
 
@@ -105,14 +107,6 @@ def _what_was_skipped(outcome: Outcome) -> list[str]:
     return sentences
 
 
-def _what_is_left_of_the_base(outcome: Outcome) -> str:
-    share = outcome.config.keep_base
-    return (
-        f"Its weights are the average of the base ({share:g}) and the tuned model ({1 - share:g}), which alone has "
-        f"{outcome.tuned.metrics[DECIDING]:.4f} {DECIDING}."
-    )
-
-
 def write_evaluation(path: Path, outcome: Outcome) -> None:
     """Write ``eval.json``: before, after, the comparison, and the same on guard data."""
     content: dict[str, Any] = {
@@ -124,9 +118,7 @@ def write_evaluation(path: Path, outcome: Outcome) -> None:
         "comparison": comparison_json(outcome.comparisons),
         "significance": SIGNIFICANCE,
     }
-    if outcome.config.keep_base:
-        content["keep_base"] = outcome.config.keep_base
-        content["tuned_alone"] = outcome.tuned.to_json()
+    content |= outcome.kept.to_json()
     if outcome.guards:
         content["guards"] = guard_json(outcome.guards, outcome.guards_before, outcome.guards_after)
     with atomic_write(path) as file:
@@ -139,8 +131,7 @@ def write_model_card(path: Path, encoder: Encoder, outcome: Outcome) -> None:
     settings, config = encoder.settings, outcome.config
     prompts = {"query": settings.query_prompt, "passage": settings.passage_prompt}
     named = "; ".join(f"{side}: {code(text)}" for side, text in prompts.items() if text) or "none"
-    notes = f"\n{_what_is_left_of_the_base(outcome)}\n" if config.keep_base else ""
-    notes += "".join(f"\n{sentence}\n" for sentence in _what_was_skipped(outcome))
+    notes = "".join(f"\n{sentence}\n" for sentence in [*outcome.kept.sentences(), *_what_was_skipped(outcome)])
     with atomic_write(path) as file:
         file.write(
             f"""---

@@ -24,18 +24,18 @@ from biencoder.distributed import (
 from biencoder.errors import TrainingError, UserError, first_line
 from biencoder.model.adapting.lora import merge_lora
 from biencoder.model.base_model import choose_trained, refuse_without_dropout
-from biencoder.model.merging.merge import mix_in
 from biencoder.report.training import Outcome, report_result, write_evaluation, write_model_card
 from biencoder.retrieval.evaluate import Evaluation
 from biencoder.terminal import ProgressLine, say
 from biencoder.training.announcement import announce
+from biencoder.training.keep_base import keep_base
 from biencoder.training.memory.out_of_memory import ran_out_of_memory
 from biencoder.training.preparation import evaluation_data, prepare_encoder, set_up
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
 from biencoder.training.state.checkpoint import load_best, restore_state, step_of
 from biencoder.training.state.output_folder import OutputFolder
-from biencoder.training.steps.evaluation import evaluate_and_keep_best, evaluate_guards, evaluate_on
+from biencoder.training.steps.evaluation import evaluate_and_keep_best, evaluate_guards
 from biencoder.training.steps.loop import train_steps
 from biencoder.training.steps.snapshot import restore
 from biencoder.training.watch.signals import finishing_steps, stops_by_signal
@@ -179,22 +179,18 @@ def _finish(setup: Setup, progress: TrainingProgress, folder: OutputFolder, bega
         restore_state(encoder, load_best(folder.checkpoints, progress.best_step))
     if config.lora_rank is not None and config.lora_save == MERGED:
         merge_lora(encoder.backbone)
-    after = progress.best
-    if config.keep_base:
-        mix_in(encoder, config.model, setup.base_head, config.keep_base)
-        after = evaluate_on(setup, setup.collection)
+    kept = keep_base(setup, progress)
     outcome = Outcome(
         config=config,
         before=progress.before,
-        after=after,
-        tuned=progress.best,
+        kept=kept,
         best_step=progress.best_step,
         steps=setup.total_steps,
         rows=len(progress.batcher.table),
         skipped=progress.skipped.total,
         overflows=progress.skipped.overflows,
         guards_before=progress.guards_before,
-        guards_after=evaluate_guards(setup),
+        guards_after=evaluate_guards(setup, kept.guards),
     )
     if rank() == 0:
         encoder.save(setup.folder)
@@ -208,7 +204,7 @@ def _finish(setup: Setup, progress: TrainingProgress, folder: OutputFolder, bega
         steps=progress.step,
         seconds=time.perf_counter() - began,
         before=progress.before,
-        after=after,
+        after=kept.evaluation,
         guards_before=outcome.guards_before,
         guards_after=outcome.guards_after,
     )

@@ -1,5 +1,7 @@
 """Evaluations within a run: before the first step, now and then, and at the end. The best weights are kept."""
 
+from collections.abc import Mapping
+
 from biencoder.data.files.beir import Collection
 from biencoder.device.allocator import give_back
 from biencoder.distributed import broadcast_object, rank
@@ -33,9 +35,13 @@ def evaluate_on(setup: Setup, collection: Collection) -> Evaluation:
     return evaluation
 
 
-def evaluate_guards(setup: Setup) -> dict[str, Evaluation]:
-    """The model as it is, on each folder of guard data."""
-    return {folder: evaluate_on(setup, collection) for folder, collection in setup.guards.items()}
+def evaluate_guards(setup: Setup, known: Mapping[str, Evaluation] | None = None) -> dict[str, Evaluation]:
+    """The model as it is, on each guard; those that are ``known`` are not evaluated again."""
+    found = known or {}
+    return {
+        name: found[name] if name in found else evaluate_on(setup, collection)
+        for name, collection in setup.guards.items()
+    }
 
 
 def _evaluate(setup: Setup, collection: Collection) -> Evaluation:
