@@ -30,6 +30,7 @@ RECIPES: dict[str, list[str]] = {
     "one direction": ["--no-two-way"],
     "rate 5e-5": ["--learning-rate", "5e-5"],
     "rate 2e-4": ["--learning-rate", "2e-4"],
+    "rate 4e-4": ["--learning-rate", "4e-4"],
     "embeddings frozen": ["--freeze-embeddings"],
     "half frozen": ["--freeze-layers", "3"],
     "LoRA 16": ["--lora-rank", "16"],
