@@ -1,7 +1,7 @@
 """``metrics.jsonl`` as curves and sums. A run may have a million steps, and a chart has room for a few hundred."""
 
 import json
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from biencoder.retrieval.evaluate import DECIDING
 
 POINTS = 240  # of a curve
 SMOOTHED = 0.05  # share of the steps whose mean a smoothed point is
+FEW = 8  # points that are not smoothed
 
 Floats = NDArray[np.float64]
 
@@ -59,49 +60,55 @@ def read_curves(path: Path) -> Curves:
     Raises:
         UserError: the file cannot be read, or holds something else.
     """
-    trained: list[tuple[float, ...]] = []
-    evaluations: list[dict[str, Any]] = []
+    trained: list[list[float]] = []
+    evaluated: list[list[float]] = []
     number = 0
     try:
-        for number, line in _lines(path):  # noqa: B007 - the message names it
-            if "evaluation" in line:
-                evaluations.append(line)
-                float(line["step"]), float(line["evaluation"][DECIDING])
-            elif "loss" in line:
-                names = ("step", "loss", "learning_rate", "gradient_norm", "queries", "seconds", "tokens_per_second")
-                trained.append(tuple(float(line[name]) for name in names))
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for number, line in enumerate(file, 1):
+                _add(json.loads(line), trained, evaluated)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}:{number + 1}: not a line that biencoder wrote ({error})") from error
-    return _curves(np.array(trained, np.float64).reshape(-1, 7), evaluations)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}:{number}: not a line that biencoder wrote ({error})") from error
+    return _curves(np.array(trained).reshape(-1, 7).T, np.array(evaluated).reshape(-1, 4).T)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file):
-            yield number, json.loads(line)
+def _add(line: dict[str, Any], trained: list[list[float]], evaluated: list[list[float]]) -> None:
+    """Add the figures of a line where they belong."""
+    if "evaluation" in line:
+        evaluated.append([_finite(line["step"]), _finite(line["evaluation"][DECIDING])])
+        evaluated[-1] += [_finite(line.get(name, 0)) for name in ("seconds", "peak_bytes")]  # 0: an older version
+        return
+    diverging = [float(line[name]) for name in ("loss", "gradient_norm")]  # which may be NaN, in words
+    steady = ("step", "learning_rate", "queries", "seconds", "tokens_per_second")
+    trained.append([*diverging, *(_finite(line[name]) for name in steady)])
 
 
-def _curves(trained: Floats, evaluations: list[dict[str, Any]]) -> Curves:
-    steps, loss, rate, norm, queries, seconds, tokens_per_second = trained.T
+def _finite(value: Any) -> float:
+    if not math.isfinite(number := float(value)):
+        raise ValueError(f"{value} is not finite")
+    return number
+
+
+def _curves(trained: Floats, evaluations: Floats) -> Curves:
+    loss, norm, steps, rate, queries, seconds, tokens_per_second = trained
+    evaluated_steps, evaluated, spent, peaks = evaluations
     parts = np.array_split(np.arange(len(steps)), min(POINTS, max(1, len(steps))))
-    spent = [each["seconds"] for each in evaluations if "seconds" in each]
-    peaks = [each["peak_bytes"] for each in evaluations if each.get("peak_bytes")]
     return Curves(
         steps=_means(steps, parts),
         loss=_means(loss, parts),
         smooth_loss=_smoothed(_means(loss, parts)),
         learning_rate=_means(rate, parts),
         gradient_norm=_means(norm, parts),
-        evaluated_steps=np.array([each["step"] for each in evaluations], np.float64),
-        evaluated=np.array([each["evaluation"][DECIDING] for each in evaluations], np.float64),
-        last_step=int(steps[-1]) if len(steps) else 0,
+        evaluated_steps=evaluated_steps,
+        evaluated=evaluated,
+        last_step=int(steps.max(initial=0)),
         queries=int(queries.sum()),
         tokens=float((tokens_per_second * seconds).sum()),
         training_seconds=float(seconds.sum()),
-        evaluation_seconds=float(sum(spent)) if spent else None,
-        peak_bytes=int(max(peaks)) if peaks else None,
+        evaluation_seconds=float(spent.sum()) or None,
+        peak_bytes=int(peaks.max(initial=0)) or None,
     )
 
 
@@ -112,7 +119,7 @@ def _means(values: Floats, parts: list[NDArray[np.int64]]) -> Floats:
 
 def _smoothed(values: Floats) -> Floats:
     """Means over a window around each value, which is smaller at the ends."""
-    reach = int(len(values) * SMOOTHED / 2)
+    reach = max(int(len(values) > FEW), int(len(values) * SMOOTHED / 2))
     return np.array(
         [
             window[np.isfinite(window)].mean() if np.isfinite(window).any() else np.nan

@@ -99,6 +99,11 @@ class Similarity:
     before: Scores
     after: Scores
 
+    def __post_init__(self) -> None:
+        counts = [len(side) for each in (self.before, self.after) for side in (each.positive, each.negative)]
+        if counts != [len(self.edges) - 1] * 4 or not counts[0]:
+            raise ValueError("similarity should have one more edge than counts on each side")
+
 
 @dataclass(frozen=True)
 class Passage:
@@ -158,6 +163,10 @@ class Changes:
     won_count: int
     lost: list[Change]
     won: list[Change]
+
+    def __post_init__(self) -> None:
+        if self.queries < 1:
+            raise ValueError("changes should be of one query or more")
 
 
 @dataclass(frozen=True)

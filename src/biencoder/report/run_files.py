@@ -10,6 +10,7 @@ from biencoder.report.curves import Curves, read_curves
 from biencoder.report.record import NAME, Record
 from biencoder.report.typed import read_typed
 from biencoder.retrieval.comparing.comparison import Comparison
+from biencoder.retrieval.evaluate import DECIDING
 
 NEEDED = ("eval.json", "metrics.jsonl", "config.yaml")
 
@@ -44,6 +45,11 @@ class Figures:
     keep_base: float = 0.0
     tuned_alone: Evaluated | None = None
     guards: dict[str, Guard] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for comparison in (self.comparison, *(guard.comparison for guard in self.guards.values())):
+            if DECIDING not in {each.measure for each in comparison}:
+                raise ValueError(f"comparison should be by {DECIDING} too")
 
 
 @dataclass(frozen=True, eq=False)

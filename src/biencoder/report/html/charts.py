@@ -23,6 +23,7 @@ WIDTH = 440
 LOW = 220  # height of a curve
 ROW = 34  # height of a measure
 BAR = 0.36
+EDGE = 0.05  # room beside the curves, or the first labels of both axes would meet
 BETWEEN_DASHES = ("-", "--", ":")  # for more runs than there are colours
 
 
@@ -121,7 +122,7 @@ def lines(name: str, label: str, curves: Sequence[Line]) -> Markup:
         axes.xaxis.set_major_formatter(_count)
         axes.yaxis.set_major_locator(_few(5))
         axes.yaxis.set_major_formatter(_number)
-        axes.margins(0.02, 0.08)
+        axes.margins(EDGE, 0.08)
 
     return draw(name, label, (WIDTH, LOW), paint)
 
@@ -173,7 +174,7 @@ def similarity(found: Similarity) -> dict[str, Markup]:
                 axes.axvline(mean, color=COLOURS[role], linewidth=1.2, linestyle="--")
             axes.set_xlabel("similarity")
             axes.set_ylabel("queries")
-            axes.set_xlim(found.edges[0], found.edges[-1])
+            axes.margins(x=EDGE)
             axes.set_ylim(0, tallest * 1.06)
             axes.xaxis.set_major_locator(_few(6))
             axes.xaxis.set_major_formatter(_number)

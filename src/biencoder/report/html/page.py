@@ -54,7 +54,7 @@ def write_page(folders: Sequence[Path], path: Path) -> None:
 
 def foreign(text: object) -> Markup:
     """A text of other people, which stays what it is: text, in its own place, in its own direction."""
-    return Markup("<bdi>{}</bdi>").format(terminal.escape(terminal.shorten(str(text), LONGEST)))
+    return Markup("<bdi>{}</bdi>").format(terminal.shorten(terminal.escape(str(text)), LONGEST))
 
 
 def _of_one(run: RunFiles) -> str:

@@ -84,7 +84,8 @@ def _inlined(svg: str, name: str, label: str, size: tuple[int, int]) -> str:
     used = set(re.findall(r'(?:url\(|href=")#([^")]+)', body))
     body = re.sub(r' id="([^"]+)"', lambda match: f' id="{name}-{match[1]}"' if match[1] in used else "", body)
     body = re.sub(r"(url\(|href=\")#", rf"\g<1>#{name}-", body).replace("xlink:href", "href")
-    body = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", body)
+    body = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", body)  # the page has its own fonts
+    body = re.sub(r"font-family: [^;\"]*;? ?", "", body)
     for role, colour in COLOURS.items():
         body = body.replace(colour, f"var(--{role})")
     body = re.sub(r"\n\s*", "\n", body)

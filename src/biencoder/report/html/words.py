@@ -72,8 +72,8 @@ def notes(run: RunFiles) -> list[str]:
 
 
 def facts(run: RunFiles) -> list[Fact]:
-    """What the model is and what it was made from."""
-    found = [Fact("base model", str(run.settings.get("model", "")))]
+    """What the model is and what it was made from, in figures."""
+    found: list[Fact] = []
     if (record := run.record) is not None:
         found += [
             Fact("trained on", f"{record.rows:,} rows"),
@@ -92,8 +92,8 @@ def cost(run: RunFiles) -> list[Fact]:
     if curves.evaluation_seconds is not None:
         found.append(Fact("evaluations", duration(curves.evaluation_seconds), f"{len(curves.evaluated):,} of them"))
     if seconds > 0:
-        found.append(Fact("throughput", f"{curves.queries / seconds:,.1f} queries/s", "waiting for batches included"))
-        found.append(Fact("", f"{curves.tokens / seconds:,.0f} tokens/s", "padding does not count"))
+        tokens = f"{curves.tokens / seconds:,.0f} tokens/s, without padding"
+        found.append(Fact("throughput", f"{curves.queries / seconds:,.1f} queries/s", tokens))
     if curves.peak_bytes is not None:
         on_gpu = record is not None and record.device == "cuda"
         note = "of GPU memory, at most" if on_gpu else "of the whole process, at most"
