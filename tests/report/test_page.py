@@ -14,7 +14,7 @@ from runs import small_run
 
 from biencoder.errors import UserError
 from biencoder.report.html.page import LONGEST, foreign, write_page
-from biencoder.report.record import SHOWN_PASSAGES, SHOWN_QUERIES, TEXT
+from biencoder.report.recording import SHOWN_PASSAGES, SHOWN_QUERIES, TEXT
 from biencoder.training.run import train
 
 VOID = {"meta", "link", "br", "img", "hr", "input", "base"}

@@ -65,7 +65,7 @@ def read_curves(path: Path) -> Curves:
     number = 0
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(file, 1):  # noqa: B007 - a message names it
                 _add(json.loads(line), trained, evaluated)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error

@@ -6,7 +6,8 @@ from biencoder.data.audit import Audit
 from biencoder.distributed import world_size
 from biencoder.errors import first_line
 from biencoder.report.html.page import write_page
-from biencoder.report.record import NAME, ModelFacts, record_of, write_record
+from biencoder.report.record import NAME, write_record
+from biencoder.report.recording import ModelFacts, record_of
 from biencoder.report.training import Outcome
 from biencoder.training.setup import Setup
 

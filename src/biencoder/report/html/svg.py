@@ -64,12 +64,14 @@ def draw(name: str, label: str, size: tuple[int, int], paint: "Callable[[Figure]
     width, height = size
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # a chart must not depend on what somebody prefers on their own machine
-        matplotlib.rcParams.update(_SETTINGS)  # type: ignore[arg-type]
+        settings: Any = matplotlib.rcParams  # some releases type the names of all settings, and some do not
+        settings.update(_SETTINGS)
         figure = Figure(figsize=(width / 72, height / 72), dpi=72)
         paint(figure)
         file = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        FigureCanvasSVG(figure).print_svg(file, metadata=nothing)  # type: ignore[no-untyped-call]
+        canvas: Any = FigureCanvasSVG(figure)
+        canvas.print_svg(file, metadata=nothing)
     return Markup(_inlined(file.getvalue(), name, label, size))
 
 
