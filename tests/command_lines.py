@@ -70,6 +70,7 @@ def fill(folder: Path) -> Path:
             max_steps=2,
             batch_size=8,
             device="cpu",
+            general_guard=False,
         )
     )
     return folder

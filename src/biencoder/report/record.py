@@ -3,7 +3,7 @@
 The page is made from the files of a folder alone, so that ``biencoder report`` can make it again at any time.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from biencoder.files import atomic_write
@@ -167,6 +167,7 @@ class Record:
         audit: of the training data.
         cut: shares of texts that are cut.
         means: for each measure, the intervals of its means.
+        kept: sentences about the share of the base in the saved model.
         similarity: None for a run that an older version began.
         changes: None likewise.
     """
@@ -182,6 +183,7 @@ class Record:
     audit: list[Finding]
     cut: list[Cut]
     means: dict[str, Means]
+    kept: list[str] = field(default_factory=list)
     similarity: Similarity | None = None
     changes: Changes | None = None
 

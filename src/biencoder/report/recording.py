@@ -67,6 +67,7 @@ def record_of(outcome: Outcome, model: ModelFacts, audit: Audit, collection: Col
         audit=[Finding(what, found, bool(flag)) for what, found, flag in rows],
         cut=_cut(audit),
         means=_means(outcome.before, outcome.after),
+        kept=outcome.kept.sentences(),
         similarity=both and _similarity(*both),
         changes=both and _changes(*both, collection),
     )

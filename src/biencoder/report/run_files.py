@@ -42,8 +42,7 @@ class Figures:
     comparison: list[Comparison]
     skipped_steps: int = 0
     overflowed_steps: int = 0
-    keep_base: float = 0.0
-    tuned_alone: Evaluated | None = None
+    keep_base_tried: list[dict[str, float]] = field(default_factory=list)
     guards: dict[str, Guard] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

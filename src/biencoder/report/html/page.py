@@ -19,6 +19,7 @@ from biencoder.report.html.words import (
     facts,
     notes,
     run_figures,
+    shares_tried,
     tone,
     usage,
 )
@@ -78,6 +79,7 @@ def _of_one(run: RunFiles) -> str:
         guard_columns=GUARD_COLUMNS,
         guard_rows=guard_rows(run.guards),
         guard_verdicts=guard_verdicts(run.guards),
+        shares_tried=shares_tried(run),
         guard_tones=[tone(deciding_of(each)) for each in run.guards.values()],
         curves=charts.curves_of([run.curves]),
         similarity=record and record.similarity and charts.similarity(record.similarity),

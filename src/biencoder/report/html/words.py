@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from biencoder.report.run_files import RunFiles
 from biencoder.retrieval.comparing.comparison import SIGNIFICANT, Comparison, deciding_of
-from biencoder.retrieval.evaluate import DECIDING
 from biencoder.terminal import duration
 
 RUN_FIGURES = (
@@ -55,11 +54,8 @@ def notes(run: RunFiles) -> list[str]:
         found.append(
             f"The saved model is the best one that was evaluated, from step {figures.after_step:,} of {steps:,}."
         )
-    if figures.keep_base and figures.tuned_alone is not None:
-        found.append(
-            f"Its weights are the average of the base ({figures.keep_base:g}) and the tuned model "
-            f"({1 - figures.keep_base:g}), which alone has {figures.tuned_alone.metrics[DECIDING]:.4f} {DECIDING}."
-        )
+    if run.record is not None:
+        found += run.record.kept
     if figures.skipped_steps:
         found.append(
             f"{figures.skipped_steps:,} of {steps:,} steps were skipped: their loss or gradient was not finite."
@@ -69,6 +65,14 @@ def notes(run: RunFiles) -> list[str]:
             f"{figures.overflowed_steps:,} of {steps:,} steps were skipped: their gradient was too large for fp16."
         )
     return found
+
+
+def shares_tried(run: RunFiles) -> list[list[str]]:
+    """A row for each share of the base that was tried: the share, and the measure on the guard and on the data."""
+    return [
+        [f"{row.get('share', 0):g}", *(f"{row[name]:.4f}" if name in row else "" for name in ("guard", "evaluation"))]
+        for row in run.figures.keep_base_tried
+    ]
 
 
 def facts(run: RunFiles) -> list[Fact]:
