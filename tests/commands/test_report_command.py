@@ -1,4 +1,6 @@
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,5 +33,15 @@ def test_what_cannot_be_shown(place: Path, refused: Refused) -> None:
     marker = place / "begun" / "run.json"
     marker.write_text(marker.read_text().replace('"finished": true', '"finished": false'))
     refused(["report", "run", "begun"], "begun: the run there is not finished; the same biencoder train command")
-    (place / "run" / "config.yaml").write_text("a: [")
-    refused(["report", "run"], "config.yaml: not the file that biencoder wrote (")
+    for content, message in (
+        ("a: [", "config.yaml:1: not YAML"),
+        ("- a", "config.yaml: not the file that biencoder wrote"),
+    ):
+        (place / "run" / "config.yaml").write_text(content)
+        refused(["report", "run"], message)
+
+
+def test_no_page_needs_pytorch() -> None:
+    heavy = "{'torch', 'transformers', 'matplotlib'}"
+    code = f"import sys, biencoder.report.html.page; assert not {heavy} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from biencoder.config.yaml_file import YamlFile
 from biencoder.errors import UserError
 from biencoder.files import read_json
 from biencoder.report.curves import Curves, read_curves
@@ -100,15 +101,8 @@ def read_run(folder: Path) -> RunFiles:
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, ValueError) as error:
-        said = " ".join(str(error).split())
-        raise UserError(f"{path}: not the file that biencoder wrote ({said})") from error
+    file = YamlFile(path)
+    settings = None if file.root is None else file.value(file.root)
     if not isinstance(settings, dict):
         raise UserError(f"{path}: not the file that biencoder wrote; it should hold one 'key: value' a line")
     return {str(key): value for key, value in settings.items()}
