@@ -8,12 +8,15 @@ import pytest
 from tiny import WORDS, tiny_cross_encoder, tiny_model
 
 from biencoder.cli import main
+from biencoder.config import TrainConfig
+from biencoder.training.run import train
 
 ROWS = [{"query": f"{WORDS[i]} {WORDS[i + 100]}", "pos": [f"{WORDS[i]} word5"], "neg": []} for i in range(40)]
 GOOD: dict[str, list[str]] = {
     "train": ["--model", "model", "--train-data", "pairs.jsonl", "--output-dir", "out", "--no-general-guard"],
     "evaluate": ["--model", "model", "--data", "beir", "--output", "figures.json", "--run-file", "ranking.trec"],
     "diff": ["model", "other", "--data", "beir", "--output", "changes.jsonl"],
+    "report": ["run", "--output", "report.html"],
     "encode": ["--model", "model", "--input", "texts.txt", "--output", "vectors.npy"],
     "search": ["--model", "model", "--corpus", "texts.txt", "--query", "word1", "--output", "hits.jsonl"],
     "mine": ["--model", "model", "--train-data", "pairs.jsonl", "--output", "mined.jsonl"],
@@ -57,6 +60,18 @@ def fill(folder: Path) -> Path:
     write_rows(folder / "beir" / "queries.jsonl", [{"_id": f"q{i}", "text": WORDS[i]} for i in range(5)])
     write_rows(
         folder / "beir" / "qrels" / "test.tsv", ["query-id\tcorpus-id\tscore", *(f"q{i}\td{i}\t1" for i in range(5))]
+    )
+    train(
+        TrainConfig(
+            model=str(folder / "model"),
+            train_data=(folder / "pairs.jsonl",),
+            eval_data=folder / "beir",
+            output_dir=folder / "run",
+            max_steps=2,
+            batch_size=8,
+            device="cpu",
+            general_guard=False,
+        )
     )
     return folder
 

@@ -24,6 +24,7 @@ from biencoder.config import (
     MergeConfig,
     MineConfig,
     PairsConfig,
+    ReportConfig,
     ScoreConfig,
     SearchConfig,
     TrainConfig,
@@ -79,6 +80,12 @@ COMMANDS = {
         "biencoder.commands.diff",
         "show the queries that one model answers worse or better than another",
         "biencoder diff BAAI/bge-small-en-v1.5 my-model --data beir/scifact",
+    ),
+    "report": Command(
+        ReportConfig,
+        "biencoder.commands.report",
+        "write a page about a finished run, or one that puts several runs side by side",
+        "biencoder report my-model another-model --output runs.html",
     ),
     "encode": Command(
         EncodeConfig,

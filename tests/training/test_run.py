@@ -110,6 +110,7 @@ def test_a_run_leaves_a_model_and_its_reports(config: TrainConfig, capsys: pytes
     assert result is not None
     names = {path.name for path in config.output_dir.iterdir()}
     assert names >= {"config.yaml", "run.json", "metrics.jsonl", "eval.json", "README.md", "checkpoints"}
+    assert names >= {"report.json", "report.html"}
     assert names >= {"config.json", "model.safetensors", "tokenizer.json", "modules.json", "1_Pooling", "2_Normalize"}
     assert not [name for name in names if name.endswith((".tmp", ".bin", ".pt", ".pth"))]
     steps = [step for step, _ in losses(config.output_dir)]
@@ -151,9 +152,8 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(
     train(config)
     assert_same_model(config.output_dir, whole.output_dir)
     assert losses(config.output_dir) == losses(whole.output_dir)
-    assert json.loads((config.output_dir / "eval.json").read_text()) == json.loads(
-        (whole.output_dir / "eval.json").read_text()
-    )
+    for name in ("eval.json", "report.json"):
+        assert (config.output_dir / name).read_bytes() == (whole.output_dir / name).read_bytes()
     one, other = (newest_checkpoint(c.output_dir / "checkpoints") for c in (config, whole))
     assert one is not None
     assert other is not None

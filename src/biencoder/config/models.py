@@ -1,4 +1,4 @@
-"""Options of commands about whole models."""
+"""Options of commands about whole models and runs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +67,25 @@ class MergeConfig(Config):
             raise UserError("--weights: all are 0; give at least one model a share")
         if self.spherical and len(self.models) != 2:
             raise UserError(f"--spherical interpolates between two models, not {len(self.models)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig(Config):
+    """`biencoder report`."""
+
+    runs: Annotated[
+        tuple[Path, ...],
+        Option("the --output-dir of one or more finished runs", REQUIRED, metavar="RUN", positional=True),
+    ]
+    output: Annotated[
+        Path | None,
+        Option(
+            "HTML file to write",
+            RESULT,
+            unset="report.html in the folder of the run; for several runs, in the current folder",
+            metavar="FILE",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

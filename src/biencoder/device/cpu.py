@@ -1,6 +1,7 @@
 """A CPU."""
 
 import os
+import resource
 
 from biencoder.config.choices import BF16, FP32
 from biencoder.device.allocator import give_back, resident_bytes
@@ -45,6 +46,10 @@ class Cpu(Device):
         """Bytes that this process has in memory, after it has given back what it does not use."""
         give_back(beyond=0)
         return resident_bytes()
+
+    def peak(self) -> int:
+        """The most bytes that this process has had in memory."""
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     def free_unused(self) -> None:
         """Return free pages to the system."""

@@ -67,5 +67,9 @@ class Device:
         """Bytes that this process holds of the memory that ``--memory-budget`` bounds."""
         return 0
 
+    def peak(self) -> int:
+        """The most bytes that :meth:`held` could have said since this process began; 0 if that is not known."""
+        return 0
+
     def free_unused(self) -> None:
         """Give memory that is kept but not in use back to the system."""

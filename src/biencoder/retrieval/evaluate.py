@@ -1,11 +1,12 @@
 """How well a model finds the relevant documents of a collection."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from biencoder.data.files.beir import Collection
 from biencoder.errors import UserError
+from biencoder.retrieval.findings import Findings, RelevantScores, findings_of
 from biencoder.retrieval.metrics import Run, evaluate_run
 from biencoder.retrieval.search import blocks, extend, nothing, on
 from biencoder.retrieval.text_encoder import Advance, TextEncoder, finite, shifted
@@ -23,6 +24,7 @@ class Evaluation:
         queries: queries evaluated: those with at least one relevant document.
         documents: documents searched.
         description: one sentence about the collection, for people.
+        findings: what was found for each query; None unless it was asked for.
     """
 
     metrics: dict[str, float]
@@ -30,9 +32,15 @@ class Evaluation:
     queries: int
     documents: int
     description: str
+    findings: Findings | None = None
+
+    @classmethod
+    def restored(cls, saved: dict[str, Any]) -> "Evaluation":
+        """What ``asdict`` gave, after a stay in a file; a file of an older version holds no findings."""
+        return cls(**saved | {"findings": Findings.restored(saved.get("findings"))})
 
     def to_json(self) -> dict[str, Any]:
-        """What ``eval.json`` holds: all but the values per query."""
+        """What ``eval.json`` holds: all but what is known of each query."""
         return {
             "metrics": self.metrics,
             "queries": self.queries,
@@ -48,6 +56,7 @@ def evaluate(
     k: int = 100,
     dims: Sequence[int] = (),
     progress: Advance | None = None,
+    with_findings: bool = False,
 ) -> Evaluation:
     """Encode a collection, search it exactly and score the result.
 
@@ -57,12 +66,16 @@ def evaluate(
         k: documents to retrieve for each query. Measures with a cut deeper than ``k`` see ``k`` documents.
         dims: for each of these, cut the vectors to so many dimensions and add their :data:`DECIDING` as a measure.
         progress: called with the number of texts encoded so far; :func:`texts_to_encode` gives the total.
+        with_findings: also keep what was found for each query, from the same pass.
 
     Raises:
         UserError: no query has a relevant document, or the model's vectors are not finite.
     """
-    found, *found_cut = _retrieve(encoder, collection, (encoder.dim, *dims), k, progress)
+    relevant = RelevantScores(collection, _answerable(collection)[0]) if with_findings else None
+    found, *found_cut = _retrieve(encoder, collection, (encoder.dim, *dims), k, progress, relevant)
     evaluation = score(found, collection)
+    if relevant is not None:
+        evaluation = replace(evaluation, findings=findings_of(found, relevant.best, collection))
     for dim, run_of_dim in zip(dims, found_cut, strict=True):
         cut, name = score(run_of_dim, collection), f"{DECIDING}, {dim} dimensions"
         evaluation.metrics[name] = cut.metrics[DECIDING]
@@ -81,9 +94,14 @@ def retrieve(
 
 
 def _retrieve(
-    encoder: TextEncoder, collection: Collection, dims: Sequence[int], k: int, progress: Advance | None
+    encoder: TextEncoder,
+    collection: Collection,
+    dims: Sequence[int],
+    k: int,
+    progress: Advance | None,
+    relevant: RelevantScores | None = None,
 ) -> list[dict[str, dict[str, float]]]:
-    """:func:`retrieve` by vectors cut to each of ``dims``, which are encoded once."""
+    """:func:`retrieve` by vectors cut to each of ``dims``, which are encoded once; ``relevant`` sees whole ones."""
     query_ids, query_texts = _answerable(collection)
     if not query_ids:
         raise UserError(f"{collection.description}: no query has a relevant document (a judgement above 0)")
@@ -95,6 +113,8 @@ def _retrieve(
             collection.corpus_texts[start:stop], shifted(progress, len(queries) + start)
         )
         finite(documents, "document", start)
+        if relevant is not None:
+            relevant.see(queries, documents, start)
         for place, dim in enumerate(dims):
             block = on(encoder.device, encoder.cut(documents, dim))
             best[place] = extend(best[place], queries_cut[place], block, start, k)

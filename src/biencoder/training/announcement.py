@@ -1,6 +1,6 @@
 """What a training run says before its first step."""
 
-from biencoder.data.audit import audit
+from biencoder.data.audit import Audit, audit
 from biencoder.distributed import world_size
 from biencoder.model.encoder import Encoder
 from biencoder.model.kernels.library import kind
@@ -11,8 +11,8 @@ from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
 
 
-def announce(setup: Setup, progress: TrainingProgress) -> None:
-    """Say what the audit of the data found, and how the model is about to be trained."""
+def announce(setup: Setup, progress: TrainingProgress) -> Audit:
+    """Say what the audit of the data found, which is returned, and how the model is about to be trained."""
     config, encoder = setup.config, setup.encoder
     count = token_counter(encoder.tokenizer)
     names = [data_set.name or "" for data_set in config.data_sets]
@@ -25,6 +25,7 @@ def announce(setup: Setup, progress: TrainingProgress) -> None:
     batch = f"batches of {config.batch_size:,} queries over {world_size()} process{'es' * (world_size() > 1)}"
     say(f"{config.model}: {shape} on {encoder.device}{_by_what(encoder)}")
     say(f"{setup.total_steps:,} steps in {batch}; up to {progress.batcher.chunk_tokens:,} tokens at once")
+    return found
 
 
 def _by_what(encoder: Encoder) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from biencoder.config import TrainConfig, data_sets_of
 from biencoder.config.choices import MERGED
+from biencoder.data.audit import Audit
 from biencoder.data.data_sets import is_of_single_texts, read_data_sets, settings_of
 from biencoder.device.choice import KNOWN, kind_of
 from biencoder.distributed import (
@@ -32,6 +33,7 @@ from biencoder.training.keep_base import keep_base
 from biencoder.training.memory.out_of_memory import ran_out_of_memory
 from biencoder.training.preparation import evaluation_data, prepare_encoder, set_up
 from biencoder.training.progress import TrainingProgress
+from biencoder.training.report_files import write_report
 from biencoder.training.setup import Setup
 from biencoder.training.state.checkpoint import load_best, restore_state, step_of
 from biencoder.training.state.output_folder import OutputFolder
@@ -131,13 +133,13 @@ def _train(config: TrainConfig) -> TrainResult | None:
         if rank() == 0 and (wrong := folder.flaw()):
             logger.warning("%s has changed since the run ended: %s", config.output_dir, wrong)
         return None
-    announce(setup, progress)
+    found = announce(setup, progress)
     barrier()  # every rank has seen the folder as it was
     with folder.claimed() if rank() == 0 else contextlib.nullcontext():
         _start_or_resume(setup, progress, folder, identity)
         with finishing_steps(), ProgressLine(setup.total_steps, "train", done=progress.step) as line:
             train_steps(setup, progress, line)
-        return _finish(setup, progress, folder, began)
+        return _finish(setup, progress, folder, found, began)
 
 
 def _identity(setup: Setup, base: str) -> dict[str, Any]:
@@ -170,7 +172,7 @@ def _start_or_resume(setup: Setup, progress: TrainingProgress, folder: OutputFol
     progress.guards_before = evaluate_guards(setup)
 
 
-def _finish(setup: Setup, progress: TrainingProgress, folder: OutputFolder, began: float) -> TrainResult:
+def _finish(setup: Setup, progress: TrainingProgress, folder: OutputFolder, found: Audit, began: float) -> TrainResult:
     """Save the best weights, averaged with the base's if asked, and the reports beside them."""
     assert progress.before is not None
     assert progress.best is not None
@@ -196,6 +198,7 @@ def _finish(setup: Setup, progress: TrainingProgress, folder: OutputFolder, bega
         encoder.save(setup.folder)
         write_evaluation(setup.folder / "eval.json", outcome)
         write_model_card(setup.folder / "README.md", encoder, outcome)
+        write_report(setup, outcome, found)
         folder.finish()
         report_result(outcome)
     barrier()

@@ -210,5 +210,5 @@ def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def _save_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2), encoding="utf-8")
+    path.write_text(json.dumps(content), encoding="utf-8")  # indented, thousands of queries would take a second
     sync_file(path)

@@ -19,6 +19,9 @@ from biencoder.training.state.manifest import flaw_of, record
 
 UNFINISHED = re.compile(r"\..*\.tmp")  # what a kill leaves of a file that was being written
 
+# What a finished run does not need any more, or can make again: its report.
+APART = ("checkpoints", "negatives", "batches", "report.html")
+
 logger = logging.getLogger(__name__)
 
 # Settings that do not change what a run computes, except whether it stops: a resumed run may bring other values. The
@@ -155,7 +158,7 @@ class OutputFolder:
 
     def _results(self) -> Iterator[Path]:
         for path in self.path.rglob("*"):
-            apart = path.relative_to(self.path).parts[0] in ("checkpoints", "negatives", "batches")
+            apart = path.relative_to(self.path).parts[0] in APART
             if path.is_file() and path != self._marker and not apart:
                 yield path
 

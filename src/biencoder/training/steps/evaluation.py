@@ -1,9 +1,11 @@
 """Evaluations within a run: before the first step, now and then, and at the end. The best weights are kept."""
 
+import time
 from collections.abc import Mapping
 
 from biencoder.data.files.beir import Collection
 from biencoder.device.allocator import give_back
+from biencoder.device.choice import facts
 from biencoder.distributed import broadcast_object, rank
 from biencoder.retrieval.evaluate import DECIDING, Evaluation, evaluate, texts_to_encode
 from biencoder.terminal import ProgressLine, say
@@ -17,8 +19,10 @@ from biencoder.training.steps.nonfinite import refuse_ruined_weights
 def evaluate_and_keep_best(setup: Setup, progress: TrainingProgress) -> None:
     """Evaluate on rank 0; keep the weights when they are the best so far."""
     refuse_ruined_weights(setup, progress)
+    began = time.perf_counter()
     evaluation = evaluate_on(setup, setup.collection)
-    write_metrics(setup, {"step": progress.step, "evaluation": evaluation.metrics})
+    spent = {"seconds": round(time.perf_counter() - began, 4), "peak_bytes": facts(setup.encoder.device).peak()}
+    write_metrics(setup, {"step": progress.step, "evaluation": evaluation.metrics} | spent)
     say(f"step {progress.step:,} of {setup.total_steps:,}: {DECIDING} {evaluation.metrics[DECIDING]:.4f}")
     if progress.step == 0:
         progress.before = evaluation
@@ -48,6 +52,7 @@ def _evaluate(setup: Setup, collection: Collection) -> Evaluation:
     give_back(beyond=0)  # an evaluation takes other sizes than training, which would lie beside the free ones
     with ProgressLine(texts_to_encode(collection), "evaluate") as line:
         dims = (setup.config.dims or ())[1:]
-        evaluation = evaluate(setup.encoder, collection, dims=dims, progress=line.update)
+        shown = collection is setup.collection  # the report shows no single queries of guard data
+        evaluation = evaluate(setup.encoder, collection, dims=dims, progress=line.update, with_findings=shown)
     give_back(beyond=0)  # or each evaluation would leave the process a little larger
     return evaluation

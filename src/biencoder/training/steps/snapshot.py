@@ -50,7 +50,7 @@ def restore(setup: Setup, progress: TrainingProgress, path: Path) -> None:
     state = checkpoint.state
     progress.step, progress.best_step = checkpoint.step, state["best_step"]
     progress.before, progress.best = (_evaluation(state[name]) for name in ("before", "best"))
-    progress.guards_before = {folder: Evaluation(**saved) for folder, saved in state["guards_before"].items()}
+    progress.guards_before = {folder: Evaluation.restored(saved) for folder, saved in state["guards_before"].items()}
     if state["config"]["memory_budget"] == setup.config.to_dict()["memory_budget"]:  # chunks decide dropout's masks
         progress.keep_tokens = state["tokens"]["keep"]
         progress.batcher = replace(progress.batcher, chunk_tokens=state["tokens"]["chunk"])
@@ -88,4 +88,4 @@ def _state(setup: Setup, progress: TrainingProgress) -> dict[str, Any]:
 
 
 def _evaluation(saved: dict[str, Any] | None) -> Evaluation | None:
-    return None if saved is None else Evaluation(**saved)
+    return None if saved is None else Evaluation.restored(saved)
