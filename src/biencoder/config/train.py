@@ -302,6 +302,14 @@ class TrainConfig(Config):
     max_nonfinite: Annotated[
         int, Option("with --on-nonfinite skip: maximum number of steps skipped in a row", RUNNING, least=1)
     ] = 10
+    dry_run: Annotated[
+        bool,
+        Option(
+            "do everything but train: check the data, load the model, measure a few steps, and say how much time and "
+            "memory the run takes; write nothing",
+            RUNNING,
+        ),
+    ] = False
     seed: Annotated[int, Option("random seed for order, sampling and dropout", RUNNING, least=0)] = 42
 
     def check(self) -> None:

@@ -3,7 +3,7 @@
 import os
 
 from biencoder.config.choices import BF16, FP32
-from biencoder.device.allocator import give_back, resident_bytes
+from biencoder.device.allocator import give_back, peak_resident_bytes, resident_bytes
 from biencoder.device.cgroup import cgroup_limits
 from biencoder.device.device import Device
 from biencoder.device.processor import features
@@ -45,6 +45,10 @@ class Cpu(Device):
         """Bytes that this process has in memory, after it has given back what it does not use."""
         give_back(beyond=0)
         return resident_bytes()
+
+    def peak(self) -> int:
+        """The most bytes that this process has had in memory."""
+        return peak_resident_bytes()
 
     def free_unused(self) -> None:
         """Return free pages to the system."""

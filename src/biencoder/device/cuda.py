@@ -89,6 +89,10 @@ class Cuda(Device):
         """Bytes of the card's memory that tensors take."""
         return torch.cuda.memory_allocated()
 
+    def peak(self) -> int:
+        """The most bytes of the card's memory that tensors have taken."""
+        return torch.cuda.max_memory_allocated()
+
     def free_unused(self) -> None:
         """Empty PyTorch's cache of the card's memory, and return the host's free pages."""
         give_back(beyond=0)

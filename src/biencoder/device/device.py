@@ -67,5 +67,9 @@ class Device:
         """Bytes that this process holds of the memory that ``--memory-budget`` bounds."""
         return 0
 
+    def peak(self) -> int:
+        """The most that :meth:`held` has been, in bytes; 0 where nobody knows."""
+        return 0
+
     def free_unused(self) -> None:
         """Give memory that is kept but not in use back to the system."""

@@ -28,6 +28,7 @@ from biencoder.report.training import Outcome, report_result, write_evaluation, 
 from biencoder.retrieval.evaluate import Evaluation
 from biencoder.terminal import ProgressLine, say
 from biencoder.training.announcement import announce
+from biencoder.training.dry_run import dry_run
 from biencoder.training.keep_base import keep_base
 from biencoder.training.memory.out_of_memory import ran_out_of_memory
 from biencoder.training.preparation import evaluation_data, prepare_encoder, set_up
@@ -74,7 +75,8 @@ def train(config: TrainConfig) -> TrainResult | None:
     """Fine-tune a model as ``config`` says; under ``torchrun``, as one of its ranks.
 
     Returns:
-        The result of the run. None when the folder holds this very run, finished, so that there was nothing to do.
+        The result of the run. None when the folder holds this very run, finished, so that there was nothing to do, and
+        None after a dry run.
 
     Raises:
         UserError: data, model or folder cannot be used, a checkpoint has another configuration, or the disk is full.
@@ -133,8 +135,12 @@ def _train(config: TrainConfig) -> TrainResult | None:
         return None
     announce(setup, progress)
     barrier()  # every rank has seen the folder as it was
-    with folder.claimed() if rank() == 0 else contextlib.nullcontext():
-        _start_or_resume(setup, progress, folder, identity)
+    may_claim = rank() == 0 and (folder.path.is_dir() or not config.dry_run)  # a dry run makes no folder
+    with folder.claimed() if may_claim else contextlib.nullcontext():
+        if config.dry_run:
+            dry_run(setup, progress, folder, began)
+            return None
+        _start_or_resume(setup, progress, folder, identity, began)
         with finishing_steps(), ProgressLine(setup.total_steps, "train", done=progress.step) as line:
             train_steps(setup, progress, line)
         return _finish(setup, progress, folder, began)
@@ -154,7 +160,9 @@ def _identity(setup: Setup, base: str) -> dict[str, Any]:
     }
 
 
-def _start_or_resume(setup: Setup, progress: TrainingProgress, folder: OutputFolder, identity: dict[str, Any]) -> None:
+def _start_or_resume(
+    setup: Setup, progress: TrainingProgress, folder: OutputFolder, identity: dict[str, Any], began: float
+) -> None:
     if rank() == 0:
         folder.refuse_other_run(identity)  # another run may have begun and ended there meanwhile
     newest = broadcast_object(folder.newest_checkpoint() if rank() == 0 else None)
@@ -166,8 +174,11 @@ def _start_or_resume(setup: Setup, progress: TrainingProgress, folder: OutputFol
     if rank() == 0:
         folder.start(identity, setup.config.to_yaml())
     barrier()
+    progress.spent.began = began
     evaluate_and_keep_best(setup, progress)
+    guards_began = time.perf_counter()
     progress.guards_before = evaluate_guards(setup)
+    progress.spent.guards = time.perf_counter() - guards_began
 
 
 def _finish(setup: Setup, progress: TrainingProgress, folder: OutputFolder, began: float) -> TrainResult:

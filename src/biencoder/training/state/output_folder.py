@@ -27,6 +27,7 @@ FREE_SETTINGS = {
     "train_data",
     "output_dir",
     "resume",
+    "dry_run",
     "save_steps",
     "keep_checkpoints",
     "memory_budget",

@@ -1,5 +1,6 @@
 """Evaluations within a run: before the first step, now and then, and at the end. The best weights are kept."""
 
+import time
 from collections.abc import Mapping
 
 from biencoder.data.files.beir import Collection
@@ -17,8 +18,11 @@ from biencoder.training.steps.nonfinite import refuse_ruined_weights
 def evaluate_and_keep_best(setup: Setup, progress: TrainingProgress) -> None:
     """Evaluate on rank 0; keep the weights when they are the best so far."""
     refuse_ruined_weights(setup, progress)
+    began = time.perf_counter()
     evaluation = evaluate_on(setup, setup.collection)
-    write_metrics(setup, {"step": progress.step, "evaluation": evaluation.metrics})
+    progress.spent.evaluation = time.perf_counter() - began
+    seconds = round(progress.spent.evaluation, 4)
+    write_metrics(setup, {"step": progress.step, "evaluation": evaluation.metrics, "seconds": seconds})
     say(f"step {progress.step:,} of {setup.total_steps:,}: {DECIDING} {evaluation.metrics[DECIDING]:.4f}")
     if progress.step == 0:
         progress.before = evaluation
@@ -27,6 +31,11 @@ def evaluate_and_keep_best(setup: Setup, progress: TrainingProgress) -> None:
         progress.best, progress.best_step = evaluation, progress.step
         if rank() == 0:
             save_best(setup.checkpoints, progress.step, trained_state(setup.encoder))
+
+
+def evaluation_steps(setup: Setup, progress: TrainingProgress) -> int:
+    """Steps from one evaluation to the next; one more comes after the last step."""
+    return setup.config.eval_steps or progress.sampler.steps_per_epoch
 
 
 def evaluate_on(setup: Setup, collection: Collection) -> Evaluation:
