@@ -39,6 +39,7 @@ from biencoder.training.state.output_folder import OutputFolder
 from biencoder.training.steps.evaluation import evaluate_and_keep_best, evaluate_guards
 from biencoder.training.steps.loop import train_steps
 from biencoder.training.steps.snapshot import restore
+from biencoder.training.trackers.process import followed, refuse_missing
 from biencoder.training.watch.signals import finishing_steps, stops_by_signal
 
 # PyTorch's words for an operation that has none, and for products that were computed before the option was known.
@@ -116,6 +117,7 @@ def train(config: TrainConfig) -> TrainResult | None:
 
 def _train(config: TrainConfig) -> TrainResult | None:
     began = time.perf_counter()
+    refuse_missing(config.log_to or ())
     folder = OutputFolder(config.output_dir)
     folder.refuse_foreign(config.resume)
     examples = read_data_sets(config.data_sets, config.on_bad_row)
@@ -141,9 +143,10 @@ def _train(config: TrainConfig) -> TrainResult | None:
             dry_run(setup, progress, folder, began)
             return None
         _start_or_resume(setup, progress, folder, identity, began)
-        with finishing_steps(), ProgressLine(setup.total_steps, "train", done=progress.step) as line:
-            train_steps(setup, progress, line)
-        return _finish(setup, progress, folder, began)
+        with followed(config):
+            with finishing_steps(), ProgressLine(setup.total_steps, "train", done=progress.step) as line:
+                train_steps(setup, progress, line)
+            return _finish(setup, progress, folder, began)
 
 
 def _identity(setup: Setup, base: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ FREE_SETTINGS = {
     "train_data",
     "output_dir",
     "resume",
+    "log_to",
     "dry_run",
     "save_steps",
     "keep_checkpoints",
@@ -156,7 +157,7 @@ class OutputFolder:
 
     def _results(self) -> Iterator[Path]:
         for path in self.path.rglob("*"):
-            apart = path.relative_to(self.path).parts[0] in ("checkpoints", "negatives", "batches")
+            apart = path.relative_to(self.path).parts[0] in ("checkpoints", "negatives", "batches", "trackers")
             if path.is_file() and path != self._marker and not apart:
                 yield path
 
