@@ -1,14 +1,19 @@
 """A training run of seconds: rows to train on, a configuration for them, and what the run wrote."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from safetensors.numpy import load_file
 from tiny import WORDS, tiny_model
+from torch import nn
 
 from biencoder.config import TrainConfig
+from biencoder.distributed import sum_gradients
+from biencoder.training.run import train
 
 ROWS = 60
 BATCH = 8
@@ -42,6 +47,21 @@ def small_run(folder: Path, *, dropout: bool = False, **changes: Any) -> TrainCo
         "general_guard": False,
     }
     return TrainConfig(**settings | changes)
+
+
+def stop_in_step(step: int, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """End a run inside of a step, counted from 1, when its gradients exist and the weights have not changed."""
+    steps = iter(range(1, 10**6))
+
+    def stopping(parameters: Iterable[nn.Parameter]) -> None:
+        if next(steps) == step:
+            raise InterruptedError
+        sum_gradients(parameters)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("biencoder.training.steps.train_step.sum_gradients", stopping)
+        with pytest.raises(InterruptedError):
+            train(config)
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

@@ -41,7 +41,8 @@ def require_package(package: str, what: str, extra: str) -> None:
         what: needs it, at the beginning of the sentence.
         extra: of biencoder, which brings it.
     """
-    if importlib.util.find_spec(package) is None:
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:  # a folder of that name that happens to be here is no package
         raise UserError(
             f"{what} needs the package {package}, which is not installed; type: pip install biencoder[{extra}]"
         )

@@ -122,6 +122,14 @@ def alone(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+def test_a_dry_run_of_many_processes_says_it_once_and_writes_nothing(place: Path, tmp_path: Path) -> None:
+    code, out, err = finish(start(2, [*words(place, tmp_path / "out"), "--dry-run"]))
+    assert code == 0, err
+    assert out.count("estimate: about") == 1
+    assert out.splitlines()[-1].startswith("dry run: nothing was written")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_many_processes_train_the_model_that_one_trains(ranks: int, place: Path, alone: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"

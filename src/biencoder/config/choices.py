@@ -15,6 +15,7 @@ DISTILLATIONS = KL, MARGIN_MSE = "kl", "margin-mse"
 SCHEDULES = LINEAR, COSINE = "linear", "cosine"
 MIXES = SIZE, SQRT, EQUAL = "size", "sqrt", "equal"
 LORA_SAVES = MERGED, ADAPTER = "merged", "adapter"
+TRACKERS = TENSORBOARD, WANDB, TRACKIO, MLFLOW = "tensorboard", "wandb", "trackio", "mlflow"
 NEVER = "never"
 RESUMES = (AUTO, NEVER)
 ON_BAD_ROW = ON_NONFINITE = STOP, SKIP = "stop", "skip"

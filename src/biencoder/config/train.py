@@ -20,6 +20,7 @@ from biencoder.config.choices import (
     SCHEDULES,
     SIZE,
     STOP,
+    TRACKERS,
 )
 from biencoder.config.data import DataSet, data_sets_of
 from biencoder.config.headings import EVALUATION, LOSS, MODEL, OPTIMIZER, REQUIRED, RUNNING, TRAINED
@@ -302,6 +303,23 @@ class TrainConfig(Config):
     max_nonfinite: Annotated[
         int, Option("with --on-nonfinite skip: maximum number of steps skipped in a row", RUNNING, least=1)
     ] = 10
+    log_to: Annotated[
+        tuple[str, ...] | None,
+        Option(
+            "also show the figures of metrics.jsonl in one or more trackers; a tracker never stops or delays the run",
+            RUNNING,
+            unset="none",
+            choices=TRACKERS,
+        ),
+    ] = None
+    dry_run: Annotated[
+        bool,
+        Option(
+            "do everything but train: check the data, load the model, measure a few steps, and say how much time and "
+            "memory the run takes; write nothing",
+            RUNNING,
+        ),
+    ] = False
     seed: Annotated[int, Option("random seed for order, sampling and dropout", RUNNING, least=0)] = 42
 
     def check(self) -> None:

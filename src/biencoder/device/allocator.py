@@ -45,6 +45,11 @@ def resident_bytes() -> int:
     return _status("VmRSS")
 
 
+def peak_resident_bytes() -> int:
+    """The most that :func:`resident_bytes` has been in this process; 0 on systems that do not say."""
+    return _status("VmHWM")
+
+
 def _status(name: str) -> int:
     with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii") as status:
         for line in status:

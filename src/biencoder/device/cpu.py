@@ -1,10 +1,9 @@
 """A CPU."""
 
 import os
-import resource
 
 from biencoder.config.choices import BF16, FP32
-from biencoder.device.allocator import give_back, resident_bytes
+from biencoder.device.allocator import give_back, peak_resident_bytes, resident_bytes
 from biencoder.device.cgroup import cgroup_limits
 from biencoder.device.device import Device
 from biencoder.device.processor import features
@@ -49,7 +48,7 @@ class Cpu(Device):
 
     def peak(self) -> int:
         """The most bytes that this process has had in memory."""
-        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak_resident_bytes()
 
     def free_unused(self) -> None:
         """Return free pages to the system."""

@@ -27,6 +27,23 @@ class Skipped:
 
 
 @dataclass
+class Spent:
+    """Seconds that parts of the run have taken in this process, from which the time of the whole run is estimated.
+
+    Attributes:
+        evaluation: for one evaluation, the last one.
+        guards: for the evaluations on all guard data.
+        mining: for one search for hard negatives.
+        began: when the run began, on the clock of ``time.perf_counter``; None in a process that resumes a run.
+    """
+
+    evaluation: float = 0.0
+    guards: float = 0.0
+    mining: float = 0.0
+    began: float | None = None
+
+
+@dataclass
 class TrainingProgress:
     """Where a training run stands.
 
@@ -43,6 +60,7 @@ class TrainingProgress:
         recent: loss, queries and seconds of the last steps; their means are shown.
         skipped: how many steps were skipped.
         watch: looks for signs that the model does not learn.
+        spent: what the parts of the run have taken so far; no checkpoint holds it, because it differs from run to run.
     """
 
     sampler: Sampler
@@ -57,3 +75,4 @@ class TrainingProgress:
     recent: deque[tuple[float, int, float]] = field(default_factory=lambda: deque(maxlen=SHOWN_STEPS))
     skipped: Skipped = field(default_factory=Skipped)
     watch: Watch = field(default_factory=Watch)
+    spent: Spent = field(default_factory=Spent)

@@ -29,6 +29,7 @@ from biencoder.report.training import Outcome, report_result, write_evaluation, 
 from biencoder.retrieval.evaluate import Evaluation
 from biencoder.terminal import ProgressLine, say
 from biencoder.training.announcement import announce
+from biencoder.training.dry_run import dry_run
 from biencoder.training.keep_base import keep_base
 from biencoder.training.memory.out_of_memory import ran_out_of_memory
 from biencoder.training.preparation import evaluation_data, prepare_encoder, set_up
@@ -40,6 +41,7 @@ from biencoder.training.state.output_folder import OutputFolder
 from biencoder.training.steps.evaluation import evaluate_and_keep_best, evaluate_guards
 from biencoder.training.steps.loop import train_steps
 from biencoder.training.steps.snapshot import restore
+from biencoder.training.trackers.process import followed, refuse_missing
 from biencoder.training.watch.signals import finishing_steps, stops_by_signal
 
 # PyTorch's words for an operation that has none, and for products that were computed before the option was known.
@@ -76,7 +78,8 @@ def train(config: TrainConfig) -> TrainResult | None:
     """Fine-tune a model as ``config`` says; under ``torchrun``, as one of its ranks.
 
     Returns:
-        The result of the run. None when the folder holds this very run, finished, so that there was nothing to do.
+        The result of the run. None when the folder holds this very run, finished, so that there was nothing to do, and
+        None after a dry run.
 
     Raises:
         UserError: data, model or folder cannot be used, a checkpoint has another configuration, or the disk is full.
@@ -116,6 +119,7 @@ def train(config: TrainConfig) -> TrainResult | None:
 
 def _train(config: TrainConfig) -> TrainResult | None:
     began = time.perf_counter()
+    refuse_missing(config.log_to or ())
     folder = OutputFolder(config.output_dir)
     folder.refuse_foreign(config.resume)
     examples = read_data_sets(config.data_sets, config.on_bad_row)
@@ -135,11 +139,16 @@ def _train(config: TrainConfig) -> TrainResult | None:
         return None
     found = announce(setup, progress)
     barrier()  # every rank has seen the folder as it was
-    with folder.claimed() if rank() == 0 else contextlib.nullcontext():
-        _start_or_resume(setup, progress, folder, identity)
-        with finishing_steps(), ProgressLine(setup.total_steps, "train", done=progress.step) as line:
-            train_steps(setup, progress, line)
-        return _finish(setup, progress, folder, found, began)
+    may_claim = rank() == 0 and (folder.path.is_dir() or not config.dry_run)  # a dry run makes no folder
+    with folder.claimed() if may_claim else contextlib.nullcontext():
+        if config.dry_run:
+            dry_run(setup, progress, folder, began)
+            return None
+        _start_or_resume(setup, progress, folder, identity, began)
+        with followed(config):
+            with finishing_steps(), ProgressLine(setup.total_steps, "train", done=progress.step) as line:
+                train_steps(setup, progress, line)
+            return _finish(setup, progress, folder, found, began)
 
 
 def _identity(setup: Setup, base: str) -> dict[str, Any]:
@@ -156,7 +165,9 @@ def _identity(setup: Setup, base: str) -> dict[str, Any]:
     }
 
 
-def _start_or_resume(setup: Setup, progress: TrainingProgress, folder: OutputFolder, identity: dict[str, Any]) -> None:
+def _start_or_resume(
+    setup: Setup, progress: TrainingProgress, folder: OutputFolder, identity: dict[str, Any], began: float
+) -> None:
     if rank() == 0:
         folder.refuse_other_run(identity)  # another run may have begun and ended there meanwhile
     newest = broadcast_object(folder.newest_checkpoint() if rank() == 0 else None)
@@ -168,8 +179,11 @@ def _start_or_resume(setup: Setup, progress: TrainingProgress, folder: OutputFol
     if rank() == 0:
         folder.start(identity, setup.config.to_yaml())
     barrier()
+    progress.spent.began = began
     evaluate_and_keep_best(setup, progress)
+    guards_began = time.perf_counter()
     progress.guards_before = evaluate_guards(setup)
+    progress.spent.guards = time.perf_counter() - guards_began
 
 
 def _finish(setup: Setup, progress: TrainingProgress, folder: OutputFolder, found: Audit, began: float) -> TrainResult:

@@ -20,7 +20,7 @@ from biencoder.training.state.manifest import flaw_of, record
 UNFINISHED = re.compile(r"\..*\.tmp")  # what a kill leaves of a file that was being written
 
 # What a finished run does not need any more, or can make again: its report.
-APART = ("checkpoints", "negatives", "batches", "report.html")
+APART = ("checkpoints", "negatives", "batches", "trackers", "report.html")
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,8 @@ FREE_SETTINGS = {
     "train_data",
     "output_dir",
     "resume",
+    "log_to",
+    "dry_run",
     "save_steps",
     "keep_checkpoints",
     "memory_budget",

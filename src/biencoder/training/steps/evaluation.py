@@ -21,7 +21,8 @@ def evaluate_and_keep_best(setup: Setup, progress: TrainingProgress) -> None:
     refuse_ruined_weights(setup, progress)
     began = time.perf_counter()
     evaluation = evaluate_on(setup, setup.collection)
-    spent = {"seconds": round(time.perf_counter() - began, 4), "peak_bytes": facts(setup.encoder.device).peak()}
+    progress.spent.evaluation = time.perf_counter() - began
+    spent = {"seconds": round(progress.spent.evaluation, 4), "peak_bytes": facts(setup.encoder.device).peak()}
     write_metrics(setup, {"step": progress.step, "evaluation": evaluation.metrics} | spent)
     say(f"step {progress.step:,} of {setup.total_steps:,}: {DECIDING} {evaluation.metrics[DECIDING]:.4f}")
     if progress.step == 0:
@@ -31,6 +32,11 @@ def evaluate_and_keep_best(setup: Setup, progress: TrainingProgress) -> None:
         progress.best, progress.best_step = evaluation, progress.step
         if rank() == 0:
             save_best(setup.checkpoints, progress.step, trained_state(setup.encoder))
+
+
+def evaluation_steps(setup: Setup, progress: TrainingProgress) -> int:
+    """Steps from one evaluation to the next; one more comes after the last step."""
+    return setup.config.eval_steps or progress.sampler.steps_per_epoch
 
 
 def evaluate_on(setup: Setup, collection: Collection) -> Evaluation:

@@ -19,7 +19,8 @@ from biencoder.training.setup import Setup
 from biencoder.training.sources.clusters import use_clusters
 from biencoder.training.sources.negatives import use_hard_negatives
 from biencoder.training.state.checkpoint import checkpoint_path
-from biencoder.training.steps.evaluation import evaluate_and_keep_best
+from biencoder.training.steps.evaluation import evaluate_and_keep_best, evaluation_steps
+from biencoder.training.steps.forecast import Forecast
 from biencoder.training.steps.metrics_file import log_step
 from biencoder.training.steps.nonfinite import count_or_stop
 from biencoder.training.steps.snapshot import save
@@ -42,11 +43,16 @@ def train_steps(setup: Setup, progress: TrainingProgress, line: ProgressLine) ->
         Stopped: a signal asked for the end; the step is finished and there is a checkpoint.
     """
     use_clusters(setup, progress)
+    forecast = None
     while progress.step < setup.total_steps:
-        _train_until(use_hard_negatives(setup, progress), setup, progress, line)
+        began = time.perf_counter()
+        until = use_hard_negatives(setup, progress)
+        progress.spent.mining = max(progress.spent.mining, time.perf_counter() - began)
+        forecast = forecast or Forecast(setup, progress)
+        _train_until(until, setup, progress, line, forecast)
 
 
-def _train_until(step: int, setup: Setup, progress: TrainingProgress, line: ProgressLine) -> None:
+def _train_until(step: int, setup: Setup, progress: TrainingProgress, line: ProgressLine, forecast: Forecast) -> None:
     setup.encoder.train()
     began = time.perf_counter()
     for batch, on_device in _prepared_ahead(setup, progress, step):
@@ -55,7 +61,9 @@ def _train_until(step: int, setup: Setup, progress: TrainingProgress, line: Prog
         if taken.nonfinite is not None:
             more["nonfinite"] = taken.nonfinite.to_json()
         progress.step += 1
-        log_step(setup, progress, batch, taken, time.perf_counter() - began, line, more)
+        seconds = time.perf_counter() - began
+        log_step(setup, progress, batch, taken, seconds, line, more)
+        forecast.after_step(batch.tokens, seconds)
         progress.skipped.overflows += taken.overflowed
         nonfinite = taken.nonfinite
         del taken  # and its representations, before the next step makes its own
@@ -110,5 +118,4 @@ def _watch(setup: Setup, progress: TrainingProgress, batch: TrainingBatch, taken
 
 
 def _evaluation_due(setup: Setup, progress: TrainingProgress) -> bool:
-    every = setup.config.eval_steps or progress.sampler.steps_per_epoch
-    return progress.step == setup.total_steps or progress.step % every == 0
+    return progress.step == setup.total_steps or progress.step % evaluation_steps(setup, progress) == 0

@@ -81,3 +81,10 @@ def forget_metrics_after(path: Path, step: int) -> None:
             logger.warning("%s: dropped a line that a killed run left unfinished", path)
     with atomic_write(path) as file:
         file.writelines(earlier)
+
+
+def last_evaluation_seconds(path: Path) -> float:
+    """How long the last evaluation took that the file knows of, in seconds; 0 if it knows of none."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    newest = next((json.loads(line) for line in reversed(lines) if '"evaluation"' in line), {"seconds": 0.0})
+    return float(newest.get("seconds", 0.0))

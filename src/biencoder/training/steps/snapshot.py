@@ -19,7 +19,7 @@ from biencoder.training.state.checkpoint import (
     save_checkpoint,
     trained_state,
 )
-from biencoder.training.steps.metrics_file import forget_metrics_after
+from biencoder.training.steps.metrics_file import forget_metrics_after, last_evaluation_seconds
 from biencoder.training.steps.nonfinite import refuse_ruined_weights
 from biencoder.training.watch.learning import Watch
 
@@ -59,6 +59,7 @@ def restore(setup: Setup, progress: TrainingProgress, path: Path) -> None:
     progress.skipped, progress.watch = Skipped(**state.get("skipped", {})), Watch(**state.get("watch", {}))
     if rank() == 0:
         forget_metrics_after(setup.folder / "metrics.jsonl", progress.step)
+        progress.spent.evaluation = last_evaluation_seconds(setup.folder / "metrics.jsonl")
     barrier()
     say(f"going on from step {progress.step:,} of {setup.total_steps:,} ({path})")
 
