@@ -48,10 +48,11 @@ def main() -> None:
                 output_dir=asked.output_dir,
                 save_steps=1,
                 max_steps=asked.steps,
+                general_guard=False,
             )
         )
     records = map(json.loads, (asked.output_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    steps = [record["seconds"] for record in records if "seconds" in record]
+    steps = [record["seconds"] for record in records if "loss" in record]
     began = time.perf_counter()
     newest = newest_checkpoint(asked.output_dir / "checkpoints")
     verified = time.perf_counter() - began

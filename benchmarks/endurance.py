@@ -96,6 +96,7 @@ def main() -> None:
         max_steps=max(asked.marks),
         eval_steps=asked.eval_steps,
         save_steps=asked.save_steps,
+        general_guard=False,
     )
     found = watched(config, asked.marks)
     first = found[0].resident_bytes

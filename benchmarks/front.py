@@ -25,14 +25,14 @@ BASE = "the model as it came"
 HOME = "home"
 SHARES = (0.0, 0.3, 0.5)
 RECIPES: dict[str, list[str]] = {
-    "defaults": [],
-    "random batches": ["--cluster-size", "1"],
-    "one direction": ["--no-two-way"],
     "rate 5e-5": ["--learning-rate", "5e-5"],
+    "rate 1e-4": ["--learning-rate", "1e-4"],
     "rate 2e-4": ["--learning-rate", "2e-4"],
     "rate 4e-4": ["--learning-rate", "4e-4"],
-    "embeddings frozen": ["--freeze-embeddings"],
-    "half frozen": ["--freeze-layers", "3"],
+    "random batches": ["--cluster-size", "1", "--learning-rate", "2e-4"],
+    "one direction": ["--no-two-way", "--learning-rate", "2e-4"],
+    "embeddings frozen": ["--freeze-embeddings", "--learning-rate", "2e-4"],
+    "half frozen": ["--freeze-layers", "3", "--learning-rate", "2e-4"],
     "LoRA 16": ["--lora-rank", "16"],
 }
 
@@ -68,7 +68,8 @@ def train(asked: Namespace, recipe: str, seed: int) -> Path:
         command += ["--output-dir", str(folder), "--seed", str(seed), "--batch-size", str(asked.batch_size)]
         command += ["--query-max-len", str(asked.max_length), "--passage-max-len", str(asked.max_length)]
         command += ["--eval-data", str(asked.foreign[0].resolve()), "--save-steps", "100000", "--eval-steps", "100000"]
-        command += ["--keep-base", "0"] + ([] if asked.max_steps is None else ["--max-steps", str(asked.max_steps)])
+        command += ["--keep-base", "0", "--no-general-guard"]
+        command += [] if asked.max_steps is None else ["--max-steps", str(asked.max_steps)]
         biencoder([*command, *RECIPES[recipe]], folder)
     return folder
 

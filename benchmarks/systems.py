@@ -43,6 +43,7 @@ def biencoder(work: Workload, precision: str, memory_budget: int | None = None, 
         "warmup_ratio": 0.1,
         "weight_decay": 0.01,
         "max_grad_norm": 1.0,
+        "general_guard": False,
     }
     with tempfile.TemporaryDirectory() as folder:
         train(

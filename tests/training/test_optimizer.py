@@ -86,6 +86,7 @@ def test_a_restored_optimizer_goes_on_bit_for_bit() -> None:
 
 
 def test_wider_models_learn_at_lower_rates_and_adapters_at_higher_ones() -> None:
-    rates = [usual_learning_rate(width, lora=False) for width in (32, 384, 512, 768, 1024)]
+    rates = [usual_learning_rate(width, lora=False, averaged=False) for width in (32, 384, 512, 768, 1024)]
     assert rates == pytest.approx([1e-4, 1e-4, 7.5e-5, 5e-5, 3.75e-5])
-    assert usual_learning_rate(768, lora=True) == pytest.approx(5e-4)
+    assert usual_learning_rate(768, lora=False, averaged=True) == pytest.approx(1e-4)
+    assert usual_learning_rate(768, lora=True, averaged=True) == pytest.approx(5e-4)

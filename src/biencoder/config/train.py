@@ -199,7 +199,8 @@ class TrainConfig(Config):
         Option(
             "peak learning rate per step",
             OPTIMIZER,
-            unset="1e-4 for models up to 384 wide, 5e-5 at 768, lower for wider ones; 10 times that with --lora-rank",
+            unset="1e-4 for models up to 384 wide, 5e-5 at 768, lower for wider ones; twice that if the model is "
+            "averaged with its base (--keep-base), 10 times with --lora-rank",
             above=0,
         ),
     ] = None
@@ -356,6 +357,16 @@ class TrainConfig(Config):
             raise UserError(f"{flag} needs --lora-rank, which is not given")
         if self.keep_base not in {0, AUTO} and self.lora_save == ADAPTER:
             raise UserError(f"--keep-base averages complete models; it needs --lora-save {MERGED}")
+
+    @property
+    def chooses_share(self) -> bool:
+        """Whether the share of the base is chosen after training, by a guard."""
+        return self.keep_base == AUTO and bool(self.general_guard or self.guard_data) and self.lora_save == MERGED
+
+    @property
+    def averages(self) -> bool:
+        """Whether the saved model is, or may be, an average of the tuned weights and the base's."""
+        return self.chooses_share or self.keep_base not in {0, AUTO}
 
     @property
     def data_sets(self) -> tuple[DataSet, ...]:

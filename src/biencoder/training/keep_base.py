@@ -6,7 +6,6 @@ Weights between those of a base and of its tuned model lose little of what was l
 
 from torch import Tensor
 
-from biencoder.config.choices import MERGED
 from biencoder.model.merging.merge import mix_in
 from biencoder.report.kept_base import Kept
 from biencoder.retrieval.evaluate import DECIDING, Evaluation
@@ -28,8 +27,7 @@ def keep_base(setup: Setup, progress: TrainingProgress) -> Kept:
     share, tuned = setup.config.keep_base, progress.best
     assert tuned is not None
     if isinstance(share, str):
-        choosable = setup.guards and setup.config.lora_save == MERGED
-        return _Choice(setup, progress).made() if choosable else Kept(0.0, tuned, tuned)
+        return _Choice(setup, progress).made() if setup.config.chooses_share else Kept(0.0, tuned, tuned)
     if not share:
         return Kept(share, tuned, tuned)
     mix_in(setup.encoder, setup.config.model, setup.base_head, share)

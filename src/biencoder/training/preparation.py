@@ -71,7 +71,8 @@ def prepare_encoder(config: TrainConfig) -> tuple[Encoder, TrainConfig]:
         config,
         pooling=settings.pooling,
         normalize=settings.normalize,
-        learning_rate=config.learning_rate or usual_learning_rate(encoder.dim, lora=config.lora_rank is not None),
+        learning_rate=config.learning_rate
+        or usual_learning_rate(encoder.dim, lora=config.lora_rank is not None, averaged=config.averages),
         lora_alpha=config.lora_alpha or (config.lora_rank and 2.0 * config.lora_rank),
         temperature=config.temperature if settings.normalize else 1.0,
         precision=encoder.precision or config.precision,

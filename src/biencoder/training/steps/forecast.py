@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 
-from biencoder.config.choices import AUTO, MERGED
 from biencoder.device.allocator import held_bytes, resident_bytes
 from biencoder.device.choice import facts
 from biencoder.distributed import rank
@@ -97,7 +96,7 @@ class Forecast:
 
     def _choosing(self) -> float:
         """Seconds of evaluations on the first guard, by which the run chooses how much of the base to keep."""
-        if not _chooses_share(self._setup):
+        if not self._setup.config.chooses_share:
             return 0.0
         texts = [texts_to_encode(each) for each in self._setup.guards.values()]
         return CHOOSING * self._guards() * texts[0] / sum(texts)
@@ -106,15 +105,7 @@ class Forecast:
 def evaluations_left(setup: Setup, progress: TrainingProgress) -> int:
     """How many evaluations come after the present step, without those on guard data."""
     total, every = setup.total_steps, evaluation_steps(setup, progress)
-    share = setup.config.keep_base
-    mixtures = _chooses_share(setup) if isinstance(share, str) else share > 0
-    return total // every - progress.step // every + (total % every > 0) + mixtures
-
-
-def _chooses_share(setup: Setup) -> bool:
-    """Whether the run chooses by its first guard how much of the base to keep."""
-    config = setup.config
-    return config.keep_base == AUTO and bool(setup.guards) and config.lora_save == MERGED
+    return total // every - progress.step // every + (total % every > 0) + setup.config.averages
 
 
 def memory_said(setup: Setup, progress: TrainingProgress) -> str:
