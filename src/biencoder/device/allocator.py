@@ -46,7 +46,10 @@ def resident_bytes() -> int:
 
 
 def peak_resident_bytes() -> int:
-    """The most that :func:`resident_bytes` has been in this process; 0 on systems that do not say."""
+    """The most that :func:`resident_bytes` has been in this process; 0 on systems that do not say.
+
+    ``getrusage`` says another figure: on Linux, a process begins with the peak of the one that started it.
+    """
     return _status("VmHWM")
 
 

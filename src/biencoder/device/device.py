@@ -68,7 +68,7 @@ class Device:
         return 0
 
     def peak(self) -> int:
-        """The most that :meth:`held` has been, in bytes; 0 where nobody knows."""
+        """The most bytes that :meth:`held` could have said since this process began; 0 if that is not known."""
         return 0
 
     def free_unused(self) -> None:

@@ -29,7 +29,6 @@ from biencoder.report.training import Outcome, report_result, write_evaluation, 
 from biencoder.retrieval.evaluate import Evaluation
 from biencoder.terminal import ProgressLine, say
 from biencoder.training.announcement import announce
-from biencoder.training.dry_run import dry_run
 from biencoder.training.keep_base import keep_base
 from biencoder.training.memory.out_of_memory import ran_out_of_memory
 from biencoder.training.preparation import evaluation_data, prepare_encoder, set_up
@@ -38,6 +37,7 @@ from biencoder.training.report_files import write_report
 from biencoder.training.setup import Setup
 from biencoder.training.state.checkpoint import load_best, restore_state, step_of
 from biencoder.training.state.output_folder import OutputFolder
+from biencoder.training.steps.dry_run import dry_run
 from biencoder.training.steps.evaluation import evaluate_and_keep_best, evaluate_guards
 from biencoder.training.steps.loop import train_steps
 from biencoder.training.steps.snapshot import restore

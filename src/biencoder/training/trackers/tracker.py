@@ -58,11 +58,9 @@ def figures_of(record: dict[str, Any]) -> Figures:
 
     NaN and infinities, which are words in the file, are numbers again.
     """
-    evaluation = record.get("evaluation")
-    if evaluation is not None:
-        named = {f"evaluation/{name}": value for name, value in (evaluation | {"seconds": record["seconds"]}).items()}
-    else:
-        named = {name: value for name, value in record.items() if name != "step"}
+    named = {name: value for name, value in record.items() if name not in ("step", "evaluation")}
+    if "evaluation" in record:
+        named = {f"evaluation/{name}": value for name, value in (record["evaluation"] | named).items()}
     return Figures(record["step"], {name: float(value) for name, value in named.items() if _is_number(value)})
 
 
