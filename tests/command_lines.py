@@ -13,7 +13,7 @@ from biencoder.training.run import train
 
 ROWS = [{"query": f"{WORDS[i]} {WORDS[i + 100]}", "pos": [f"{WORDS[i]} word5"], "neg": []} for i in range(40)]
 GOOD: dict[str, list[str]] = {
-    "train": ["--model", "model", "--train-data", "pairs.jsonl", "--output-dir", "out", "--no-general-guard"],
+    "train": ["--no-general-guard", "--model", "model", "--train-data", "pairs.jsonl", "--output-dir", "out"],
     "evaluate": ["--model", "model", "--data", "beir", "--output", "figures.json", "--run-file", "ranking.trec"],
     "diff": ["model", "other", "--data", "beir", "--output", "changes.jsonl"],
     "report": ["run", "--output", "report.html"],

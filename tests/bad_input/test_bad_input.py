@@ -395,9 +395,9 @@ def test_a_merge_that_cannot_be(words: list[str], message: str, refused: Refused
 @pytest.mark.parametrize(
     ("flag", "value", "message"),
     [
-        ("--keep-base", "1.5", "--keep-base must be at most 1, not 1.5"),
-        ("--keep-base", "-0.1", "--keep-base must be at least 0, not -0.1"),
-        ("--keep-base", "nan", "--keep-base must be a number, not 'nan'"),
+        ("--keep-base", "1.5", "--keep-base: 1.5 is not a share; write a number from 0 to 1, or auto"),
+        ("--keep-base", "-0.1", "--keep-base: -0.1 is not a share; write a number from 0 to 1, or auto"),
+        ("--keep-base", "nan", "--keep-base: 'nan' is neither a number nor auto"),
         ("--guard-data", "none", "the evaluation folder none does not exist"),
         ("--guard-data", "model", "the evaluation folder model has no corpus.jsonl"),
     ],
