@@ -1,6 +1,7 @@
 """The page holds what it should, nothing of the data drives it, and it needs nothing else."""
 
 import json
+import logging
 import re
 import shutil
 from collections.abc import Callable
@@ -219,3 +220,16 @@ def test_a_damaged_file_is_named(
 def test_a_foreign_text_stands_apart() -> None:
     assert foreign("<b>&\u202e\x00") == r"<bdi>&lt;b&gt;&amp;\u202e\x00</bdi>"
     assert len(foreign("x" * 10_000)) == LONGEST + len("<bdi></bdi>")
+
+
+def test_a_page_that_fails_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("no such font")
+
+    monkeypatch.setattr("biencoder.report.written.write_page", fail)
+    monkeypatch.setattr(logging.getLogger("biencoder"), "propagate", True)
+    assert train(small_run(tmp_path, max_steps=1)) is not None
+    assert "report.html could not be made (no such font); biencoder report " in caplog.text
+    assert (tmp_path / "out" / "report.json").is_file()

@@ -26,6 +26,7 @@ from biencoder.errors import TrainingError, UserError, first_line
 from biencoder.model.adapting.lora import merge_lora
 from biencoder.model.base_model import choose_trained, refuse_without_dropout
 from biencoder.report.training import Outcome, report_result, write_evaluation, write_model_card
+from biencoder.report.written import write_report
 from biencoder.retrieval.evaluate import Evaluation
 from biencoder.terminal import ProgressLine, say
 from biencoder.training.announcement import announce
@@ -33,7 +34,6 @@ from biencoder.training.keep_base import keep_base
 from biencoder.training.memory.out_of_memory import ran_out_of_memory
 from biencoder.training.preparation import evaluation_data, prepare_encoder, set_up
 from biencoder.training.progress import TrainingProgress
-from biencoder.training.report_files import write_report
 from biencoder.training.setup import Setup
 from biencoder.training.state.checkpoint import load_best, restore_state, step_of
 from biencoder.training.state.output_folder import OutputFolder
@@ -212,7 +212,7 @@ def _finish(setup: Setup, progress: TrainingProgress, folder: OutputFolder, foun
         encoder.save(setup.folder)
         write_evaluation(setup.folder / "eval.json", outcome)
         write_model_card(setup.folder / "README.md", encoder, outcome)
-        write_report(setup, outcome, found)
+        write_report(setup.folder, encoder, outcome, found, setup.collection)
         folder.finish()
         report_result(outcome)
     barrier()
