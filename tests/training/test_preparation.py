@@ -32,7 +32,7 @@ def test_a_minute_or_15_percent_of_the_run(rows: int, changes: dict[str, int], q
 
 
 @pytest.mark.slow
-def test_the_figure_is_nearly_one_of_all_passages(medquad: Path, minilm: str) -> None:
+def test_the_figure_is_nearly_one_of_all_passages(medquad: Path, minilm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A corpus of a quarter of the passages, ten for each query, as in a run over all of MedQuAD."""
     table = ExampleTable.from_files([medquad / "train.jsonl.gz"]).select(np.arange(2400))
     whole, part = (hold_out(table, seed=1, queries=60, passages=n).collection for n in (100_000, 580))
@@ -50,7 +50,9 @@ def test_the_figure_is_nearly_one_of_all_passages(medquad: Path, minilm: str) ->
         whole.qrels,
         "random passages",
     )
-    encoder = Encoder.load(minilm, max_length=128, precision="auto")
+    encoder = Encoder.load(minilm, max_length=64, precision="auto")
+    vectors = dict(zip(whole.corpus_texts, encoder.encode_passages(whole.corpus_texts), strict=True))
+    monkeypatch.setattr(encoder, "encode_passages", lambda texts, _: np.stack([vectors[text] for text in texts]))
     truth, figure, easy = (evaluate(encoder, each).metrics["ndcg@10"] for each in (whole, part, at_random))
     print(f"nDCG@10 among all passages {truth:.4f}, held-out corpus {figure:.4f}, random passages {easy:.4f}")
     assert 0 <= figure - truth < 0.03
