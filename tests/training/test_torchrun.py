@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -164,6 +165,28 @@ def test_many_processes_train_the_model_that_one_trains(ranks: int, place: Path,
         assert sum(each.startswith(line) for each in lines) == 1
     assert sum(f"over {ranks} processes" in line for line in lines) == 1
     assert err.count(f"train {STEPS}/{STEPS}") == 1
+
+
+def test_many_processes_choose_one_share_of_the_base(place: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    guard = tmp_path / "guard"
+    shutil.copytree(place / "beir", guard)
+    corpus = [
+        {"_id": word, "text": f"{word} {' '.join(WORDS[100 + i : 104 + i])}"} for i, word in enumerate(WORDS[:60])
+    ]
+    (guard / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in corpus))
+    high = 2e-2  # so that the guard loses something
+    code, out, err = finish(start(2, words(place, output, guard_data=guard, epochs=1, learning_rate=high)))
+    assert code == 0, err
+    found = json.loads((output / "eval.json").read_text())
+    share = found["keep_base"]
+    assert share > 0
+    assert sum(f"({share:g})" in line for line in out.splitlines()) == 1  # said once
+    tuned = weights(output / "checkpoints" / f"best-{found['after_step']:08d}")
+    base, saved = weights(place / "model"), weights(output)
+    for name, weight in saved.items():
+        mixed = share * base[name] + (1 - share) * tuned.get(f"backbone.{name}", base[name])
+        np.testing.assert_allclose(weight, mixed, rtol=1e-6, atol=1e-7)
 
 
 @pytest.fixture(scope="module")
