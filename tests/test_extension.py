@@ -78,7 +78,7 @@ def config(tmp_path: Path) -> TrainConfig:
 
 
 def prepared(config: TrainConfig) -> tuple[Encoder, TrainConfig, ExampleTable]:
-    encoder, config = prepare_encoder(config)
+    encoder, config = prepare_encoder(config, 32)
     return encoder, config, ExampleTable.from_files(config.data_sets[0].path)
 
 

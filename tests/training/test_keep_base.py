@@ -232,7 +232,7 @@ def test_the_least_share_that_the_guard_accepts_unless_too_much_of_the_gain_goes
         return Evaluation({"ndcg@10": value}, {}, 1, 1, "")
 
     examples = read_data_sets(config.data_sets, "stop")
-    encoder, resolved = prepare_encoder(guarded(config, place))
+    encoder, resolved = prepare_encoder(guarded(config, place), len(examples))
     setup, progress = set_up(resolved, encoder, examples, load_collection(place / "eval"))
     progress.before, progress.best = measured(0.5), measured(0.5 + gain(0.0))
     progress.guards_before = dict.fromkeys(setup.guards, measured(0.4))

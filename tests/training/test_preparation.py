@@ -1,15 +1,17 @@
 """How much is set aside for an evaluation, and whether its figure is one of all passages."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from tiny import tiny_model
 
 from biencoder import Encoder, TrainConfig, evaluate
 from biencoder.data.evaluation.held_out import hold_out
 from biencoder.data.files.beir import Collection
 from biencoder.data.table import ExampleTable
-from biencoder.training.preparation import _held_out_size
+from biencoder.training.preparation import _held_out_size, prepare_encoder
 
 
 @pytest.mark.parametrize(
@@ -29,6 +31,27 @@ def test_a_minute_or_15_percent_of_the_run(rows: int, changes: dict[str, int], q
     held = _held_out_size(config, rows)
     assert held[0] == queries
     assert held[1] == pytest.approx(passages, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "rate"),
+    [
+        (1000, {}, 1e-4),  # 16 steps
+        (1280, {}, 2e-4),
+        (1280, {"max_steps": 19}, 1e-4),
+        (400, {"epochs": 3}, 2e-4),
+        (1280, {"keep_base": 0}, 1e-4),
+        (1280, {"general_guard": False}, 1e-4),  # no guard, so nothing of the base is kept
+        (1280, {"keep_base": 0.3, "general_guard": False}, 2e-4),
+        (1280, {"learning_rate": 5e-5}, 5e-5),
+    ],
+)
+def test_a_model_that_is_averaged_with_its_base_learns_at_twice_the_rate_unless_steps_are_few(
+    rows: int, changes: dict[str, Any], rate: float, tmp_path: Path
+) -> None:
+    model = tiny_model(tmp_path / "model")
+    config = TrainConfig(model=str(model), train_data=(Path("p"),), output_dir=Path("o"), **changes)
+    assert prepare_encoder(config, rows)[1].learning_rate == pytest.approx(rate)
 
 
 @pytest.mark.slow

@@ -32,11 +32,16 @@ HELD_OUT_COST = 0.15  # share of the run's own cost that all evaluations on the 
 HELD_OUT_QUERIES = 300  # at most
 HELD_OUT_PASSAGES = 6000  # all evaluations of a short run together may encode so many: about a minute on a laptop
 LEAST_PASSAGES = 2  # for each query, however many evaluations there are
+FEW_STEPS = 20  # runs of fewer steps learn at the rate of a model that is not averaged with its base
 FORWARD_COST = 1 / 3  # of encoding a text, to training on it
 
 
-def prepare_encoder(config: TrainConfig) -> tuple[Encoder, TrainConfig]:
+def prepare_encoder(config: TrainConfig, rows: int) -> tuple[Encoder, TrainConfig]:
     """The base model, and the configuration with every ``auto`` and None resolved by it.
+
+    Args:
+        config: as it was given.
+        rows: of the training data; they decide how long the run is.
 
     Raises:
         UserError: there is no such model, or an option does not fit it.
@@ -71,8 +76,7 @@ def prepare_encoder(config: TrainConfig) -> tuple[Encoder, TrainConfig]:
         config,
         pooling=settings.pooling,
         normalize=settings.normalize,
-        learning_rate=config.learning_rate
-        or usual_learning_rate(encoder.dim, lora=config.lora_rank is not None, averaged=config.averages),
+        learning_rate=config.learning_rate or _learning_rate(config, encoder, rows),
         lora_alpha=config.lora_alpha or (config.lora_rank and 2.0 * config.lora_rank),
         temperature=config.temperature if settings.normalize else 1.0,
         precision=encoder.precision or config.precision,
@@ -82,6 +86,17 @@ def prepare_encoder(config: TrainConfig) -> tuple[Encoder, TrainConfig]:
         query_max_len=min(config.query_max_len, encoder.max_length),
         passage_max_len=min(config.passage_max_len, encoder.max_length),
     )
+
+
+def _learning_rate(config: TrainConfig, encoder: Encoder, rows: int) -> float:
+    """The rate for a run of this length: a few large steps would lose more than an average with the base gives back."""
+    averaged = config.averages and _steps(config, rows) >= FEW_STEPS
+    return usual_learning_rate(encoder.dim, lora=config.lora_rank is not None, averaged=averaged)
+
+
+def _steps(config: TrainConfig, rows: int) -> int:
+    """About how many steps a run takes, before anything is held out."""
+    return config.max_steps or config.epochs * -(-rows // config.batch_size)
 
 
 def evaluation_data(config: TrainConfig, examples: ExampleTable) -> tuple[ExampleTable, Collection]:
@@ -96,9 +111,8 @@ def evaluation_data(config: TrainConfig, examples: ExampleTable) -> tuple[Exampl
 
 def _held_out_size(config: TrainConfig, rows: int) -> tuple[int, int]:
     """Queries and passages to hold out, so that all evaluations cost at most about 15% of the run, or one minute."""
-    steps_per_epoch = -(-rows // config.batch_size)
-    steps = config.max_steps or config.epochs * steps_per_epoch
-    evaluations = 1 + -(-steps // (config.eval_steps or steps_per_epoch))
+    steps = _steps(config, rows)
+    evaluations = 1 + -(-steps // (config.eval_steps or -(-rows // config.batch_size)))
     affordable = max(HELD_OUT_PASSAGES, int(HELD_OUT_COST * steps * config.batch_size / FORWARD_COST)) // evaluations
     queries = max(10, min(HELD_OUT_QUERIES, int(LARGEST_SHARE * rows)))
     return queries, max(LEAST_PASSAGES * queries, affordable)

@@ -123,7 +123,7 @@ def _train(config: TrainConfig) -> TrainResult | None:
     folder = OutputFolder(config.output_dir)
     folder.refuse_foreign(config.resume)
     examples = read_data_sets(config.data_sets, config.on_bad_row)
-    encoder, config = prepare_encoder(config)
+    encoder, config = prepare_encoder(config, len(examples))
     base = encoder.weights_fingerprint
     choose_trained(encoder, config)
     if any(is_of_single_texts(examples, number) for number in range(len(config.data_sets))):
