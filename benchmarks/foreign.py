@@ -12,7 +12,6 @@ python -m benchmarks.foreign --output-dir build/foreign
 import argparse
 import gzip
 import itertools
-import json
 import re
 import subprocess
 from collections import Counter
@@ -155,15 +154,8 @@ def write(name: str, folder: Path) -> Path:
     pairs = chosen(SOURCES[name]())[:DOCUMENTS]
     if len(pairs) < 2 * QUERIES:
         raise SystemExit(f"{name}: only {len(pairs)} texts on this machine. {__doc__}")
-    (target / "qrels").mkdir(parents=True)
-    rows = {
-        "corpus.jsonl": [{"_id": key, "title": "", "text": text} for key, _, text in pairs],
-        "queries.jsonl": [{"_id": key, "text": query} for key, query, _ in pairs[:QUERIES]],
-    }
-    for file, lines in rows.items():
-        (target / file).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    judged = "".join(f"{key}\t{key}\t1\n" for key, *_ in pairs[:QUERIES])
-    (target / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judged}", encoding="utf-8")
+    documents = {key: text for key, _, text in pairs}
+    code_search.write_collection(target, documents, {key: query for key, query, _ in pairs[:QUERIES]})
     return target
 
 

@@ -43,7 +43,9 @@ def train(asked: Namespace, rows: Path, seed: int) -> Path:
 
 def verdict_of(row: dict[str, float]) -> str:
     """A comparison of :data:`MEASURE` in one word."""
-    if row["p"] >= 0.05:
+    from biencoder.retrieval.comparing.comparison import SIGNIFICANT
+
+    if row["p"] >= SIGNIFICANT:
         return "cannot tell"
     return "better" if row["difference"] > 0 else "worse"
 

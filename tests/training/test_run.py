@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,15 +13,14 @@ import numpy as np
 import pytest
 from fault_points import AtCall, AtOperation
 from killed import COMMAND, kill_at
+from runs import stop_in_step
 from safetensors.numpy import load_file
 from tiny import WORDS, tiny_model
-from torch import nn
 
 from biencoder import Encoder
 from biencoder.config import MiningOptions, TrainConfig
 from biencoder.data.evaluation.held_out import hold_out
 from biencoder.data.table import ExampleTable
-from biencoder.distributed import sum_gradients
 from biencoder.errors import TrainingError, UserError
 from biencoder.training.gradcache import StepLosses, accumulate_gradients
 from biencoder.training.run import train
@@ -86,25 +84,6 @@ def losses(folder: Path) -> list[tuple[int, float]]:
     return [(line["step"], line["loss"]) for line in lines if "loss" in line]
 
 
-class KilledError(Exception):
-    """Stands for a kill at a place of our choice."""
-
-
-def train_until(step: int, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """End a run inside of step ``step``, when gradients exist and weights have not changed."""
-    steps = iter(range(10**6))
-
-    def stopping(parameters: Iterable[nn.Parameter]) -> None:
-        if next(steps) == step:
-            raise KilledError
-        sum_gradients(parameters)
-
-    with monkeypatch.context() as patched:
-        patched.setattr("biencoder.training.steps.train_step.sum_gradients", stopping)
-        with pytest.raises(KilledError):
-            train(config)
-
-
 def test_a_run_leaves_a_model_and_its_reports(config: TrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
     result = train(config)
     assert result is not None
@@ -148,7 +127,7 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(
 ) -> None:
     whole = replace(config, output_dir=tmp_path / "whole")
     train(whole)
-    train_until(step, config, monkeypatch)
+    stop_in_step(step + 1, config, monkeypatch)
     train(config)
     assert_same_model(config.output_dir, whole.output_dir)
     assert losses(config.output_dir) == losses(whole.output_dir)
@@ -199,7 +178,7 @@ def test_a_finished_run_says_so_and_changes_nothing(config: TrainConfig, capsys:
 def test_another_configuration_or_other_data_is_refused_by_name(
     config: TrainConfig, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train_until(5, config, monkeypatch)
+    stop_in_step(6, config, monkeypatch)
     with pytest.raises(UserError, match=r"--learning-rate was 0\.001 and is 0\.002"):
         train(replace(config, learning_rate=2e-3))
     other = tmp_path / "other.jsonl"
@@ -303,7 +282,7 @@ def test_a_guide_of_other_weights_is_another_run(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     guided = replace(config, guide=str(tiny_model(tmp_path / "guide", seed=1)))
-    train_until(5, guided, monkeypatch)
+    stop_in_step(6, guided, monkeypatch)
     tiny_model(tmp_path / "guide", seed=2)
     with pytest.raises(UserError, match="the guide's weights or settings have changed"):
         train(guided)
@@ -348,7 +327,7 @@ def test_a_run_with_mined_negatives_resumes_in_the_same_bits(
     asked = replace(config, mine_negatives=2, refresh_negatives=1)
     whole = replace(asked, output_dir=asked.output_dir.parent / "whole")
     train(whole)
-    train_until(killed_in, asked, monkeypatch)
+    stop_in_step(killed_in + 1, asked, monkeypatch)
     train(asked)
     assert losses(asked.output_dir) == losses(whole.output_dir)
     assert_same_model(asked.output_dir, whole.output_dir)
@@ -362,7 +341,7 @@ def test_a_run_over_clusters_resumes_in_the_same_bits(
     whole, plain = (replace(asked, output_dir=asked.output_dir.parent / name) for name in ("whole", "plain"))
     train(whole)
     train(replace(plain, cluster_size=1))
-    train_until(killed_in, asked, monkeypatch)
+    stop_in_step(killed_in + 1, asked, monkeypatch)
     train(asked)
     assert losses(asked.output_dir) == losses(whole.output_dir) != losses(plain.output_dir)
     assert_same_model(asked.output_dir, whole.output_dir)
@@ -370,7 +349,7 @@ def test_a_run_over_clusters_resumes_in_the_same_bits(
 
 def test_mined_negatives_that_are_gone_stop_a_resumed_run(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = replace(config, mine_negatives=2)
-    train_until(5, asked, monkeypatch)
+    stop_in_step(6, asked, monkeypatch)
     shutil.rmtree(asked.output_dir / "negatives")
     with pytest.raises(UserError, match=r"step-00000000\.npy: is missing"):
         train(asked)

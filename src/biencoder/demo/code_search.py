@@ -13,7 +13,7 @@ import json
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -257,12 +257,18 @@ def write(data: CodeSearch, folder: Path) -> DataFiles:
     """Write ``train.jsonl`` and the BEIR folder ``held-out/`` (corpus, queries, qrels/test.tsv) into ``folder``."""
     files = DataFiles(train=folder / "train.jsonl", held_out=folder / "held-out")
     _write_lines(files.train, ({"query": f.summary, "pos": [f.code], "neg": []} for f in data.train))
-    _write_lines(files.held_out / "corpus.jsonl", ({"_id": f.name, "title": "", "text": f.code} for f in data.corpus))
-    _write_lines(files.held_out / "queries.jsonl", ({"_id": f.name, "text": f.summary} for f in data.queries))
-    with atomic_write(files.held_out / "qrels" / "test.tsv") as file:
-        file.write("query-id\tcorpus-id\tscore\n")
-        file.writelines(f"{f.name}\t{f.name}\t1\n" for f in data.queries)
+    documents, queries = {f.name: f.code for f in data.corpus}, {f.name: f.summary for f in data.queries}
+    write_collection(files.held_out, documents, queries)
     return files
+
+
+def write_collection(folder: Path, documents: Mapping[str, str], queries: Mapping[str, str]) -> None:
+    """Write a BEIR folder of texts by id; the answer to a query is the document with its id."""
+    _write_lines(folder / "corpus.jsonl", ({"_id": key, "title": "", "text": text} for key, text in documents.items()))
+    _write_lines(folder / "queries.jsonl", ({"_id": key, "text": text} for key, text in queries.items()))
+    with atomic_write(folder / "qrels" / "test.tsv") as file:
+        file.write("query-id\tcorpus-id\tscore\n")
+        file.writelines(f"{key}\t{key}\t1\n" for key in queries)
 
 
 def _write_lines(path: Path, rows: Iterable[dict[str, object]]) -> None:

@@ -13,6 +13,7 @@ from biencoder.model.encoder import Encoder
 from biencoder.report.guard import GUARD_COLUMNS, guard_json, guard_rows, guard_verdicts, next_step
 from biencoder.report.kept_base import Kept
 from biencoder.report.markdown import code, fenced, inline
+from biencoder.report.wording import best_step_said, python_usage, search_command, skipped_said
 from biencoder.retrieval.comparing.comparison import (
     COMPARISON_COLUMNS,
     HOW_COMPARED,
@@ -60,6 +61,11 @@ class Outcome:
         """Evaluation of the saved model."""
         return self.kept.evaluation
 
+    @property
+    def skipped_said(self) -> list[str]:
+        """How many steps changed nothing, and why, in sentences."""
+        return skipped_said(self.skipped, self.overflows, self.steps)
+
     @cached_property
     def comparisons(self) -> list[Comparison]:
         """Every measure before and after."""
@@ -78,9 +84,8 @@ def report_result(outcome: Outcome) -> None:
     table(comparison_rows(outcome.comparisons), COMPARISON_COLUMNS)
     say(HOW_COMPARED)
     say(verdict(outcome.comparisons, "The tuned model"))
-    if outcome.best_step != outcome.steps:
-        say(f"The saved model is the best one that was evaluated, from step {outcome.best_step} of {outcome.steps}.")
-    for sentence in [*_what_was_skipped(outcome), *outcome.kept.sentences()]:
+    best_step = best_step_said(outcome.best_step, outcome.steps)
+    for sentence in [*best_step, *outcome.skipped_said, *outcome.kept.sentences()]:
         say(sentence)
     if outcome.guards:
         say("\nOn data that the model did not train on")
@@ -89,22 +94,7 @@ def report_result(outcome: Outcome) -> None:
         for sentence in [*guard_verdicts(outcome.guards), *([more] if more else [])]:
             say(sentence)
     say(f"\nThe model is in {output_dir}. Try it:\n")
-    say(f'  biencoder search --model {output_dir} --corpus YOUR_PASSAGES.jsonl --query "YOUR QUESTION"')
-
-
-def _what_was_skipped(outcome: Outcome) -> list[str]:
-    sentences = []
-    if outcome.skipped:
-        sentences.append(
-            f"{outcome.skipped:,} of {outcome.steps:,} steps were skipped: their loss or gradient was not finite. "
-            "metrics.jsonl names their rows."
-        )
-    if outcome.overflows:
-        sentences.append(
-            f"{outcome.overflows:,} of {outcome.steps:,} steps were skipped because their scaled gradient was too "
-            "large for fp16. Each time, the scale was halved; a few such steps are normal."
-        )
-    return sentences
+    say(f"  {search_command(output_dir)}")
 
 
 def write_evaluation(path: Path, outcome: Outcome) -> None:
@@ -131,7 +121,7 @@ def write_model_card(path: Path, encoder: Encoder, outcome: Outcome) -> None:
     settings, config = encoder.settings, outcome.config
     prompts = {"query": settings.query_prompt, "passage": settings.passage_prompt}
     named = "; ".join(f"{side}: {code(text)}" for side, text in prompts.items() if text) or "none"
-    notes = "".join(f"\n{sentence}\n" for sentence in [*outcome.kept.sentences(), *_what_was_skipped(outcome)])
+    notes = "".join(f"\n{sentence}\n" for sentence in [*outcome.kept.sentences(), *outcome.skipped_said])
     with atomic_write(path) as file:
         file.write(
             f"""---
@@ -156,7 +146,7 @@ On {inline(outcome.after.description)}:
 {_guards_in_card(outcome)}
 ## Use
 
-{fenced(_usage(path.parent.resolve().name), "python")}
+{fenced(python_usage(path.parent.resolve().name), "python")}
 
 With sentence-transformers: `SentenceTransformer(folder)`, then `encode_query` and `encode_document`.
 
@@ -165,14 +155,6 @@ With sentence-transformers: `SentenceTransformer(folder)`, then `encode_query` a
 {fenced(config.to_yaml().rstrip(), "yaml")}
 """
         )
-
-
-def _usage(folder: str) -> str:
-    return (
-        "from biencoder import Encoder\n\n"
-        f"encoder = Encoder.load({json.dumps(folder)})\n"
-        'scores = encoder.encode_queries(["a question"]) @ encoder.encode_passages(["a passage", "another one"]).T'
-    )
 
 
 def _guards_in_card(outcome: Outcome) -> str:

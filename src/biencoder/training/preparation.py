@@ -96,7 +96,11 @@ def _learning_rate(config: TrainConfig, encoder: Encoder, rows: int) -> float:
 
 def _steps(config: TrainConfig, rows: int) -> int:
     """About how many steps a run takes, before anything is held out."""
-    return config.max_steps or config.epochs * -(-rows // config.batch_size)
+    return config.max_steps or config.epochs * _steps_per_epoch(config, rows)
+
+
+def _steps_per_epoch(config: TrainConfig, rows: int) -> int:
+    return -(-rows // config.batch_size)
 
 
 def evaluation_data(config: TrainConfig, examples: ExampleTable) -> tuple[ExampleTable, Collection]:
@@ -112,13 +116,13 @@ def evaluation_data(config: TrainConfig, examples: ExampleTable) -> tuple[Exampl
 def _held_out_size(config: TrainConfig, rows: int) -> tuple[int, int]:
     """Queries and passages to hold out, so that all evaluations cost at most about 15% of the run, or one minute."""
     steps = _steps(config, rows)
-    evaluations = 1 + -(-steps // (config.eval_steps or -(-rows // config.batch_size)))
+    evaluations = 1 + -(-steps // (config.eval_steps or _steps_per_epoch(config, rows)))
     affordable = max(HELD_OUT_PASSAGES, int(HELD_OUT_COST * steps * config.batch_size / FORWARD_COST)) // evaluations
     queries = max(10, min(HELD_OUT_QUERIES, int(LARGEST_SHARE * rows)))
     return queries, max(LEAST_PASSAGES * queries, affordable)
 
 
-def guard_collections(config: TrainConfig) -> dict[str, Collection]:
+def _guards(config: TrainConfig) -> dict[str, Collection]:
     """Data that the model does not train on, by the names that reports give them."""
     built_in = {GENERAL_ENGLISH: general_english()} if config.general_guard else {}
     return built_in | {str(folder): load_collection(folder) for folder in config.guard_data or ()}
@@ -156,7 +160,7 @@ def set_up(
         objectives=[_objective(config, each, is_scored(examples, i)) for i, each in enumerate(data_sets)],
         guide=guide,
         collection=collection,
-        guards=guard_collections(config),
+        guards=_guards(config),
         total_steps=config.max_steps or config.epochs * sampler.steps_per_epoch,
     )
     batcher = _batcher(config, encoder, examples, guide, chunk_tokens)

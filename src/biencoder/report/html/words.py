@@ -1,11 +1,11 @@
 """The sentences and figures of a report."""
 
-import json
 import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from biencoder.report.run_files import RunFiles
+from biencoder.report.wording import best_step_said, python_usage, search_command, skipped_said
 from biencoder.retrieval.comparing.comparison import SIGNIFICANT, Comparison, deciding_of
 from biencoder.terminal import duration
 
@@ -49,22 +49,9 @@ def tone(deciding: Comparison) -> str:
 def notes(run: RunFiles) -> list[str]:
     """What to know about the saved model, in sentences."""
     figures, steps = run.figures, run.curves.last_step
-    found = []
-    if figures.after_step != steps:
-        found.append(
-            f"The saved model is the best one that was evaluated, from step {figures.after_step:,} of {steps:,}."
-        )
-    if run.record is not None:
-        found += run.record.kept
-    if figures.skipped_steps:
-        found.append(
-            f"{figures.skipped_steps:,} of {steps:,} steps were skipped: their loss or gradient was not finite."
-        )
-    if figures.overflowed_steps:
-        found.append(
-            f"{figures.overflowed_steps:,} of {steps:,} steps were skipped: their gradient was too large for fp16."
-        )
-    return found
+    kept = [] if run.record is None else run.record.kept
+    skipped = skipped_said(figures.skipped_steps, figures.overflowed_steps, steps)
+    return [*best_step_said(figures.after_step, steps), *kept, *skipped]
 
 
 def shares_tried(run: RunFiles) -> list[list[str]]:
@@ -138,14 +125,8 @@ def size(count: int) -> str:
 
 def usage(name: str) -> Usage:
     """How to use the model in the folder of that name."""
-    folder = shlex.quote(name)
-    return Usage(
-        f'biencoder search --model {folder} --corpus YOUR_PASSAGES.jsonl --query "YOUR QUESTION"\n'
-        f"biencoder encode --model {folder} --input YOUR_PASSAGES.jsonl --output vectors.npy",
-        "from biencoder import Encoder\n\n"
-        f"encoder = Encoder.load({json.dumps(name)})\n"
-        'scores = encoder.encode_queries(["a question"]) @ encoder.encode_passages(["a passage", "another one"]).T',
-    )
+    encode = f"biencoder encode --model {shlex.quote(name)} --input YOUR_PASSAGES.jsonl --output vectors.npy"
+    return Usage(f"{search_command(name)}\n{encode}", python_usage(name))
 
 
 def _millions(count: int) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from biencoder.files import read_json
+from biencoder.files import atomic_write, read_json
 from biencoder.training.trackers.choice import open_tracker
 from biencoder.training.trackers.tracker import FollowedRun, Tracker, figures_of
 
@@ -99,9 +99,8 @@ class Follower:
         self._skip = max(0, self._skip - len(lines))
 
     def _save(self, identity: str) -> None:
-        temporary = self._state_path.with_name(f".{self._state_path.name}.tmp")
-        temporary.write_text(json.dumps({"id": identity, "lines": self._shown}) + "\n", encoding="utf-8")
-        temporary.replace(self._state_path)
+        with atomic_write(self._state_path) as file:
+            file.write(json.dumps({"id": identity, "lines": self._shown}) + "\n")
 
 
 def state_path(output_dir: Path, name: str) -> Path:
