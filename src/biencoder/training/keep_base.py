@@ -4,6 +4,8 @@ Weights between those of a base and of its tuned model lose little of what was l
 (WiSE-FT, Wortsman et al. 2022; LM-Cocktail, Xiao et al. 2023).
 """
 
+from math import ceil, sqrt
+
 from torch import Tensor
 
 from biencoder.model.merging.merge import mix_in
@@ -35,7 +37,7 @@ def keep_base(setup: Setup, progress: TrainingProgress) -> Kept:
 
 
 class _Choice:
-    """The least share of the base with which the first guard loses no more than :data:`TOLERATED`.
+    """About the least share of the base with which the first guard loses no more than :data:`TOLERATED`.
 
     The guard decides, because it is cheap to evaluate. If more than a quarter of the gain on the evaluation data would
     be lost, half the share is kept, and so on.
@@ -69,17 +71,12 @@ class _Choice:
         )
 
     def _least_for_the_guard(self) -> float:
-        """By bisection: the more of the base, the less is lost."""
-        if self._loss(0.0) <= TOLERATED:
-            return 0.0
-        low, high = 1, len(SHARES) - 1
-        while low < high:
-            middle = (low + high) // 2
-            if self._loss(SHARES[middle]) <= TOLERATED:
-                high = middle
-            else:
-                low = middle + 1
-        return SHARES[low]
+        """Upwards from none, as if the loss grew with the square of the distance to the base; one or two tries do."""
+        number, last = 0, len(SHARES) - 1
+        while (loss := self._loss(SHARES[number])) > TOLERATED and number < last:
+            needed = 1 - (1 - SHARES[number]) * sqrt(TOLERATED / loss)
+            number = min(max(number + 1, ceil(needed * len(SHARES))), last)
+        return SHARES[number]
 
     def _loss(self, share: float) -> float:
         return self.known - self._guarded(share).metrics[DECIDING]
