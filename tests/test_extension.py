@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from biencoder import Encoder, TrainConfig
 from biencoder.data.table import ExampleTable
-from biencoder.model.head import Head
+from biencoder.model.heads.head import Head
 from biencoder.model.merging.merge import mix_in
 from biencoder.model.pooling import POOLINGS, mean_tokens
 from biencoder.model.representation import Dense

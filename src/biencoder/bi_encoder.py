@@ -18,7 +18,7 @@ from biencoder.config.choices import HIGHEST_TEMPERATURE
 from biencoder.distributed import gather_with_gradient, is_distributed
 from biencoder.errors import UserError
 from biencoder.model.architectures.table import enable_packing, longest_text
-from biencoder.model.encoder import Encoder, dense_head
+from biencoder.model.encoder import Encoder
 from biencoder.model.files.pretrained import (
     UNREADABLE,
     checkpoint_activations,
@@ -28,6 +28,7 @@ from biencoder.model.files.pretrained import (
 )
 from biencoder.model.files.saving import save_model
 from biencoder.model.files.settings import ModelSettings
+from biencoder.model.heads.dense import DenseHead
 from biencoder.model.packing import PackedBatch
 from biencoder.model.pooling import POOLINGS
 from biencoder.model.representation import Dense
@@ -189,7 +190,7 @@ def _encoder(model_name: str, pooling: str, normalize: bool) -> Encoder:
     """The encoder of a model; under autocast where the caller says so, and without a tokenizer."""
     backbone = load_backbone(locate(model_name))
     settings = ModelSettings(pooling=pooling, normalize=normalize, prompts={"query": "", "document": ""})
-    head = dense_head(settings, int(backbone.config.hidden_size))
+    head = DenseHead(int(backbone.config.hidden_size), pooling=pooling, normalize=normalize)
     return Encoder(backbone, head, None, settings, precision=None, first_position=enable_packing(backbone))
 
 

@@ -24,10 +24,13 @@ from biencoder.model.adapting.causality import is_decoder
 from biencoder.model.architectures.native_layer import prepared_weights
 from biencoder.model.architectures.table import enable_packing, fitting_precision, longest_text
 from biencoder.model.embedding import hidden_states
-from biencoder.model.files.pretrained import load_checked, load_tokenizer, locate, weights_fingerprint
+from biencoder.model.files.dense_layers import read_weights
+from biencoder.model.files.pretrained import load_checked, load_tokenizer, loading, locate, weights_fingerprint
 from biencoder.model.files.saving import save_model
-from biencoder.model.files.settings import ModelSettings, read_settings
-from biencoder.model.head import DenseHead, Head
+from biencoder.model.files.settings import ModelSettings, layer_folders, read_settings
+from biencoder.model.heads.dense import DenseHead
+from biencoder.model.heads.head import Head
+from biencoder.model.heads.projection import projections
 from biencoder.model.packing import PackedBatch, chunks
 from biencoder.model.representation import Dense, Representation
 from biencoder.model.tokens import Tokens, tokenize
@@ -101,9 +104,6 @@ class Encoder(nn.Module):
         tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
         backbone = load_checked(folder, path, dropout, trust_remote_code=trust_remote_code)
         first_position = enable_packing(backbone)
-        width = int(backbone.config.hidden_size)
-        if dim is not None and dim > width:
-            raise UserError(f"--dim {dim}: {path} makes {width} dimensions")
         asked = replace(
             settings,
             pooling=settings.pooling if pooling == AUTO else pooling,
@@ -111,9 +111,10 @@ class Encoder(nn.Module):
             max_length=max_length or settings.max_length,
         )
         asked = resolve(asked, tokenizer, backbone)
+        head = _dense_head(folder, path, asked, int(backbone.config.hidden_size), dim)
         encoder = cls(
             backbone,
-            dense_head(asked, width, dim),
+            head,
             tokenizer,
             asked,
             precision=fitting_precision(choose_precision(precision, target), backbone.config, path),
@@ -147,7 +148,8 @@ class Encoder(nn.Module):
         """Take other settings; a dense head pools and normalises as they say."""
         self.settings = settings
         if isinstance(self.head, DenseHead):
-            self.head = dense_head(settings, self.head.width, self.head.dim)
+            assert settings.pooling is not None
+            self.head = self.head.adopt(pooling=settings.pooling, normalize=bool(settings.normalize))
 
     @property
     def device(self) -> torch.device:
@@ -248,9 +250,10 @@ class Encoder(nn.Module):
         Raises:
             ValueError: the head has weights of its own, and no file of such a folder would hold them.
         """
-        if self.head.state_dict():
+        layers = [layer.state_dict() for layer in self.head.layers] if isinstance(self.head, DenseHead) else []
+        if self.head.state_dict() and not layers:
             raise ValueError("the head has weights of its own: save encoder.head.state_dict() beside the backbone")
-        save_model(folder, self.backbone, self._tokenizer, self.settings)
+        save_model(folder, self.backbone, self._tokenizer, self.settings, layers)
 
     @contextlib.contextmanager
     def _inference(self) -> Iterator[None]:
@@ -282,10 +285,14 @@ def load_with(config: EncodingOptions, model: str) -> Encoder:
     )
 
 
-def dense_head(settings: ModelSettings, width: int, dim: int | None = None) -> DenseHead:
-    """The head that settings describe, for a backbone of that hidden size; ``dim`` keeps the first dimensions only."""
+def _dense_head(folder: Path, path: str | Path, settings: ModelSettings, width: int, dim: int | None) -> DenseHead:
+    with loading(path):
+        layers = projections(settings.layers, width, read_weights(layer_folders(folder)))
     assert settings.pooling is not None
-    return DenseHead(width, pooling=settings.pooling, normalize=bool(settings.normalize), dim=dim)
+    head = DenseHead(width, pooling=settings.pooling, normalize=bool(settings.normalize), layers=layers, dim=dim)
+    if head.dim > head.full_dim:
+        raise UserError(f"--dim {dim}: {path} makes {head.full_dim} dimensions")
+    return head
 
 
 def resolve(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase, backbone: PreTrainedModel) -> ModelSettings:

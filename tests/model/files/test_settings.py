@@ -77,7 +77,8 @@ def test_prompts_length_and_similarity_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("modules", "pooling", "message"),
     [
-        (["Transformer", "Pooling", "Dense"], OLD_MEAN, "has a Dense module"),
+        (["Transformer", "Pooling", "Dense"], OLD_MEAN, "2_Dense/config.json: missing, though modules.json names it"),
+        (["Transformer", "Pooling", "LayerNorm"], OLD_MEAN, "has a LayerNorm module"),
         (["Transformer", "Pooling"], None, "missing, though modules.json names it"),
         (["Transformer", "Pooling"], {"pooling_mode_max_tokens": True}, "pooling max is not supported"),
         (

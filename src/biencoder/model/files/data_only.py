@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from biencoder.errors import UserError
-from biencoder.model.files.settings import ADAPTER_CONFIG, read_json
+from biencoder.model.files.json_files import read_json
+from biencoder.model.files.settings import ADAPTER_CONFIG
 
 INDEX = "model.safetensors.index.json"
 SHOWN = (".safetensors", ".json", ".txt", ".model")  # weights, settings, vocabularies and merges, sentencepiece

@@ -17,7 +17,8 @@ from biencoder.errors import UserError, first_line
 from biencoder.model.adapting.lora import merge_adapter
 from biencoder.model.dropout import use_fast_dropout
 from biencoder.model.files.data_only import data_only, refuse_links_out
-from biencoder.model.files.settings import ADAPTER_CONFIG, adapter_base, read_json, read_settings
+from biencoder.model.files.json_files import read_json
+from biencoder.model.files.settings import ADAPTER_CONFIG, adapter_base, read_settings
 
 logger = logging.getLogger(__name__)
 

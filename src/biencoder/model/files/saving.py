@@ -2,8 +2,10 @@
 
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biencoder.files import sync_file, sync_folder, system_errors
@@ -15,12 +17,23 @@ MAKES_A_MODEL = ("config.json", ADAPTER_CONFIG)
 
 
 def save_model(
-    folder: Path, backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, settings: ModelSettings
+    folder: Path,
+    backbone: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
+    settings: ModelSettings,
+    layers: Sequence[Mapping[str, Tensor]] = (),
 ) -> None:
     """Write weights, configuration, tokenizer and sentence-transformers' files into ``folder``.
 
     Everything is written and synced under a temporary name first. The configuration, which makes a folder a model, is
     moved there last, so a kill leaves a whole model or none.
+
+    Args:
+        folder: of the model.
+        backbone: the transformers model.
+        tokenizer: its tokenizer, or None.
+        settings: with a pooling.
+        layers: the weights of each of the settings' linear layers, by name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     staged = Path(tempfile.mkdtemp(prefix=".model.", suffix=".tmp", dir=folder))
@@ -30,7 +43,7 @@ def save_model(
             if tokenizer is not None:
                 _forget_last_use(tokenizer, settings.max_length)
                 tokenizer.save_pretrained(staged)
-        write_settings(staged, settings, int(backbone.config.hidden_size))
+        write_settings(staged, settings, int(backbone.config.hidden_size), layers)
         _publish(staged, folder)
     finally:
         shutil.rmtree(staged, ignore_errors=True)

@@ -3,14 +3,18 @@
 ``modules.json`` names the steps after the transformer; a step that we do not run is an error, never a different vector.
 """
 
-import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from biencoder.config.choices import CLS, LAST, MEAN
 from biencoder.errors import UserError
-from biencoder.files import atomic_write
+from biencoder.model.files.dense_layers import read_layer, write_layer
+from biencoder.model.files.json_files import read_json, write_json
+from biencoder.model.heads.projection import DenseLayer
 from biencoder.model.pooling import POOLINGS
 
 POOLING_KEYS = {
@@ -24,6 +28,7 @@ POOLING_KEYS = {
 QUERY_PROMPTS = ("query", "search_query", "retrieval.query")
 PASSAGE_PROMPTS = ("document", "passage", "corpus", "search_document", "retrieval.passage")
 ADAPTER_CONFIG = "adapter_config.json"
+TRANSFORMER, POOLING, DENSE, NORMALIZE = ORDER = ("Transformer", "Pooling", "Dense", "Normalize")
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class ModelSettings:
         prompts: by name, as sentence-transformers keeps them.
         default_prompt: name of the prompt that ``encode`` applies on its own.
         similarity: ``cosine``, ``dot``, …; None where the folder does not say.
+        layers: linear layers after the pooling, in order.
     """
 
     pooling: str | None = None
@@ -47,6 +53,7 @@ class ModelSettings:
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
     similarity: str | None = None
+    layers: tuple[DenseLayer, ...] = ()
 
     @property
     def query_prompt(self) -> str:
@@ -78,35 +85,47 @@ def read_settings(folder: Path) -> ModelSettings:
         UserError: a module or a pooling that biencoder does not run.
     """
     read_json(folder / "config.json")  # what is no JSON object crashes transformers
-    modules = read_json(folder / "modules.json", list)
-    if modules is None:
+    steps = _steps(folder)
+    if not steps:
         return ModelSettings()
-    pooling = MEAN
-    normalize = False
-    for module in modules:
-        if not isinstance(module, dict):
-            raise UserError(f"{folder / 'modules.json'}: a list of JSON objects is wanted there")
-        kind = str(module.get("type", "")).rsplit(".", 1)[-1]
-        if kind == "Pooling":
-            pooling = _read_pooling(_inside(folder, module.get("path", "")) / "config.json")
-        elif kind == "Normalize":
-            normalize = True
-        elif kind != "Transformer":
-            raise UserError(
-                f"{folder / 'modules.json'}: the model has a {kind} module, which biencoder does not run; "
-                "it handles Transformer, Pooling and Normalize"
-            )
+    kinds = [kind for kind, _ in steps]
+    pooling = next((_read_pooling(path / "config.json") for kind, path in steps if kind == POOLING), MEAN)
     transformer = read_json(folder / "sentence_bert_config.json") or {}
     max_length = transformer.get("max_seq_length")
     if max_length is not None and (type(max_length) is not int or max_length < 1):
         raise UserError(f"{folder / 'sentence_bert_config.json'}: max_seq_length must be a number of tokens")
     return ModelSettings(
         pooling=pooling,
-        normalize=normalize,
+        layers=tuple(read_layer(path) for kind, path in steps if kind == DENSE),
+        normalize=NORMALIZE in kinds,
         max_length=max_length,
         lowercase=bool(transformer.get("do_lower_case", False)),
         **_read_sentence_settings(folder / "config_sentence_transformers.json"),
     )
+
+
+def layer_folders(folder: Path) -> list[Path]:
+    """Where the weights of the linear layers after the pooling are; raises what :func:`read_settings` does."""
+    return [path for kind, path in _steps(folder) if kind == DENSE]
+
+
+def _steps(folder: Path) -> list[tuple[str, Path]]:
+    """The kind and the folder of each module; none for a plain transformers folder."""
+    path = folder / "modules.json"
+    steps = []
+    for module in read_json(path, list) or []:
+        if not isinstance(module, dict):
+            raise UserError(f"{path}: a list of JSON objects is wanted there")
+        kind = str(module.get("type", "")).rsplit(".", 1)[-1]
+        if kind not in ORDER:
+            raise UserError(
+                f"{path}: the model has a {kind} module, which biencoder does not run; it handles {', '.join(ORDER)}"
+            )
+        steps.append((kind, _inside(folder, module.get("path", ""))))
+    places = [ORDER.index(kind) for kind, _ in steps]
+    if places != sorted(places):
+        raise UserError(f"{path}: biencoder runs modules in the order {', '.join(ORDER)} only")
+    return steps
 
 
 def _inside(folder: Path, path: Any) -> Path:
@@ -175,8 +194,16 @@ def _read_pooling(path: Path) -> str:
     return pooling
 
 
-def write_settings(folder: Path, settings: ModelSettings, dim: int) -> None:
+def write_settings(
+    folder: Path, settings: ModelSettings, width: int, weights: Sequence[Mapping[str, Tensor]] = ()
+) -> None:
     """Write the files from which sentence-transformers (every version since 2) rebuilds the same model.
+
+    Args:
+        folder: of the model.
+        settings: with a pooling.
+        width: hidden size of the backbone.
+        weights: of each of the linear layers, by name.
 
     Raises:
         UserError: the files have no word for the pooling.
@@ -184,16 +211,12 @@ def write_settings(folder: Path, settings: ModelSettings, dim: int) -> None:
     assert settings.pooling is not None
     if settings.pooling not in POOLING_KEYS.values():
         raise UserError(f"{folder}: sentence-transformers has no {settings.pooling} pooling to load the model with")
-    steps = [
-        ("", "Transformer"),
-        ("1_Pooling", "Pooling"),
-        *([("2_Normalize", "Normalize")] * bool(settings.normalize)),
-    ]
+    kinds = [TRANSFORMER, POOLING, *[DENSE] * len(settings.layers), *[NORMALIZE] * bool(settings.normalize)]
     modules = [
-        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for i, (path, kind) in enumerate(steps)
+        {"idx": i, "name": str(i), "path": f"{i}_{kind}" * bool(i), "type": f"sentence_transformers.models.{kind}"}
+        for i, kind in enumerate(kinds)
     ]
-    pooling = {"word_embedding_dimension": dim} | {key: name == settings.pooling for key, name in POOLING_KEYS.items()}
+    modes = {key: name == settings.pooling for key, name in POOLING_KEYS.items()}
     sentence = {
         "__version__": _versions(),
         "model_type": "SentenceTransformer",
@@ -202,12 +225,14 @@ def write_settings(folder: Path, settings: ModelSettings, dim: int) -> None:
         "similarity_fn_name": "cosine" if settings.normalize else settings.similarity or "dot",
     }
     transformer = {"max_seq_length": settings.max_length, "do_lower_case": settings.lowercase}
-    _write_json(folder / "1_Pooling" / "config.json", pooling)
+    write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width} | modes)
+    for number, (layer, state) in enumerate(zip(settings.layers, weights, strict=True), start=2):
+        write_layer(folder / f"{number}_{DENSE}", layer, state)
     if settings.normalize:
-        _write_json(folder / "2_Normalize" / "config.json", {})
-    _write_json(folder / "sentence_bert_config.json", transformer)
-    _write_json(folder / "config_sentence_transformers.json", sentence)
-    _write_json(folder / "modules.json", modules)
+        write_json(folder / f"{len(kinds) - 1}_{NORMALIZE}" / "config.json", {})
+    write_json(folder / "sentence_bert_config.json", transformer)
+    write_json(folder / "config_sentence_transformers.json", sentence)
+    write_json(folder / "modules.json", modules)
 
 
 def _versions() -> dict[str, str]:
@@ -216,28 +241,3 @@ def _versions() -> dict[str, str]:
     import transformers
 
     return {"sentence_transformers": "5.0.0", "transformers": transformers.__version__, "pytorch": torch.__version__}
-
-
-def read_json(path: Path, kind: type = dict) -> Any:
-    """A JSON file of a model folder; None where there is none.
-
-    Raises:
-        UserError: it is damaged, or holds something else than ``kind``.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        return None
-    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number of thousands of digits
-        raise UserError(f"{path}: not valid JSON ({error})") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    if not isinstance(content, kind):
-        raise UserError(f"{path}: a JSON {'object' if kind is dict else 'list'} is wanted there")
-    return content
-
-
-def _write_json(path: Path, content: Any) -> None:
-    with atomic_write(path) as file:
-        json.dump(content, file, indent=2, ensure_ascii=False)
-        file.write("\n")

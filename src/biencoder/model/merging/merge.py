@@ -14,9 +14,10 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from biencoder.errors import UserError
 from biencoder.model.architectures.table import has_own_code
 from biencoder.model.encoder import Encoder, resolve
-from biencoder.model.files.pretrained import DROPOUTS, empty_backbone, load_tokenizer, locate
+from biencoder.model.files.dense_layers import read_weights
+from biencoder.model.files.pretrained import DROPOUTS, empty_backbone, load_tokenizer, loading, locate
 from biencoder.model.files.saving import save_model
-from biencoder.model.files.settings import ModelSettings, read_settings
+from biencoder.model.files.settings import ModelSettings, layer_folders, read_settings
 from biencoder.model.files.stored import StoredWeights
 from biencoder.model.merging.average import slerp, weighted_mean
 from biencoder.model.parity import PROBES
@@ -86,7 +87,19 @@ def merge(
     )
     _fill(backbone, averaged(backbone, paths, average))
     settings = resolve(_settings(parents), parents[0].tokenizer, backbone)
-    save_model(folder, backbone, parents[0].tokenizer, settings)
+    save_model(folder, backbone, parents[0].tokenizer, settings, _averaged_layers(paths, average))
+
+
+def _averaged_layers(paths: Sequence[str], average: Average) -> list[dict[str, Tensor]]:
+    """The average of the linear layers after the pooling, which are the same in all models but for their weights."""
+    layers = []
+    for path in paths:
+        with loading(path):
+            layers.append(read_weights(layer_folders(locate(path))))
+    return [
+        {name: average([weights[name] for weights in same_layer]) for name in same_layer[0]}
+        for same_layer in zip(*layers, strict=True)
+    ]
 
 
 def normalized(weights: Sequence[float]) -> tuple[float, ...]:
@@ -162,6 +175,7 @@ def refuse_unlike(first: Parent, other: Parent) -> None:
     for text in _probes(one_words):
         ids = [tokenize(parent.tokenizer, [text], PROBE_TOKENS)[0].tolist() for parent in (first, other)]
         _refuse_difference(first, other, f"what the tokenizer makes of {text[:40]!r}", *ids)
+    _refuse_difference(first, other, "the Dense layers", first.settings.layers, other.settings.layers)
     if first.settings.pooling is not None and other.settings.pooling is not None:
         for name in ("pooling", "normalize", "lowercase"):
             _refuse_difference(first, other, name, getattr(first.settings, name), getattr(other.settings, name))

@@ -1,0 +1,65 @@
+"""One vector a text: pooling, the linear layers after it, and length 1.
+
+Shapes: T tokens in the row, N texts, H hidden size, D dimensions of a vector.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+from torch import Tensor, nn
+from torch.nn.functional import normalize as unit_length
+
+from biencoder.model.heads.head import Head
+from biencoder.model.heads.projection import Projection
+from biencoder.model.pooling import POOLED_TOKEN, POOLINGS
+from biencoder.model.representation import Dense
+
+
+class DenseHead(Head):
+    """One vector a text: pooled, sent through linear layers, scaled to length 1 if asked, cut short if asked.
+
+    Args:
+        width: hidden size of the backbone.
+        pooling: a name in :data:`~biencoder.model.pooling.POOLINGS`.
+        normalize: scale each vector to length 1.
+        layers: after the pooling, in order.
+        dim: dimensions to keep; None for all.
+
+    Attributes:
+        full_dim: dimensions of a vector before it is cut.
+    """
+
+    def __init__(
+        self, width: int, *, pooling: str, normalize: bool, layers: Sequence[Projection] = (), dim: int | None = None
+    ) -> None:
+        super().__init__()
+        self.width = width
+        self.pooling = pooling
+        self.normalize = normalize
+        self.layers = nn.ModuleList(layers)
+        self.full_dim = layers[-1].layer.outputs if layers else width
+        self._dim = dim or self.full_dim
+
+    def forward(self, hidden_TD: Tensor, starts: Tensor) -> Dense:
+        """``[T, H]`` -> a vector for each text: ``[N, D]``."""
+        vectors_ND = POOLINGS[self.pooling](hidden_TD, starts).float()
+        for layer in self.layers:
+            vectors_ND = layer(vectors_ND)
+        if self.normalize:
+            vectors_ND = unit_length(vectors_ND, dim=-1)
+        whole = Dense(vectors_ND.contiguous())
+        return whole if self.dim == self.full_dim else whole.cut(self._dim, normalize=self.normalize)
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of a vector."""
+        return self._dim
+
+    def used_tokens(self, starts: Tensor) -> Tensor | None:
+        """The first or last token of each text where that is the pooling, else None."""
+        return POOLED_TOKEN[self.pooling](starts) if self.pooling in POOLED_TOKEN else None
+
+    def adopt(self, *, pooling: str, normalize: bool) -> "DenseHead":
+        """The same layers, after another pooling."""
+        layers = cast("list[Projection]", list(self.layers))
+        return DenseHead(self.width, pooling=pooling, normalize=normalize, layers=layers, dim=self.dim)

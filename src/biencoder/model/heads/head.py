@@ -1,0 +1,31 @@
+"""Heads: from the hidden states of a packed row to a representation of each text.
+
+Shapes: T tokens in the row, N texts, D hidden size. ``starts`` ``[N + 1]`` is where each text begins, and the row's
+end.
+"""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from biencoder.model.representation import Representation
+
+
+class Head(nn.Module, ABC):
+    """What stands on a backbone. Its parameters train, and are saved in checkpoints, with the backbone's."""
+
+    @abstractmethod
+    def forward(self, hidden_TD: Tensor, starts: Tensor) -> Representation:
+        """The representation of each of the N texts, in float32.
+
+        Autocast is off here. Hidden states may come in half precision; what training compares must not.
+        """
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """Dimensions of :attr:`~biencoder.model.representation.Representation.vectors`."""
+
+    def used_tokens(self, starts: Tensor) -> Tensor | None:  # noqa: ARG002 - one signature for all heads
+        """The one token of each text that the head looks at, ``[N]``; None when it looks at all of them."""
+        return None
