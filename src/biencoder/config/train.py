@@ -87,6 +87,16 @@ class TrainConfig(Config):
 
     freeze_embeddings: Annotated[bool, Option("do not train the embeddings", TRAINED)] = False
     freeze_layers: Annotated[int, Option("do not train the embeddings and the first N layers", TRAINED, least=0)] = 0
+    add_dense: Annotated[
+        int | None,
+        Option(
+            "add a linear layer after the pooling, which makes vectors of N dimensions",
+            TRAINED,
+            unset="no layer; the model's own dimensions",
+            least=1,
+        ),
+    ] = None
+    freeze_dense: Annotated[bool, Option("do not train the linear layers after the pooling", TRAINED)] = False
     lora_rank: Annotated[
         int | None,
         Option(

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
+
 from biencoder.config import DataSet, TrainConfig
 from biencoder.data.data_sets import is_scored, rows_to_evaluate_on
 from biencoder.data.evaluation.general_english import GENERAL_ENGLISH, general_english
@@ -13,7 +15,7 @@ from biencoder.data.plan.sampling import KnownPositives, Sampler
 from biencoder.data.table import ExampleTable
 from biencoder.distributed import rank, world_size
 from biencoder.errors import UserError
-from biencoder.model.base_model import prepare_backbone
+from biencoder.model.base_model import add_dense, prepare_backbone
 from biencoder.model.encoder import Encoder
 from biencoder.model.files.pretrained import checkpoint_activations
 from biencoder.model.tokens import Tokens
@@ -33,6 +35,7 @@ HELD_OUT_QUERIES = 300  # at most
 HELD_OUT_PASSAGES = 6000  # all evaluations of a short run together may encode so many: about a minute on a laptop
 LEAST_PASSAGES = 2  # for each query, however many evaluations there are
 FEW_STEPS = 20  # runs of fewer steps learn at the rate of a model that is not averaged with its base
+LAYER_PASSAGES = 1000  # so many show a new linear layer in which directions vectors differ
 FORWARD_COST = 1 / 3  # of encoding a text, to training on it
 
 
@@ -61,8 +64,10 @@ def prepare_encoder(config: TrainConfig, rows: int) -> tuple[Encoder, TrainConfi
         settings = replace(settings, normalize=True)  # compared by cosine, so it is trained by cosine
     encoder.adopt(settings)
     assert settings.pooling is not None
-    if config.dims is not None and config.dims[0] > encoder.dim:
-        raise UserError(f"--dims {config.dims[0]}: {config.model} makes {encoder.dim} dimensions")
+    dim = config.add_dense or encoder.dim
+    if config.dims is not None and config.dims[0] > dim:
+        maker = config.model if config.add_dense is None else f"--add-dense {dim}"
+        raise UserError(f"--dims {config.dims[0]}: {maker} makes {dim} dimensions")
     prepare_backbone(encoder, config)
     if config.gradient_checkpointing:
         if not encoder.backbone.supports_gradient_checkpointing:
@@ -80,7 +85,7 @@ def prepare_encoder(config: TrainConfig, rows: int) -> tuple[Encoder, TrainConfi
         lora_alpha=config.lora_alpha or (config.lora_rank and 2.0 * config.lora_rank),
         temperature=config.temperature if settings.normalize else 1.0,
         precision=encoder.precision or config.precision,
-        dims=None if config.dims is None else tuple(sorted({encoder.dim, *config.dims}, reverse=True)),
+        dims=None if config.dims is None else tuple(sorted({dim, *config.dims}, reverse=True)),
         query_prompt=settings.query_prompt,
         passage_prompt=settings.passage_prompt,
         query_max_len=min(config.query_max_len, encoder.max_length),
@@ -91,7 +96,15 @@ def prepare_encoder(config: TrainConfig, rows: int) -> tuple[Encoder, TrainConfi
 def _learning_rate(config: TrainConfig, encoder: Encoder, rows: int) -> float:
     """The rate for a run of this length: a few large steps would lose more than an average with the base gives back."""
     averaged = config.averages and _steps(config, rows) >= FEW_STEPS
-    return usual_learning_rate(encoder.dim, lora=config.lora_rank is not None, averaged=averaged)
+    width = int(encoder.backbone.config.hidden_size)
+    return usual_learning_rate(width, lora=config.lora_rank is not None, averaged=averaged)
+
+
+def add_layer(config: TrainConfig, encoder: Encoder, examples: ExampleTable) -> None:
+    """Add the linear layer that was asked for."""
+    if config.add_dense is not None:
+        rows = np.linspace(0, len(examples) - 1, min(len(examples), LAYER_PASSAGES)).astype(np.int64)
+        add_dense(encoder, config.add_dense, [examples[int(row)].positives[0] for row in rows])
 
 
 def _steps(config: TrainConfig, rows: int) -> int:

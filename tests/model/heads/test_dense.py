@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,14 @@ from torch import nn
 
 from biencoder import Encoder, TrainConfig, train
 from biencoder.errors import UserError
+from biencoder.model.base_model import add_dense
 from biencoder.model.heads.dense import DenseHead
 from biencoder.model.merging.merge import merge
 from biencoder.model.packing import pack
+from biencoder.training.batch import TrainingBatch
+from biencoder.training.progress import TrainingProgress
+from biencoder.training.setup import Setup
+from biencoder.training.steps.train_step import StepResult, train_step
 
 TEXTS = random_texts(20)
 
@@ -120,26 +126,117 @@ def test_a_merge_averages_the_layers(tmp_path: Path) -> None:
         merge([paths[0], plain], (0.5, 0.5), tmp_path / "no", spherical=False, trust_remote_code=False)
 
 
+def run_of(base: Path, **options: Any) -> TrainConfig:
+    """A run of ten steps beside its base."""
+    rows = [{"query": word, "pos": [f"{WORDS[0]} {word} {WORDS[1]}"]} for word in WORDS[2:102]]
+    (base.parent / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    usual: dict[str, Any] = {
+        "model": str(base),
+        "train_data": (base.parent / "pairs.jsonl",),
+        "output_dir": base.parent / "out",
+        "batch_size": 8,
+        "group_size": 1,
+        "learning_rate": 3e-3,
+        "keep_base": 0.0,
+        "general_guard": False,
+        "max_steps": 10,
+    }
+    return TrainConfig(**usual | options)
+
+
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    assert before.keys() == after.keys()
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
 def test_a_run_trains_the_layers_and_keeps_of_the_base(tmp_path: Path) -> None:
     base = with_layers(tmp_path / "base")
-    rows = [{"query": word, "pos": [f"{WORDS[0]} {word} {WORDS[1]}"]} for word in WORDS[2:42]]
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = TrainConfig(
-        model=str(base),
-        train_data=(tmp_path / "pairs.jsonl",),
-        output_dir=tmp_path / "out",
-        batch_size=8,
-        group_size=1,
-        learning_rate=3e-3,
-        keep_base=0.25,
-        general_guard=False,
-    )
-    assert train(config) is not None
+    assert train(run_of(base, keep_base=0.25)) is not None
     tuned, peer = Encoder.load(tmp_path / "out"), SentenceTransformer(str(tmp_path / "out"), device="cpu")
     np.testing.assert_allclose(tuned.encode(TEXTS), peer.encode(TEXTS), atol=1e-5)
-    before, after = Encoder.load(base).head.state_dict(), tuned.head.state_dict()
-    assert before.keys() == after.keys()
-    assert all(not torch.equal(before[name], after[name]) for name in before)
+    before = Encoder.load(base).head.state_dict()
+    assert changed(before, tuned.head.state_dict()) == set(before)
+
+
+@pytest.mark.parametrize("dim", [8, 32, 40])
+def test_an_added_layer_starts_as_the_directions_that_keep_most(tmp_path: Path, dim: int) -> None:
+    encoder = Encoder.load(tiny_model(tmp_path / "base"), pooling="mean", normalize=False)
+    whole = encoder.encode(TEXTS)
+    add_dense(encoder, dim, TEXTS)
+    added = encoder.encode(TEXTS)
+    assert added.shape == (len(TEXTS), dim)
+    u, s, v = np.linalg.svd(whole.astype(np.float64))
+    best = (u[:, :dim] * s[:dim]) @ v[:dim] if dim < 20 else whole  # of rank dim, by another way
+    np.testing.assert_allclose(added @ added.T, best @ best.T, atol=1e-3)
+
+
+def test_a_run_with_an_added_layer(tmp_path: Path) -> None:
+    base = with_layers(tmp_path / "base")
+    config = run_of(base, add_dense=12, dims=(4,), keep_base=0.25)
+    result = train(config)
+    assert result is not None
+    tuned, peer = Encoder.load(tmp_path / "out"), SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    assert tuned.dim == 12
+    assert len(tuned.settings.layers) == 3
+    assert tuned.settings.normalize
+    np.testing.assert_allclose(tuned.encode(TEXTS), peer.encode(TEXTS), atol=1e-5)
+    assert "4" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_killed_run_with_an_added_layer_ends_in_the_same_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = run_of(tiny_model(tmp_path / "base", dropout=True), add_dense=12, keep_base=0.25, save_steps=3)
+    whole = replace(config, output_dir=tmp_path / "whole")
+    train(whole)
+
+    def killed(setup: Setup, progress: TrainingProgress, batch: TrainingBatch) -> StepResult:
+        if progress.step == 5:
+            raise InterruptedError
+        return train_step(setup, progress, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("biencoder.training.steps.loop.train_step", killed)
+        with pytest.raises(InterruptedError):
+            train(config)
+    train(config)
+    resumed, uninterrupted = (Encoder.load(each.output_dir).state_dict() for each in (config, whole))
+    assert changed(resumed, uninterrupted) == set()
+
+
+def test_frozen_layers_stay_and_a_layer_learns_alone(tmp_path: Path) -> None:
+    base = with_layers(tmp_path / "base")
+    before = Encoder.load(base)
+    train(run_of(base, freeze_dense=True))
+    frozen = Encoder.load(tmp_path / "out")
+    assert changed(before.head.state_dict(), frozen.head.state_dict()) == set()
+    assert changed(before.backbone.state_dict(), frozen.backbone.state_dict())
+    train(run_of(base, freeze_layers=2, output_dir=tmp_path / "alone"))
+    alone = Encoder.load(tmp_path / "alone")
+    assert changed(before.head.state_dict(), alone.head.state_dict()) == set(before.head.state_dict())
+    assert not changed(before.backbone.state_dict(), alone.backbone.state_dict())
+
+
+def test_an_adapter_has_its_layer_beside_it(tmp_path: Path) -> None:
+    base = tiny_model(tmp_path / "base")
+    train(run_of(base, add_dense=12, lora_rank=2, lora_save="adapter"))
+    tuned, peer = Encoder.load(tmp_path / "out"), SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    assert tuned.dim == 12
+    np.testing.assert_allclose(tuned.encode(TEXTS), peer.encode(TEXTS), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"freeze_dense": True}, "--freeze-dense: .* has no linear layers after its pooling"),
+        ({"add_dense": 12, "dims": (16,)}, "--dims 16: --add-dense 12 makes 12 dimensions"),
+        ({"freeze_layers": 2}, "--freeze-layers 2: leaves nothing to train"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        train(run_of(tiny_model(tmp_path / "base"), **options))
+    assert not (tmp_path / "out").exists()
 
 
 def edited(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:

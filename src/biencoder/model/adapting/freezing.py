@@ -36,7 +36,7 @@ def freeze(backbone: nn.Module, *, embeddings: bool, layers: int) -> None:
         layers: how many blocks to freeze, from the first.
 
     Raises:
-        UserError: more blocks than there are, or nothing is left that learns.
+        UserError: more blocks than there are.
     """
     if not embeddings and not layers:
         return
@@ -47,8 +47,6 @@ def freeze(backbone: nn.Module, *, embeddings: bool, layers: int) -> None:
         part.requires_grad_(False)
     for block in blocks[:layers]:
         block.gradient_checkpointing = False  # type: ignore[assignment]  # nothing is kept to be computed again
-    if not any(parameter.requires_grad for parameter in backbone.parameters()):
-        raise UserError(f"--freeze-layers {layers}: leaves nothing to train, for the model has {len(blocks)} layers")
 
 
 def _before(backbone: nn.Module, blocks: nn.ModuleList) -> Iterator[nn.Module]:

@@ -61,5 +61,13 @@ class DenseHead(Head):
 
     def adopt(self, *, pooling: str, normalize: bool) -> "DenseHead":
         """The same layers, after another pooling."""
-        layers = cast("list[Projection]", list(self.layers))
-        return DenseHead(self.width, pooling=pooling, normalize=normalize, layers=layers, dim=self.dim)
+        return DenseHead(self.width, pooling=pooling, normalize=normalize, layers=self._projections, dim=self.dim)
+
+    def followed_by(self, layer: Projection) -> "DenseHead":
+        """The same head with one more layer, and all of its dimensions."""
+        layers = [*self._projections, layer]
+        return DenseHead(self.width, pooling=self.pooling, normalize=self.normalize, layers=layers)
+
+    @property
+    def _projections(self) -> list[Projection]:
+        return cast("list[Projection]", list(self.layers))

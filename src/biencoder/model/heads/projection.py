@@ -6,7 +6,9 @@ Shapes: N texts.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     kind.__name__: kind for kind in (nn.Identity, nn.Tanh, nn.ReLU, nn.GELU, nn.SiLU, nn.Sigmoid)
@@ -78,3 +80,18 @@ def projections(layers: Sequence[DenseLayer], width: int, weights: Sequence[Mapp
         found.append(projection)
         width = layer.outputs
     return found
+
+
+def principal_directions(vectors_ND: Tensor, dim: int) -> Tensor:
+    """The matrix of ``dim`` rows that keeps most of the inner products of vectors (Eckart and Young 1936).
+
+    Returns:
+        ``[dim, D]``: orthonormal rows, those that keep most first; rows of zeros after the first D.
+    """
+    vectors = vectors_ND.double()
+    _, directions_DD = torch.linalg.eigh(vectors.T @ vectors)  # in columns, the smallest first
+    rows_DD = directions_DD.T.flip(0)
+    largest = rows_DD.gather(1, rows_DD.abs().argmax(dim=1, keepdim=True))
+    rows_DD = rows_DD * largest.sign()  # a direction and its opposite keep the same; processors differ in their choice
+    kept = rows_DD[:dim]
+    return pad(kept, (0, 0, 0, dim - len(kept))).float()
