@@ -23,16 +23,24 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_lengt
     filler = next((t for t in (tokenizer.eos_token_id, tokenizer.pad_token_id) if t is not None), 0)
     ids: list[Tokens] = []
     for start in range(0, len(texts), TEXTS_AT_ONCE):
-        encoded = tokenizer(
-            [text[: LETTERS_A_TOKEN * max_length] for text in texts[start : start + TEXTS_AT_ONCE]],
-            truncation=True,
-            max_length=max_length,
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )
-        ids += [np.array(row or [filler], dtype=np.int32) for row in encoded["input_ids"]]
+        beginnings = [text[: LETTERS_A_TOKEN * max_length] for text in texts[start : start + TEXTS_AT_ONCE]]
+        ids += [np.array(row or [filler], dtype=np.int32) for row in _ids(tokenizer, beginnings, max_length)]
     return ids
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int) -> list[list[int]]:
+    first = texts[:1] if tokenizer.is_fast else texts
+    encoded: list[list[int]] = tokenizer(
+        first,
+        truncation=True,
+        max_length=max_length,
+        padding=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+    )["input_ids"]
+    # Its library is set up by now to cut texts and to add special tokens, and is faster without transformers around it.
+    others = tokenizer.backend_tokenizer.encode_batch_fast(texts[1:]) if tokenizer.is_fast else []
+    return encoded + [each.ids for each in others]
 
 
 def token_counter(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[str]], NDArray[np.int64]]:
