@@ -7,6 +7,8 @@ in --output-dir is not done again.
 python -m benchmarks.foreign --output-dir build/foreign
 python -m benchmarks.front --train-data medquad/train.jsonl.gz --home medquad/dev --foreign build/foreign/* \\
     --output-dir build/front
+
+For small data: --train-data part.jsonl --recipes "1 passes at 1e-4" "10 passes at 1e-4", and so on.
 """
 
 import argparse
@@ -34,6 +36,11 @@ RECIPES: dict[str, list[str]] = {
     "embeddings frozen": ["--freeze-embeddings", "--learning-rate", "2e-4"],
     "half frozen": ["--freeze-layers", "3", "--learning-rate", "2e-4"],
     "LoRA 16": ["--lora-rank", "16"],
+}
+PASSES: dict[str, list[str]] = {
+    f"{passes} passes at {rate}": ["--epochs", str(passes), "--learning-rate", rate]
+    for passes in (1, 3, 4, 6, 10)
+    for rate in ("1e-4", "2e-4")
 }
 
 Values = dict[str, NDArray[np.float64]]  # collection -> nDCG@10 of its queries
@@ -70,7 +77,7 @@ def train(asked: Namespace, recipe: str, seed: int) -> Path:
         command += ["--eval-data", str(asked.foreign[0].resolve()), "--save-steps", "100000", "--eval-steps", "100000"]
         command += ["--keep-base", "0", "--no-general-guard"]
         command += [] if asked.max_steps is None else ["--max-steps", str(asked.max_steps)]
-        biencoder([*command, *RECIPES[recipe]], folder)
+        biencoder([*command, *(RECIPES | PASSES)[recipe]], folder)
     return folder
 
 

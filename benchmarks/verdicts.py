@@ -8,14 +8,18 @@ python -m benchmarks.verdicts --train-data medquad/train.jsonl.gz --judge medqua
 """
 
 import argparse
+import functools
 import json
 import random
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.recipes import MEASURE, biencoder
 from benchmarks.workload import arguments, model_folder, report
+
+if TYPE_CHECKING:
+    from biencoder.retrieval.evaluate import Evaluation
 
 TELLING = 0.05  # a true gain above this must not end in "cannot tell"
 
@@ -50,6 +54,16 @@ def verdict_of(row: dict[str, float]) -> str:
     return "better" if row["difference"] > 0 else "worse"
 
 
+@functools.cache
+def of_base(model: str, judge: Path, max_length: int) -> "Evaluation":
+    """The base on the judge, which is the same for all runs."""
+    from biencoder import Encoder
+    from biencoder.data.files.beir import load_collection
+    from biencoder.retrieval.evaluate import evaluate
+
+    return evaluate(Encoder.load(model, precision="auto", max_length=max_length), load_collection(judge))
+
+
 def judged(asked: Namespace, folder: Path, seed: int) -> dict[str, Any]:
     """What the run said, what the judge says, and the same queries over all passages."""
     from biencoder import Encoder
@@ -65,19 +79,21 @@ def judged(asked: Namespace, folder: Path, seed: int) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
         return found
     told = json.loads((folder / "eval.json").read_text(encoding="utf-8"))
-    base, tuned = (Encoder.load(each, max_length=asked.max_length) for each in (model_folder(asked), str(folder)))
-    judge = load_collection(asked.judge)
-    comparison = comparison_json(compare(evaluate(base, judge), evaluate(tuned, judge)))
+    tuned = Encoder.load(folder, precision="auto", max_length=asked.max_length)
+    before = of_base(model_folder(asked), asked.judge, asked.max_length)
+    comparison = comparison_json(compare(before, evaluate(tuned, load_collection(asked.judge))))
     table = read_data_sets([DataSet(path=(folder.with_suffix(".jsonl"),))], "stop")
     everything = hold_out(table, seed=seed, queries=told["after"]["queries"], passages=len(table) ** 2).collection
     said = next(row for row in told["comparison"] if row["measure"] == MEASURE)
     truth = next(row for row in comparison if row["measure"] == MEASURE)
+    documents = len(everything.corpus_ids)
+    whole = told["after"]["documents"] == documents
     found = {
         "said": said,
         "truth": truth,
         "documents": told["after"]["documents"],
-        "all_documents": len(everything.corpus_ids),
-        "over_all": evaluate(tuned, everything).metrics[MEASURE],
+        "all_documents": documents,
+        "over_all": said["after"] if whole else evaluate(tuned, everything).metrics[MEASURE],
         "keep_base": told["keep_base"],
     }
     kept.write_text(json.dumps(found, indent=2), encoding="utf-8")

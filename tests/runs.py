@@ -43,6 +43,7 @@ def small_run(folder: Path, *, dropout: bool = False, **changes: Any) -> TrainCo
         "learning_rate": 1e-3,
         "precision": "fp32",
         "epochs": 2,
+        "eval_steps": 7,
         "save_steps": 3,
         "general_guard": False,
     }

@@ -183,7 +183,7 @@ YAML: Cases = {
     "text for number": (b"\nepochs: many\n", "bad.yaml:2: --epochs must be a whole number, not 'many'"),
     "infinite": (b"learning-rate: .inf\n", "bad.yaml:1: --learning-rate must be a number, not inf"),
     "a mapping": (b"seed: {a: 1}\n", "bad.yaml:1: --seed must be a whole number"),
-    "null": (b"epochs: null\n", "bad.yaml:1: "),
+    "null": (b"batch-size: null\n", "bad.yaml:1: "),
     "null byte in a path": (b'output-dir: "a\\0b"\n', "bad.yaml:1: --output-dir must be a path"),
     "half a pair": (b'query-prompt: "\\ud800"\n', "bad.yaml:1: --query-prompt must be text"),
     "data set": (b"train-data:\n  - path: a.jsonl\n    weight: -1\n", "bad.yaml:3: weight must be more than 0"),

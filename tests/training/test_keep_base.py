@@ -72,6 +72,7 @@ def config(place: Path, tmp_path: Path) -> TrainConfig:
         passage_max_len=16,
         query_max_len=16,
         learning_rate=2e-2,
+        epochs=1,
         precision="fp32",
         save_steps=2,
         general_guard=False,

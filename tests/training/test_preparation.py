@@ -27,7 +27,8 @@ from biencoder.training.preparation import _held_out_size, prepare_encoder
     ],
 )
 def test_a_minute_or_15_percent_of_the_run(rows: int, changes: dict[str, int], queries: int, passages: int) -> None:
-    config = TrainConfig(model="m", train_data=(Path("p"),), output_dir=Path("o"), batch_size=32, **changes)  # type: ignore[arg-type]
+    asked: dict[str, Any] = {"batch_size": 32, "epochs": 1} | changes
+    config = TrainConfig(model="m", train_data=(Path("p"),), output_dir=Path("o"), **asked)
     held = _held_out_size(config, rows)
     assert held[0] == queries
     assert held[1] == pytest.approx(passages, rel=0.01)
@@ -36,7 +37,8 @@ def test_a_minute_or_15_percent_of_the_run(rows: int, changes: dict[str, int], q
 @pytest.mark.parametrize(
     ("rows", "changes", "rate"),
     [
-        (1000, {}, 1e-4),  # 16 steps
+        (100, {"epochs": 9}, 1e-4),  # 18 steps
+        (100, {}, 2e-4),
         (1280, {}, 2e-4),
         (1280, {"max_steps": 19}, 1e-4),
         (400, {"epochs": 3}, 2e-4),
@@ -52,6 +54,27 @@ def test_a_model_that_is_averaged_with_its_base_learns_at_twice_the_rate_unless_
     model = tiny_model(tmp_path / "model")
     config = TrainConfig(model=str(model), train_data=(Path("p"),), output_dir=Path("o"), **changes)
     assert prepare_encoder(config, rows)[1].learning_rate == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "epochs"),
+    [
+        (20, {}, 10),
+        (300, {}, 10),
+        (1000, {}, 4),
+        (1000, {"batch_size": 16}, 1),
+        (3200, {}, 1),
+        (1_000_000, {}, 1),
+        (300, {"epochs": 1}, 1),
+        (1_000_000, {"epochs": 3}, 3),
+    ],
+)
+def test_small_data_are_passed_over_more_than_once(
+    rows: int, changes: dict[str, Any], epochs: int, tmp_path: Path
+) -> None:
+    model = tiny_model(tmp_path / "model")
+    config = TrainConfig(model=str(model), train_data=(Path("p"),), output_dir=Path("o"), **changes)
+    assert prepare_encoder(config, rows)[1].epochs == epochs
 
 
 @pytest.mark.slow

@@ -63,6 +63,7 @@ def config(model: Path, data: Path, tmp_path: Path) -> TrainConfig:
         learning_rate=1e-3,
         precision="fp32",
         epochs=2,
+        eval_steps=7,
         save_steps=3,
         general_guard=False,
     )

@@ -217,7 +217,15 @@ class TrainConfig(Config):
     schedule: Annotated[
         str, Option("how the learning rate falls to 0 after the warm-up", OPTIMIZER, choices=SCHEDULES)
     ] = LINEAR
-    epochs: Annotated[int, Option("passes over the training data", OPTIMIZER, least=1)] = 1
+    epochs: Annotated[
+        int | None,
+        Option(
+            "passes over the training data",
+            OPTIMIZER,
+            unset="1; for small data as many as make 50 steps, at most 10",
+            least=1,
+        ),
+    ] = None
     max_steps: Annotated[
         int | None,
         Option(
@@ -266,7 +274,8 @@ class TrainConfig(Config):
         ),
     ] = AUTO
     eval_steps: Annotated[
-        int | None, Option("evaluate every N steps", EVALUATION, unset="at the end of each epoch", least=1)
+        int | None,
+        Option("evaluate every N steps", EVALUATION, unset="after each epoch, and 25 steps or more apart", least=1),
     ] = None
     save_steps: Annotated[int, Option("save a checkpoint every N steps", EVALUATION, least=1)] = 500
     keep_checkpoints: Annotated[int, Option("how many of the newest checkpoints to keep", EVALUATION, least=1)] = 2

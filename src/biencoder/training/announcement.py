@@ -24,6 +24,8 @@ def announce(setup: Setup, progress: TrainingProgress) -> Audit:
     shape = f"{settings.pooling} pooling, {'' if settings.normalize else 'not '}normalised, {encoder.precision}"
     batch = f"batches of {config.batch_size:,} queries over {world_size()} process{'es' * (world_size() > 1)}"
     say(f"{config.model}: {shape} on {encoder.device}{_by_what(encoder)}")
+    often = config.epochs if config.max_steps is None else 1
+    batch += f", {often} times over the data" if often and often > 1 else ""
     say(f"{setup.total_steps:,} steps in {batch}; up to {progress.batcher.chunk_tokens:,} tokens at once")
     return found
 

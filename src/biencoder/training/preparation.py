@@ -29,11 +29,14 @@ from biencoder.training.memory.budget import token_budget
 from biencoder.training.optimizer import adamw, loss_scaler, usual_learning_rate
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
+from biencoder.training.steps.evaluation import usual_interval
 
 HELD_OUT_COST = 0.15  # share of the run's own cost that all evaluations on the default held-out set may take together
 HELD_OUT_QUERIES = 300  # at most
 HELD_OUT_PASSAGES = 6000  # all evaluations of a short run together may encode so many: about a minute on a laptop
 LEAST_PASSAGES = 2  # for each query, however many evaluations there are
+ENOUGH_STEPS = 50  # of a run for which nobody has said how long it is to be
+MOST_EPOCHS = 10
 FEW_STEPS = 20  # runs of fewer steps learn at the rate of a model that is not averaged with its base
 LAYER_PASSAGES = 1000  # so many show a new linear layer in which directions vectors differ
 FORWARD_COST = 1 / 3  # of encoding a text, to training on it
@@ -49,6 +52,7 @@ def prepare_encoder(config: TrainConfig, rows: int) -> tuple[Encoder, TrainConfi
     Raises:
         UserError: there is no such model, or an option does not fit it.
     """
+    config = replace(config, epochs=config.epochs or _epochs(config, rows))
     encoder = Encoder.load(
         config.model,
         pooling=config.pooling,
@@ -107,8 +111,14 @@ def add_layer(config: TrainConfig, encoder: Encoder, examples: ExampleTable) -> 
         add_dense(encoder, config.add_dense, [examples[int(row)].positives[0] for row in rows])
 
 
+def _epochs(config: TrainConfig, rows: int) -> int:
+    """One, or more where that would be a few steps, which teach little (docs/recipes.md)."""
+    return min(MOST_EPOCHS, -(-ENOUGH_STEPS // _steps_per_epoch(config, rows)))
+
+
 def _steps(config: TrainConfig, rows: int) -> int:
     """About how many steps a run takes, before anything is held out."""
+    assert config.epochs is not None
     return config.max_steps or config.epochs * _steps_per_epoch(config, rows)
 
 
@@ -129,7 +139,7 @@ def evaluation_data(config: TrainConfig, examples: ExampleTable) -> tuple[Exampl
 def _held_out_size(config: TrainConfig, rows: int) -> tuple[int, int]:
     """Queries and passages to hold out, so that all evaluations cost at most about 15% of the run, or one minute."""
     steps = _steps(config, rows)
-    evaluations = 1 + -(-steps // (config.eval_steps or _steps_per_epoch(config, rows)))
+    evaluations = 1 + -(-steps // (config.eval_steps or usual_interval(_steps_per_epoch(config, rows), steps)))
     affordable = max(HELD_OUT_PASSAGES, int(HELD_OUT_COST * steps * config.batch_size / FORWARD_COST)) // evaluations
     queries = max(10, min(HELD_OUT_QUERIES, int(LARGEST_SHARE * rows)))
     return queries, max(LEAST_PASSAGES * queries, affordable)
@@ -150,6 +160,7 @@ def set_up(
         UserError: no such guide.
     """
     assert config.learning_rate is not None
+    assert config.epochs is not None
     guide = _guide(config)
     data_sets = config.data_sets
     sampler = Sampler(

@@ -21,7 +21,7 @@ def test_it_says_what_the_run_takes_and_writes_nothing(place: Path, capsys: pyte
     assert contents(place.parent) == before
     out = capsys.readouterr().out
     assert "evaluation: held-out" in out
-    assert "1 steps in batches of 64" in out
+    assert "10 steps in batches of 64 queries over 1 process, 10 times over the data;" in out
     assert "estimate: about" in out
     assert "2 more evaluations of about" in out
     assert "left" not in out.partition("estimate:")[2]

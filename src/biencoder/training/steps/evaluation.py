@@ -15,6 +15,8 @@ from biencoder.training.state.checkpoint import save_best, trained_state
 from biencoder.training.steps.metrics_file import write_metrics
 from biencoder.training.steps.nonfinite import refuse_ruined_weights
 
+LEAST_INTERVAL = 25  # steps
+
 
 def evaluate_and_keep_best(setup: Setup, progress: TrainingProgress) -> None:
     """Evaluate on rank 0; keep the weights when they are the best so far."""
@@ -36,7 +38,12 @@ def evaluate_and_keep_best(setup: Setup, progress: TrainingProgress) -> None:
 
 def evaluation_steps(setup: Setup, progress: TrainingProgress) -> int:
     """Steps from one evaluation to the next; one more comes after the last step."""
-    return setup.config.eval_steps or progress.sampler.steps_per_epoch
+    return setup.config.eval_steps or usual_interval(progress.sampler.steps_per_epoch, setup.total_steps)
+
+
+def usual_interval(steps_per_epoch: int, total: int) -> int:
+    """An epoch; where epochs are short and evaluations would take most of the run, an equal part of the run."""
+    return max(steps_per_epoch, -(-total // max(1, total // LEAST_INTERVAL)))
 
 
 def evaluate_on(setup: Setup, collection: Collection) -> Evaluation:
