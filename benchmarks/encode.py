@@ -3,6 +3,7 @@
 python -m benchmarks.encode --train-data medquad/train.jsonl.gz --output-dir build/encode
 """
 
+import math
 import sys
 import tempfile
 import time
@@ -45,7 +46,8 @@ def sentence_transformers(
     from sentence_transformers import SentenceTransformer
 
     encoder = SentenceTransformer(model, device=device, model_kwargs={"dtype": getattr(torch, dtype)})
-    encoder.max_seq_length = max_length
+    if encoder.max_seq_length != math.inf:  # a static model takes texts whole
+        encoder.max_seq_length = max_length
     encoder.encode(texts[:WARM_UP])
     began = time.perf_counter()
     vectors = encoder.encode(texts, normalize_embeddings=True)

@@ -24,6 +24,7 @@ GOOD: dict[str, list[str]] = {
     "check": ["--train-data", "pairs.jsonl", "--model", "model", "--eval-data", "beir"],
     "pairs": ["--documents", "manual", "--output", "made.jsonl"],
     "export": ["--model", "model", "--output-dir", "exported"],
+    "distill": ["--model", "model", "--output-dir", "static", "--dim", "8"],
     "merge": ["model", "other", "--output-dir", "merged"],
     "demo": ["--output-dir", "tried"],
 }

@@ -18,6 +18,7 @@ from biencoder.config import (
     CheckConfig,
     DemoConfig,
     DiffConfig,
+    DistillConfig,
     EncodeConfig,
     EvaluateConfig,
     ExportConfig,
@@ -122,6 +123,12 @@ COMMANDS = {
         "biencoder.commands.merge",
         "average the weights of several models, to keep what the base model knew",
         "biencoder merge BAAI/bge-small-en-v1.5 my-model --weights 0.5 0.5 --output-dir my-merged-model",
+    ),
+    "distill": Command(
+        DistillConfig,
+        "biencoder.commands.distill",
+        "make a static model out of a model: far faster, and less exact",
+        "biencoder distill --model my-model --output-dir my-static-model",
     ),
     "pairs": Command(
         PairsConfig,

@@ -205,8 +205,8 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], object], list[str], list[str]]] = {
         [*WEIGHTS, "check"],
     ),
     "a module that is not run": (
-        lambda m: (m / "modules.json").write_text('[{"type": "a.Transformer"}, {"type": "a.Dense"}]'),
-        ["model/modules.json: the model has a Dense module"],
+        lambda m: (m / "modules.json").write_text('[{"type": "a.Transformer"}, {"type": "a.LSTM"}]'),
+        ["model/modules.json: the model has a LSTM module"],
         [*WEIGHTS, "check"],
     ),
 }

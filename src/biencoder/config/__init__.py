@@ -5,7 +5,7 @@ Standard library only, so that ``biencoder --help`` is instant.
 """
 
 from biencoder.config.data import CheckConfig, DataSet, PairsConfig, data_sets_of
-from biencoder.config.models import DemoConfig, ExportConfig, MergeConfig, ReportConfig
+from biencoder.config.models import DemoConfig, DistillConfig, ExportConfig, MergeConfig, ReportConfig
 from biencoder.config.negatives import MineConfig, MiningOptions, ScoreConfig
 from biencoder.config.retrieval import DiffConfig, EncodeConfig, EvaluateConfig, SearchConfig
 from biencoder.config.train import TrainConfig
@@ -15,6 +15,7 @@ __all__ = [
     "DataSet",
     "DemoConfig",
     "DiffConfig",
+    "DistillConfig",
     "EncodeConfig",
     "EvaluateConfig",
     "ExportConfig",

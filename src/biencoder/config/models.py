@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from biencoder.config.choices import AUTO, FORMATS, SENTENCE_TRANSFORMERS
+from biencoder.config.choices import AUTO, FORMATS, FP32, SENTENCE_TRANSFORMERS
 from biencoder.config.headings import REQUIRED, RESULT, RUNNING
 from biencoder.config.options import Config, Option
-from biencoder.config.shared import ModelName, Normalize, Pooling, TrustRemoteCode
+from biencoder.config.shared import Device, ModelName, Normalize, Pooling, Precision, TrustRemoteCode
 from biencoder.errors import UserError
 
 
@@ -23,6 +23,32 @@ class ExportConfig(Config):
     pooling: Pooling = AUTO
     normalize: Normalize = None
     trust_remote_code: TrustRemoteCode = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig(Config):
+    """`biencoder distill`."""
+
+    model: ModelName
+    output_dir: Annotated[
+        Path, Option("folder for the static model; created if it does not exist", REQUIRED, metavar="DIR")
+    ]
+    dim: Annotated[int, Option("dimensions of a vector", RESULT, least=1)] = 256
+    texts: Annotated[
+        Path | None,
+        Option(
+            "texts that show how frequent each token is, such as your passages: one per line, or JSON Lines with "
+            "'text'; also .gz",
+            RESULT,
+            unset="the order of the vocabulary shows it",
+            metavar="FILE",
+        ),
+    ] = None
+    pooling: Pooling = AUTO
+    normalize: Normalize = None
+    trust_remote_code: TrustRemoteCode = False
+    precision: Precision = FP32
+    device: Device = AUTO
 
 
 @dataclass(frozen=True, kw_only=True)

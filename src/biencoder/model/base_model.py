@@ -11,7 +11,7 @@ from biencoder.config.choices import ADAPTER, LAST
 from biencoder.errors import UserError
 from biencoder.model.adapting.causality import attention_of, is_decoder, set_attention
 from biencoder.model.adapting.end_token import close_texts
-from biencoder.model.adapting.freezing import freeze
+from biencoder.model.adapting.freezing import find_blocks, freeze
 from biencoder.model.adapting.lora import add_lora
 from biencoder.model.encoder import Encoder
 from biencoder.model.files.pretrained import locate
@@ -114,7 +114,10 @@ def choose_trained(encoder: Encoder, config: TrainConfig) -> None:
             raise UserError(f"--freeze-dense: {config.model} has no linear layers after its pooling; leave it out")
         encoder.head.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in encoder.parameters()):
-        raise UserError(f"--freeze-layers {config.freeze_layers}: leaves nothing to train; freeze fewer layers")
+        layers = len(find_blocks(backbone)[1])
+        raise UserError(
+            f"--freeze-layers {config.freeze_layers}: leaves nothing to train, for the model has {layers} layers"
+        )
     if config.lora_rank is not None:
         assert config.lora_alpha is not None
         folder = Path(config.model).expanduser()

@@ -5,7 +5,7 @@ Shapes: N texts, D dimensions of a vector.
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from biencoder.config.choices import AUTO, CLS, FP32, LAST
+from biencoder.config.choices import AUTO, CLS, FP32, LAST, MEAN
 from biencoder.config.shared import EncoderConfig, EncodingOptions
 from biencoder.device.ahead import made_ahead, one_behind
 from biencoder.device.choice import autocast, choose_device, choose_precision, facts, placed
@@ -34,6 +34,8 @@ from biencoder.model.heads.projection import projections
 from biencoder.model.packing import PackedBatch, chunks
 from biencoder.model.representation import Dense, Representation
 from biencoder.model.tokens import Tokens, tokenize
+
+ANY_LENGTH = 2**31 - 1  # tokens that a text is cut to where nothing limits it
 
 
 class Encoder(nn.Module):
@@ -103,6 +105,8 @@ class Encoder(nn.Module):
         target = choose_device(device)
         tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
         backbone = load_checked(folder, path, dropout, trust_remote_code=trust_remote_code)
+        if settings.static:
+            _refuse_other_pooling(pooling)
         first_position = enable_packing(backbone)
         asked = replace(
             settings,
@@ -210,10 +214,23 @@ class Encoder(nn.Module):
         Returns:
             ``[N, D]`` float32, in the order of ``texts``.
         """
-        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
+        at_once = facts(self.device).encode_texts
+        parts = (
+            partial(self.tokenize, texts[start : start + at_once], prompt) for start in range(0, len(texts), at_once)
+        )
+        return self._encode(made_ahead(parts, self.device), len(texts), progress)  # tokenised one part ahead
+
+    def encode_tokens(self, texts: Sequence[Tokens], progress: Callable[[int], None] | None = None) -> np.ndarray:
+        """Vectors of texts that are token ids already, special tokens included: ``[N, D]`` float32."""
+        return self._encode([texts], len(texts), progress)
+
+    def _encode(
+        self, parts: Iterable[Sequence[Tokens]], texts: int, progress: Callable[[int], None] | None
+    ) -> np.ndarray:
+        vectors = np.empty((texts, self.dim), dtype=np.float32)
         done = 0
         with self._inference(), autocast(self.precision, self.device):  # weights are cast once, not for each chunk
-            encoded = ((places, self.embed(chunk)) for places, chunk in self._chunks(texts, prompt))
+            encoded = ((places, self.embed(chunk)) for places, chunk in self._chunks(parts))
             for places, found in one_behind(encoded):
                 vectors[places] = found.cpu().numpy()
                 done += len(places)
@@ -221,14 +238,13 @@ class Encoder(nn.Module):
                     progress(done)
         return vectors
 
-    def _chunks(self, texts: Sequence[str], prompt: str) -> Iterator[tuple[np.ndarray, PackedBatch]]:
-        """The texts in packed chunks, and their places. Parts are tokenised while the part before is encoded."""
-        at_once = facts(self.device).encode_texts
-        starts = range(0, len(texts), at_once)
-        parts = (partial(self.tokenize, texts[start : start + at_once], prompt) for start in starts)
-        for start, part in zip(starts, made_ahead(parts, self.device), strict=True):
+    def _chunks(self, parts: Iterable[Sequence[Tokens]]) -> Iterator[tuple[np.ndarray, PackedBatch]]:
+        """The texts in packed chunks, and their places."""
+        start = 0
+        for part in parts:
             for chunk in chunks(part, facts(self.device).encode_tokens):
                 yield start + chunk.index.numpy(), chunk.batch
+            start += len(part)
 
     def encode_queries(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> np.ndarray:
         """Vectors of queries, under the model's query prompt: ``[N, D]`` float32."""
@@ -285,6 +301,11 @@ def load_with(config: EncodingOptions, model: str) -> Encoder:
     )
 
 
+def _refuse_other_pooling(pooling: str) -> None:
+    if pooling not in (AUTO, MEAN):
+        raise UserError(f"--pooling {pooling}: the vectors of a static model are means of its tokens' vectors")
+
+
 def _dense_head(folder: Path, path: str | Path, settings: ModelSettings, width: int, dim: int | None) -> DenseHead:
     with loading(path):
         layers = projections(settings.layers, width, read_weights(layer_folders(folder)))
@@ -302,5 +323,5 @@ def resolve(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase, backbon
         settings,
         pooling=settings.pooling or (LAST if is_decoder(backbone) else CLS),
         normalize=settings.normalize is not False,
-        max_length=min(min(known), 2**31 - 1),
+        max_length=min(min(known), ANY_LENGTH),
     )

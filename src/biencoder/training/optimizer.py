@@ -28,6 +28,9 @@ def loss_scaler(precision: str | None, device: torch.device) -> GradScaler:
     return GradScaler(device.type, enabled=precision == FP16)
 
 
+STATIC_RATE = 1e-2  # of a table of token vectors, most of which get no gradient in a step (docs/distill.md)
+
+
 def usual_learning_rate(width: int, *, lora: bool, averaged: bool) -> float:
     """The highest learning rate when you give none.
 

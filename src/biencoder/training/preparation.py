@@ -16,7 +16,7 @@ from biencoder.data.table import ExampleTable
 from biencoder.distributed import rank, world_size
 from biencoder.errors import UserError
 from biencoder.model.base_model import add_dense, prepare_backbone
-from biencoder.model.encoder import Encoder
+from biencoder.model.encoder import ANY_LENGTH, Encoder
 from biencoder.model.files.pretrained import checkpoint_activations
 from biencoder.model.tokens import Tokens
 from biencoder.objective.contrastive import ContrastiveObjective
@@ -26,7 +26,7 @@ from biencoder.terminal import say
 from biencoder.training.batch import Batcher, Prompts
 from biencoder.training.guide import Guide
 from biencoder.training.memory.budget import token_budget
-from biencoder.training.optimizer import adamw, loss_scaler, usual_learning_rate
+from biencoder.training.optimizer import STATIC_RATE, adamw, loss_scaler, usual_learning_rate
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
 from biencoder.training.steps.evaluation import usual_interval
@@ -66,6 +66,8 @@ def prepare_encoder(config: TrainConfig, rows: int) -> tuple[Encoder, TrainConfi
     settings = encoder.settings.with_prompts(config.query_prompt, config.passage_prompt)
     if config.normalize is None and settings.similarity != "dot":
         settings = replace(settings, normalize=True)  # compared by cosine, so it is trained by cosine
+    if settings.static:
+        settings = replace(settings, max_length=ANY_LENGTH)  # in training alone texts are cut; other tools never cut
     encoder.adopt(settings)
     assert settings.pooling is not None
     dim = config.add_dense or encoder.dim
@@ -99,6 +101,8 @@ def prepare_encoder(config: TrainConfig, rows: int) -> tuple[Encoder, TrainConfi
 
 def _learning_rate(config: TrainConfig, encoder: Encoder, rows: int) -> float:
     """The rate for a run of this length: a few large steps would lose more than an average with the base gives back."""
+    if encoder.settings.static:
+        return STATIC_RATE
     averaged = config.averages and _steps(config, rows) >= FEW_STEPS
     width = int(encoder.backbone.config.hidden_size)
     return usual_learning_rate(width, lora=config.lora_rank is not None, averaged=averaged)

@@ -15,6 +15,7 @@ from biencoder.errors import UserError
 from biencoder.model.architectures.bert import patch_layers
 from biencoder.model.architectures.mpnet import patch_mpnet
 from biencoder.model.architectures.rms_norm import patch_rms_norms
+from biencoder.model.architectures.static import STATIC
 from biencoder.model.attention.interface import IMPLEMENTATION
 from biencoder.terminal import say
 
@@ -66,6 +67,7 @@ FIRST_POSITION: dict[str, Callable[[ModelConfig], int]] = {
     "llama": _from_zero,
     "mistral": _from_zero,
     "gemma": _from_zero_if_causal,
+    STATIC: _from_zero,
 }
 
 
@@ -104,7 +106,7 @@ def fitting_precision(precision: str, config: ModelConfig, name: object) -> str:
 
 def has_own_code(backbone: nn.Module) -> bool:
     """Whether the architecture's code came with the model, whatever name it gives itself."""
-    return not type(backbone).__module__.startswith("transformers.")
+    return not type(backbone).__module__.startswith(("transformers.", "biencoder."))
 
 
 def longest_text(config: ModelConfig) -> int | None:

@@ -32,3 +32,15 @@ def write_json(path: Path, content: Any) -> None:
     with atomic_write(path) as file:
         json.dump(content, file, indent=2, ensure_ascii=False)
         file.write("\n")
+
+
+def inside(folder: Path, path: Any) -> Path:
+    """The folder of a module that ``modules.json`` names.
+
+    Raises:
+        UserError: it is neither the model's own nor one in it.
+    """
+    place = folder / str(path)
+    if not place.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{folder / 'modules.json'}: names the path {path!r}, which leads out of the folder")
+    return place

@@ -19,6 +19,7 @@ from biencoder.model.dropout import use_fast_dropout
 from biencoder.model.files.data_only import data_only, refuse_links_out
 from biencoder.model.files.json_files import read_json
 from biencoder.model.files.settings import ADAPTER_CONFIG, adapter_base, read_settings
+from biencoder.model.files.static import check_vocabulary, load_static, static_place, static_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,8 @@ def locate(path: str | Path, flag: str = "--model") -> Path:
 def _find(path: str | Path, flag: str) -> Path:
     folder = Path(path).expanduser()
     if folder.is_dir():
-        if not any((folder / name).is_file() for name in ("config.json", ADAPTER_CONFIG)):
+        names = ("config.json", ADAPTER_CONFIG)
+        if not any((folder / name).is_file() for name in names) and static_place(folder) is None:
             raise UserError(f"{flag} {path}: no model in this folder (it has no config.json)")
         return folder
     if folder.is_file():
@@ -87,6 +89,10 @@ def load_backbone(folder: Path, dropout: float | None = None, *, trust_remote_co
         trust_remote_code: run code that comes with the model, and let its configuration choose attention kernels.
     """
     base = adapter_base(folder)
+    if (place := static_place(folder)) is not None:
+        backbone = load_static(place)
+        check_vocabulary(backbone, static_tokenizer(place))
+        return backbone
     if base is None:
         backbone = _load_whole(folder, dropout, trust_remote_code)
     else:
@@ -226,6 +232,8 @@ def load_tokenizer(path: str | Path, *, trust_remote_code: bool = False) -> PreT
 
 def read_tokenizer(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     """The tokenizer in a model folder, or whatever transformers raises."""
+    if (place := static_place(folder)) is not None:
+        return static_tokenizer(place)
     with data_only(folder, trust_remote_code) as seen, quiet():
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(seen, trust_remote_code=trust_remote_code)
     tokenizer.name_or_path = str(folder)
@@ -263,6 +271,9 @@ def empty_backbone(folder: Path, path: str | Path, *, trust_remote_code: bool = 
     Raises:
         UserError: an architecture that transformers does not know, or a missing base; the model is named by ``path``.
     """
+    if (place := static_place(folder)) is not None:
+        with loading(path):
+            return load_static(place).to("meta")
     if (base := adapter_base(folder)) is not None:
         return empty_backbone(_base_folder(folder, base), base, trust_remote_code=trust_remote_code)
     with loading(path), data_only(folder, trust_remote_code) as seen, torch.device("meta"):

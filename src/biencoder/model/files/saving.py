@@ -41,7 +41,7 @@ def save_model(
         with quiet(), system_errors(staged):
             backbone.save_pretrained(staged)
             if tokenizer is not None:
-                _forget_last_use(tokenizer, settings.max_length)
+                _forget_last_use(tokenizer, None if settings.static else settings.max_length)
                 tokenizer.save_pretrained(staged)
         write_settings(staged, settings, int(backbone.config.hidden_size), layers)
         _publish(staged, folder)

@@ -13,7 +13,9 @@ from torch import Tensor
 from biencoder.config.choices import CLS, LAST, MEAN
 from biencoder.errors import UserError
 from biencoder.model.files.dense_layers import read_layer, write_layer
-from biencoder.model.files.json_files import read_json, write_json
+from biencoder.model.files.json_files import inside, read_json, write_json
+from biencoder.model.files.static import MODULE as STATIC
+from biencoder.model.files.static import is_model2vec
 from biencoder.model.heads.projection import DenseLayer
 from biencoder.model.pooling import POOLINGS
 
@@ -28,7 +30,9 @@ POOLING_KEYS = {
 QUERY_PROMPTS = ("query", "search_query", "retrieval.query")
 PASSAGE_PROMPTS = ("document", "passage", "corpus", "search_document", "retrieval.passage")
 ADAPTER_CONFIG = "adapter_config.json"
-TRANSFORMER, POOLING, DENSE, NORMALIZE = ORDER = ("Transformer", "Pooling", "Dense", "Normalize")
+TRANSFORMER, POOLING, DENSE, NORMALIZE = "Transformer", "Pooling", "Dense", "Normalize"
+ORDER = (TRANSFORMER, POOLING, DENSE, NORMALIZE)
+ORDER_OF_STATIC = (STATIC, DENSE, NORMALIZE)
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class ModelSettings:
         default_prompt: name of the prompt that ``encode`` applies on its own.
         similarity: ``cosine``, ``dot``, …; None where the folder does not say.
         layers: linear layers after the pooling, in order.
+        static: tokens have vectors of their own, and the pooling is their mean.
     """
 
     pooling: str | None = None
@@ -54,6 +59,7 @@ class ModelSettings:
     default_prompt: str | None = None
     similarity: str | None = None
     layers: tuple[DenseLayer, ...] = ()
+    static: bool = False
 
     @property
     def query_prompt(self) -> str:
@@ -87,7 +93,7 @@ def read_settings(folder: Path) -> ModelSettings:
     read_json(folder / "config.json")  # what is no JSON object crashes transformers
     steps = _steps(folder)
     if not steps:
-        return ModelSettings()
+        return _without_modules(folder)
     kinds = [kind for kind, _ in steps]
     pooling = next((_read_pooling(path / "config.json") for kind, path in steps if kind == POOLING), MEAN)
     transformer = read_json(folder / "sentence_bert_config.json") or {}
@@ -96,12 +102,21 @@ def read_settings(folder: Path) -> ModelSettings:
         raise UserError(f"{folder / 'sentence_bert_config.json'}: max_seq_length must be a number of tokens")
     return ModelSettings(
         pooling=pooling,
+        static=STATIC in kinds,
         layers=tuple(read_layer(path) for kind, path in steps if kind == DENSE),
         normalize=NORMALIZE in kinds,
         max_length=max_length,
         lowercase=bool(transformer.get("do_lower_case", False)),
         **_read_sentence_settings(folder / "config_sentence_transformers.json"),
     )
+
+
+def _without_modules(folder: Path) -> ModelSettings:
+    """Of a plain transformers folder, which says nothing, or of one that model2vec wrote."""
+    if not is_model2vec(folder):
+        return ModelSettings()
+    config = read_json(folder / "config.json")
+    return ModelSettings(pooling=MEAN, normalize=bool(config.get("normalize", False)), static=True)
 
 
 def layer_folders(folder: Path) -> list[Path]:
@@ -117,23 +132,15 @@ def _steps(folder: Path) -> list[tuple[str, Path]]:
         if not isinstance(module, dict):
             raise UserError(f"{path}: a list of JSON objects is wanted there")
         kind = str(module.get("type", "")).rsplit(".", 1)[-1]
-        if kind not in ORDER:
-            raise UserError(
-                f"{path}: the model has a {kind} module, which biencoder does not run; it handles {', '.join(ORDER)}"
-            )
-        steps.append((kind, _inside(folder, module.get("path", ""))))
-    places = [ORDER.index(kind) for kind, _ in steps]
-    if places != sorted(places):
-        raise UserError(f"{path}: biencoder runs modules in the order {', '.join(ORDER)} only")
+        if kind not in {*ORDER, *ORDER_OF_STATIC}:
+            known = ", ".join(dict.fromkeys((*ORDER, *ORDER_OF_STATIC)))
+            raise UserError(f"{path}: the model has a {kind} module, which biencoder does not run; it handles {known}")
+        steps.append((kind, inside(folder, module.get("path", ""))))
+    kinds = [kind for kind, _ in steps]
+    order = ORDER_OF_STATIC if STATIC in kinds else ORDER
+    if kinds != [kind for known in order for kind in kinds if kind == known]:
+        raise UserError(f"{path}: biencoder runs modules in the order {', '.join(order)} only")
     return steps
-
-
-def _inside(folder: Path, path: Any) -> Path:
-    """The folder of a module, which must be the model's own or one in it."""
-    place = folder / str(path)
-    if not place.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"{folder / 'modules.json'}: names the path {path!r}, which leads out of the folder")
-    return place
 
 
 def _read_sentence_settings(path: Path) -> dict[str, Any]:
@@ -211,7 +218,8 @@ def write_settings(
     assert settings.pooling is not None
     if settings.pooling not in POOLING_KEYS.values():
         raise UserError(f"{folder}: sentence-transformers has no {settings.pooling} pooling to load the model with")
-    kinds = [TRANSFORMER, POOLING, *[DENSE] * len(settings.layers), *[NORMALIZE] * bool(settings.normalize)]
+    first = [STATIC] if settings.static else [TRANSFORMER, POOLING]
+    kinds = [*first, *[DENSE] * len(settings.layers), *[NORMALIZE] * bool(settings.normalize)]
     modules = [
         {"idx": i, "name": str(i), "path": f"{i}_{kind}" * bool(i), "type": f"sentence_transformers.models.{kind}"}
         for i, kind in enumerate(kinds)
@@ -225,12 +233,13 @@ def write_settings(
         "similarity_fn_name": "cosine" if settings.normalize else settings.similarity or "dot",
     }
     transformer = {"max_seq_length": settings.max_length, "do_lower_case": settings.lowercase}
-    write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width} | modes)
-    for number, (layer, state) in enumerate(zip(settings.layers, weights, strict=True), start=2):
+    if not settings.static:  # which takes texts of any length
+        write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width} | modes)
+        write_json(folder / "sentence_bert_config.json", transformer)
+    for number, (layer, state) in enumerate(zip(settings.layers, weights, strict=True), start=len(first)):
         write_layer(folder / f"{number}_{DENSE}", layer, state)
     if settings.normalize:
         write_json(folder / f"{len(kinds) - 1}_{NORMALIZE}" / "config.json", {})
-    write_json(folder / "sentence_bert_config.json", transformer)
     write_json(folder / "config_sentence_transformers.json", sentence)
     write_json(folder / "modules.json", modules)
 
