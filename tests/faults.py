@@ -118,7 +118,7 @@ class Place:
         options = {
             "model": self.folder / "model", "train-data": self.folder / "pairs.jsonl",
             "eval-data": self.folder / "beir", "output-dir": "out", "batch-size": 8, "group-size": 3, "epochs": 2,
-            "learning-rate": 1e-3, "precision": "fp32", "save-steps": 3, "device": "cpu",
+            "eval-steps": 4, "learning-rate": 1e-3, "precision": "fp32", "save-steps": 3, "device": "cpu",
         } | SCENARIOS[self.scenario]  # fmt: skip
         given = (word for name, value in options.items() for word in (f"--{name}", str(value)))
         return ["train", *given, "--no-general-guard"]

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import world
-from native_kernels import NATIVE_SIZES
-from tiny import gradient_errors, tiny_model
+from tiny import gradient_errors
 
 WORLDS = (1, 2, 4)
 TOLERANCE = 1e-5
@@ -18,8 +17,7 @@ CANCELLING = 0.1  # of the largest gradient: smaller ones are the rest of a sum;
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
-    tiny_model(folder / "bert", **NATIVE_SIZES)  # by compiled kernels, where there are any
-    tiny_model(folder / "guide", seed=1)
+    world.write_models(folder)
     world.write_rows(folder)
     return folder
 

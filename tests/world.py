@@ -7,14 +7,16 @@ import itertools
 import json
 import multiprocessing
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from tiny import gradients, padded, pool, random_texts
-from torch import Tensor
+from native_kernels import NATIVE_SIZES
+from safetensors.torch import load_file
+from tiny import VOCABULARY, gradients, padded, pool, random_texts, tiny_model, tiny_tokenizer
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModel, AutoTokenizer
 
@@ -22,6 +24,11 @@ from biencoder import BiEncoderModel, Encoder
 from biencoder.data.plan.sampling import BatchPlan, KnownPositives, Sampler, share
 from biencoder.data.table import ExampleTable
 from biencoder.distributed import sum_gradients
+from biencoder.model.architectures.static import StaticModel
+from biencoder.model.files.settings import ModelSettings
+from biencoder.model.files.static import without_special_tokens
+from biencoder.model.heads.dense import DenseHead
+from biencoder.model.heads.projection import DenseLayer, Projection
 from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.training import gradcache
 from biencoder.training.batch import Batcher, Prompts
@@ -105,9 +112,64 @@ def unit_vectors(model: Any, features: Any) -> Tensor:
 
 def outcome(model: Any, loss: Tensor) -> Outcome:
     loss.backward()
-    found = {name: gradient for name, gradient in gradients(model).items() if not name.startswith("pooler")}
+    found = {name: gradient for name, gradient in gradients(model).items() if "pooler" not in name}
     model.zero_grad()
     return float(loss.detach()), found
+
+
+# --- the models -------------------------------------------------------------------------------------------------------
+
+BERT, DENSE, STATIC = "bert", "dense", "static"
+LAYER = DenseLayer(64, 40, bias=True, activation="Tanh", residual=True)
+
+
+def write_models(folder: Path) -> None:
+    """A transformer, the same with a linear layer after its pooling, a table of token vectors, and a guide."""
+    tiny_model(folder / BERT, **NATIVE_SIZES)  # by compiled kernels, where there are any
+    tiny_model(folder / "guide", seed=1)
+    encoder = Encoder.load(folder / BERT, pooling="mean", normalize=True)
+    assert isinstance(encoder.head, DenseHead)
+    torch.manual_seed(2)
+    encoder.head = encoder.head.followed_by(Projection(LAYER))
+    encoder.adopt(replace(encoder.settings, layers=(LAYER,)))
+    encoder.save(folder / DENSE)
+    settings = ModelSettings(pooling="mean", normalize=True, max_length=96, static=True)
+    tokenizer = without_special_tokens(tiny_tokenizer().backend_tokenizer)
+    table = StaticModel.of(torch.randn(VOCABULARY, 48))
+    Encoder(table, DenseHead(48, pooling="mean", normalize=True), tokenizer, settings).save(folder / STATIC)
+
+
+class Truth(nn.Module):
+    """One of the models in plain float64; its parameters have the names that ours have."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.kind = folder.name
+        if self.kind == STATIC:
+            weight = load_file(folder / "model.safetensors")["embedding.weight"].double()
+            self.backbone = nn.ModuleDict({"embedding": nn.Embedding.from_pretrained(weight, freeze=False)})
+        else:
+            self.backbone = AutoModel.from_pretrained(folder, dtype=torch.float64)
+        if self.kind == DENSE:
+            layer = Projection(LAYER).double()
+            layer.load_state_dict(load_file(folder / "2_Dense" / "model.safetensors"))
+            self.head = nn.ModuleDict({"layers": nn.ModuleList([layer])})
+
+    def forward(self, texts: list[str]) -> Tensor:
+        """Vectors of length 1: ``[N, D]``."""
+        if self.kind == STATIC:
+            rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+            vectors = torch.stack([self.backbone["embedding"](torch.tensor(row)).mean(0) for row in rows])
+            return torch.nn.functional.normalize(vectors, dim=-1)
+        features = self.tokenizer(texts, padding=True, return_tensors="pt")
+        if self.kind == BERT:
+            return unit_vectors(self.backbone, features)
+        pooled = pool(self.backbone(**features).last_hidden_state, features["attention_mask"], "mean")
+        own = dict(self.named_parameters())
+        weight, bias = own["head.layers.0.linear.weight"], own["head.layers.0.linear.bias"]
+        beside = own["head.layers.0.residual.weight"]
+        return torch.nn.functional.normalize((pooled @ weight.T + bias).tanh() + pooled @ beside.T, dim=-1)
 
 
 # --- the trainer's way: accumulate_gradients, then sum_gradients ------------------------------------------------------
@@ -126,6 +188,7 @@ class Combination:
     distillation: str = "kl"
     dims: tuple[int, ...] = ()
     guided: bool = False
+    model: str = BERT
 
 
 PLAIN = [
@@ -141,6 +204,10 @@ VARIANTS: list[dict[str, Any]] = [
     {"two_way": True, "distillation": "margin-mse", "dims": (32, 12, 5), "guided": True},
 ]
 VARIED = [Combination(queries, True, True, True, True, **variant) for variant in VARIANTS for queries in (7, 3)]
+VARIED += [
+    Combination(queries, True, True, True, True, **variant, model=model)
+    for model, variant, queries in itertools.product((DENSE, STATIC), ({}, VARIANTS[-1]), (7, 3))
+]
 VARIED += [
     Combination(7, True, True, True, False, **VARIANTS[-1]),
     Combination(7, True, False, True, True, **VARIANTS[-1]),
@@ -193,11 +260,11 @@ def objective_of(combination: Combination) -> ContrastiveObjective:
 
 def trainer(rank: int, world: int, folder: Path) -> list[Outcome]:
     """Loss and gradients of every one of :data:`STEPS`, by our code."""
-    encoder = Encoder.load(folder / "bert", pooling="mean", normalize=True)
-    encoder.train()
+    encoders = {name: Encoder.load(folder / name, pooling="mean", normalize=True) for name in (BERT, DENSE, STATIC)}
     asked = Encoder.load(folder / "guide", pooling="mean", normalize=True)
     outcomes = []
     for combination, keep in STEPS:
+        encoder = encoders[combination.model].train()
         table, plan = plan_of(combination, folder)
         batcher = Batcher(
             table=table,
@@ -223,17 +290,16 @@ def trainer(rank: int, world: int, folder: Path) -> list[Outcome]:
             seed=(1, 2, rank),
             guide=Guide(asked, GUIDE_MARGIN) if combination.guided else None,
         )
-        sum_gradients(encoder.backbone.parameters())
-        outcomes.append((float(losses.total), gradients(encoder.backbone)))
-        encoder.backbone.zero_grad()
+        sum_gradients(encoder.parameters())
+        outcomes.append((float(losses.total), gradients(encoder)))
+        encoder.zero_grad()
     return outcomes
 
 
 def trainer_truth(combination: Combination, world: int, folder: Path) -> Outcome:
     """The same by definition."""
     table, plan = plan_of(combination, folder)
-    model = AutoModel.from_pretrained(folder / "bert", dtype=torch.float64)
-    tokenizer = AutoTokenizer.from_pretrained(folder / "bert")
+    model = Truth(folder / combination.model)
     rows = [table[int(row)] for row in plan.rows]
     texts, teacher, groups = [], [dict[int, float]() for _ in rows], [list[int]() for _ in rows]
     for passage, (i, index) in enumerate(zip(plan.passage_row.tolist(), plan.passage_index.tolist(), strict=True)):
@@ -264,9 +330,7 @@ def trainer_truth(combination: Combination, world: int, folder: Path) -> Outcome
         askers.append([j for j in others if j == i or not (combination.guided and (i, j) in answering[1])])
 
     prompted = [(QUERY_PROMPT if row.prompt is None else row.prompt) + row.query for row in rows]
-    queries, passages = (
-        unit_vectors(model, tokenizer(t, padding=True, return_tensors="pt")) for t in (prompted, texts)
-    )
+    queries, passages = model(prompted), model(texts)
     losses = []
     for dim in combination.dims or (queries.shape[1],):
         asked, found = (torch.nn.functional.normalize(vectors[:, :dim], dim=-1) for vectors in (queries, passages))

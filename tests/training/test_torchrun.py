@@ -52,7 +52,7 @@ def words(place: Path, output: Path, model: str = "model", **more: object) -> li
     options = {
         "model": place / model, "train-data": place / "pairs.jsonl", "eval-data": place / "beir", "output-dir": output,
         "batch-size": BATCH, "group-size": 4, "epochs": EPOCHS, "learning-rate": 1e-3, "precision": "fp32",
-        "memory-budget": "1MB", "save-steps": 3,
+        "memory-budget": "1MB", "save-steps": 3, "eval-steps": 4,
     } | {name.replace("_", "-"): value for name, value in more.items()}  # fmt: skip
     given = (word for name, value in options.items() for word in (f"--{name}", str(value)))
     return ["train", "--no-general-guard", *given]

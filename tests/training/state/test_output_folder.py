@@ -95,7 +95,7 @@ def test_finish_is_remembered_with_everything_else(started: OutputFolder) -> Non
         ({"evaluation": "e2"}, "the evaluation data have changed"),
         ({"model": "m2"}, "the base model's weights have changed"),
         ({"world_size": 2}, "the number of processes was 1 and is 2"),
-        ({"batch_size": 4, "epochs": 3}, "--batch-size was 8 and is 4; --epochs was 1 and is 3"),
+        ({"batch_size": 4, "epochs": 3}, "--batch-size was 8 and is 4; --epochs was None and is 3"),
         ({"seed": 1, "data": "d2"}, "--seed was 42 and is 1; the training data have changed"),
     ],
 )
