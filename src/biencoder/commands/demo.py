@@ -19,7 +19,7 @@ TRAIN_PAIRS = 1_500
 CORPUS = 1_000
 QUERIES = 500
 PASSAGE_TOKENS = 128
-ASKED = 4
+ASKED = 2  # queries that won, and as many that lost
 SHOWN = 3
 
 
@@ -73,27 +73,32 @@ def _train_config(config: DemoConfig, model: Path, files: DataFiles, output_dir:
         group_size=1,
         query_max_len=64,
         passage_max_len=PASSAGE_TOKENS,
+        epochs=1,
         max_steps=config.max_steps,
         seed=config.seed,
     )
 
 
 def _answer(tuned: Path, data: CodeSearch, files: DataFiles, result: TrainResult | None) -> None:
-    """Search the held-out functions for a few queries: the first ones whose right answer moved, up or down."""
-    asked = list(data.queries)
-    moves: dict[str, str] = {}
+    """Search the held-out functions for a few queries: the first ones that won, then the first ones that lost."""
+    asked = [("", function) for function in data.queries]
     if result is not None:
         before, after = _ranks(result.before), _ranks(result.after)
-        asked = [function for function in asked if before[function.name] != after[function.name]] or asked
-        moves = {name: f"  (right answer: rank {_shown(before[name])} -> {_shown(after[name])})" for name in before}
-        up = sum(after[name] < before[name] for name in before)
-        down = sum(after[name] > before[name] for name in before)
-        say(f"\nThe right answer moved up for {up} queries and down for {down}. Here are the first ones:")
+        won = [function for function in data.queries if after[function.name] < before[function.name]]
+        lost = [function for function in data.queries if after[function.name] > before[function.name]]
+        say(
+            f"\nThe right answer moved up for {len(won)} queries and down for {len(lost)}. These are the first of both:"
+        )
+        moved = [("won", function) for function in won[:ASKED]] + [("lost", function) for function in lost[:ASKED]]
+        asked = [
+            (f"{word}: the right answer went from rank {_shown(before[f.name])} to {_shown(after[f.name])}", f)
+            for word, f in moved
+        ]
     encoder = Encoder.load(tuned, precision=AUTO)
-    asked = asked[:ASKED]
-    found = search_texts(encoder, [f.summary for f in asked], files.held_out / "corpus.jsonl", SHOWN)
-    for function, hits in zip(asked, found, strict=True):
-        say(f'\n"{function.summary}"{moves.get(function.name, "")}')
+    asked = asked[: 2 * ASKED]
+    found = search_texts(encoder, [f.summary for _, f in asked], files.held_out / "corpus.jsonl", SHOWN)
+    for (move, function), hits in zip(asked, found, strict=True):
+        say(f'\n"{function.summary}"{move and f"  ({move})"}')
         rows = [
             [str(place), f"{hit.score:.3f}", hit.id, "<- the right one" if hit.id == function.name else ""]
             for place, hit in enumerate(hits, 1)
