@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from data_files import row, table_of, write, write_jsonl
 
-from biencoder.config import DataSet, data_sets_of
+from biencoder.cli import main
+from biencoder.config import DataSet, TrainConfig, data_sets_of
 from biencoder.data.audit import audit
 from biencoder.data.data_sets import is_scored, read_data_sets, rows_to_evaluate_on
 from biencoder.data.evaluation.held_out import hold_out
@@ -68,7 +69,10 @@ def test_sentence_transformers_scored_pairs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        ({"score": 4.2}, r":1: score must be a number from -1 to 1 \(divide marks out of 5 by 5\); found 4\.2"),
+        (
+            {"score": 4.2},
+            r":1: score must be .* to 1 \(if it is out of 5: --scores-out-of 5\); found 4\.2",
+        ),
         ({"score": "high"}, r":1: score must be a number from -1 to 1 .*; found a text"),
         ({"score": None}, r":1: score must be a number from -1 to 1 .*; found null"),
         ({"label": 1}, r":1: sentence1 and sentence2 come with a label, .*name the column score"),
@@ -168,3 +172,19 @@ def test_flag_embeddings_rows(missing: list[str], tmp_path: Path) -> None:
     assert (example.query, example.positives, example.negatives) == ("q", ("p",), ("n", "m"))
     assert example.negative_scores == (None if "neg_scores" in missing else (0.5, -2.0))
     assert example.prompt == (None if "prompt" in missing else "Find: ")
+
+
+def test_scores_out_of_five(tmp_path: Path) -> None:
+    path = tmp_path / "sts.jsonl"
+    path.write_text(
+        "".join(json.dumps({"sentence1": "a", "sentence2": f"b{x}", "score": x}) + "\n" for x in (0, 2.5, 5))
+    )
+    out_of_one = tmp_path / "one.jsonl"
+    out_of_one.write_text(json.dumps({"sentence1": "a", "sentence2": "b", "score": 0.5}) + "\n")
+    sets = [DataSet(path=(path,), scores_out_of=5.0), DataSet(path=(out_of_one,))]
+    assert read_data_sets(sets, "stop").similarities.tolist() == [0.0, 0.5, 1.0, 0.5]
+    with pytest.raises(UserError, match=r"sts\.jsonl:3: score must be a number from -4 to 4; found 5"):
+        read_data_sets([DataSet(path=(path,), scores_out_of=4.0)], "stop")
+    config = TrainConfig(model="m", train_data=(path,), output_dir=tmp_path / "o", scores_out_of=5.0)
+    assert [data_set.scores_out_of for data_set in config.data_sets] == [5.0]
+    assert main(["check", "--train-data", str(path), "--scores-out-of", "5"]) == 0

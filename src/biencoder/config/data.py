@@ -14,6 +14,7 @@ from biencoder.config.shared import (
     SPLIT_HELP,
     USUAL_SPLIT,
     OnBadRow,
+    ScoresOutOf,
     TrainData,
     TrustRemoteCode,
     refuse_split_alone,
@@ -21,7 +22,14 @@ from biencoder.config.shared import (
 from biencoder.errors import UserError
 
 NO_IN_BATCH = "no_in_batch_neg"  # FlagEmbedding's mark at the end of names of data without in-batch negatives
-_SHARED_SETTINGS = ("temperature", "query_prompt", "passage_prompt", "group_size", "in_batch_negatives")
+_SHARED_SETTINGS = (
+    "temperature",
+    "query_prompt",
+    "passage_prompt",
+    "group_size",
+    "in_batch_negatives",
+    "scores_out_of",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +54,10 @@ class DataSet(Config):
             LOSS,
             unset=f"the run's; off if the path's name ends in {NO_IN_BATCH}",
         ),
+    ] = None
+
+    scores_out_of: Annotated[
+        float | None, Option("highest score of two sentences", INPUT, unset="the run's", above=0)
     ] = None
 
     def filled_from(self, run: Config) -> "DataSet":
@@ -113,6 +125,7 @@ class CheckConfig(Config):
         ),
     ] = None
     eval_split: Annotated[str | None, Option(SPLIT_HELP, INPUT, unset=USUAL_SPLIT, metavar="NAME")] = None
+    scores_out_of: ScoresOutOf = 1.0
     model: Annotated[
         str | None,
         Option(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from biencoder.config.choices import AUTO, DEVICES, FP32, ON_BAD_ROW, POOLINGS, PRECISIONS
-from biencoder.config.headings import MODEL, REQUIRED, RUNNING
+from biencoder.config.headings import INPUT, MODEL, REQUIRED, RUNNING
 from biencoder.config.options import Config, Option
 from biencoder.errors import UserError
 
@@ -55,6 +55,16 @@ Precision = Annotated[
 Device = Annotated[str, Option("where to compute; auto: on a GPU if there is one", RUNNING, choices=(AUTO, *DEVICES))]
 OnBadRow = Annotated[
     str, Option("stop at a row that cannot be used, or skip such rows and count them", RUNNING, choices=ON_BAD_ROW)
+]
+
+
+ScoresOutOf = Annotated[
+    float,
+    Option(
+        "highest score of two sentences; scores are divided by it, and must then lie between -1 and 1",
+        INPUT,
+        above=0,
+    ),
 ]
 
 

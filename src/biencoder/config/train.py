@@ -36,6 +36,7 @@ from biencoder.config.shared import (
     OnBadRow,
     Pooling,
     Precision,
+    ScoresOutOf,
     TrustRemoteCode,
     refuse_split_alone,
 )
@@ -312,6 +313,7 @@ class TrainConfig(Config):
     gradient_checkpointing: Annotated[
         bool, Option("recompute activations in the backward pass: less memory, more time", RUNNING)
     ] = False
+    scores_out_of: ScoresOutOf = 1.0
     on_bad_row: OnBadRow = STOP
     on_nonfinite: Annotated[
         str,

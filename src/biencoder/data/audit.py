@@ -68,6 +68,7 @@ class Audit:
         leaks: None without an evaluation.
         truncation: None without a tokenizer.
         data_sets: name and number of usable rows of each data set; empty if there is only one.
+        empty_negatives: entries among the negatives that were empty and are left out alone.
     """
 
     examples: int
@@ -81,6 +82,7 @@ class Audit:
     leaks: Leaks | None
     truncation: Truncation | None
     data_sets: tuple[tuple[str, int], ...] = ()
+    empty_negatives: int = 0
 
     def short_groups(self, group_size: int) -> float:
         """Share (0 to 1) of the rows that have fewer hard negatives than a group of ``group_size`` has room for."""
@@ -101,6 +103,8 @@ class Audit:
             ("positive is also a negative", self._count(self.contradictions), WARN * (self.contradictions > 0)),
             self._group_row(group_size),
         ]
+        if self.empty_negatives:
+            found.append(("empty negatives left out", f"{self.empty_negatives:,}", ""))
         if self.truncation is not None:
             found += _truncation_rows(self.truncation)
         if self.leaks is not None:
@@ -180,6 +184,7 @@ def audit(
         leaks=None if collection is None else _leaks(table, collection),
         truncation=None if lengths is None else _truncation(table, lengths, query_max_len, passage_max_len),
         data_sets=tuple(zip(names, counts, strict=True)) if len(names) > 1 else (),
+        empty_negatives=table.empty_negatives,
     )
 
 

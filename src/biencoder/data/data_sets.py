@@ -19,7 +19,8 @@ def read_data_sets(data_sets: Sequence[DataSet], on_bad_row: str) -> ExampleTabl
     Raises:
         UserError: a file or row cannot be used, or a data set has nothing to learn from.
     """
-    table = ExampleTable.from_data_sets([data_set.path for data_set in data_sets], on_bad_row)
+    out_of = [data_set.scores_out_of or 1.0 for data_set in data_sets]
+    table = ExampleTable.from_data_sets([data_set.path for data_set in data_sets], on_bad_row, out_of)
     for number, data_set in enumerate(data_sets):
         _check(data_set, number, table)
     return table

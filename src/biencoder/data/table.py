@@ -91,6 +91,7 @@ class ExampleTable:
         skipped: how many bad rows of each kind were left out.
         bad_rows: messages on the first 20 bad rows.
         rows: where the table reads its rows; the hashes are of their texts.
+        empty_negatives: how many entries among the negatives were empty; they were left out alone.
     """
 
     query_hashes: NDArray[np.uint64]
@@ -103,6 +104,7 @@ class ExampleTable:
     bad_rows: tuple[str, ...]
     rows: Rows
     _other_hashes: NDArray[np.uint64]  # scores and prompt of each row; 0 for a row without any
+    empty_negatives: int = 0
 
     @classmethod
     def from_files(cls, paths: Sequence[Path], on_bad_row: str = STOP) -> "ExampleTable":
@@ -110,12 +112,15 @@ class ExampleTable:
         return cls.from_data_sets([paths], on_bad_row)
 
     @classmethod
-    def from_data_sets(cls, data_sets: Sequence[Sequence[Path]], on_bad_row: str = STOP) -> "ExampleTable":
+    def from_data_sets(
+        cls, data_sets: Sequence[Sequence[Path]], on_bad_row: str = STOP, out_of: Sequence[float] | None = None
+    ) -> "ExampleTable":
         """Read data sets into a table. An unnamed file in the temporary folder (``TMPDIR``) holds the texts.
 
         Args:
             data_sets: the files and folders of each.
             on_bad_row: ``"stop"`` or ``"skip"``, see ``iter_examples``.
+            out_of: the highest score of two sentences in each; None for 1.
 
         Raises:
             UserError: a file cannot be read, a row is bad and ``on_bad_row`` is ``"stop"``, or no row of a data set is
@@ -125,8 +130,9 @@ class ExampleTable:
         files = [path for inside in found for path in inside]
         bad = BadRows()
         hashes = _Hashes(len(files))
+        highest = [score for inside, score in zip(found, out_of or [1.0] * len(found), strict=True) for _ in inside]
         try:
-            rows = store(_read(files, on_bad_row, bad, hashes))
+            rows = store(_read(files, highest, on_bad_row, bad, hashes))
         except OSError as error:
             raise UserError(
                 f"cannot store the training data in {tempfile.gettempdir()}: {error.strerror or error}; "
@@ -140,7 +146,9 @@ class ExampleTable:
                 first = f"; the first: {bad.messages[0]}" if bad.messages else ""
                 raise UserError(f"no usable row in {', '.join(map(str, paths))}{first}")
         names = tuple(str(path) for path in files)
-        return cls(*hashes.arrays(), data_set, names, dict(bad.kinds), tuple(bad.messages), rows, hashes.others())
+        skipped, messages = dict(bad.kinds), tuple(bad.messages)
+        arrays = hashes.arrays()
+        return cls(*arrays, data_set, names, skipped, messages, rows, hashes.others(), bad.empty_negatives)
 
     def __len__(self) -> int:
         return len(self.query_hashes)
@@ -175,6 +183,7 @@ class ExampleTable:
             self.bad_rows,
             self.rows.take(rows),
             self._other_hashes[rows],
+            self.empty_negatives,
         )
 
     @functools.cached_property
@@ -258,9 +267,11 @@ def _numpy(values: "array[int] | array[float]", dtype: type) -> NDArray[Any]:
     return np.frombuffer(values, dtype=dtype) if values else np.empty(0, dtype=dtype)
 
 
-def _read(files: Sequence[Path], on_bad_row: str, bad: BadRows, hashes: _Hashes) -> Iterator[tuple[int, int, Example]]:
+def _read(
+    files: Sequence[Path], out_of: Sequence[float], on_bad_row: str, bad: BadRows, hashes: _Hashes
+) -> Iterator[tuple[int, int, Example]]:
     """The examples of the files, each with the number of its file and its line; notes their hashes."""
     for number, path in enumerate(files):
-        for line, example in read_examples(path, on_bad_row, bad):
+        for line, example in read_examples(path, on_bad_row, bad, out_of=out_of[number]):
             hashes.add(number, example)
             yield number, line, example

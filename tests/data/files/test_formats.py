@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,56 @@ def as_parquet(path: Path, *, lists: bool) -> Path:
         }
     pq.write_table(pa.table(columns), path, row_group_size=2)
     return path
+
+
+def as_saved_by_datasets(folder: Path, **state: Any) -> Path:
+    """The files that ``save_to_disk`` of datasets 4 writes: batches of Arrow in a stream, and what names them."""
+    folder.mkdir(parents=True)
+    rows = pa.table(
+        {"query": [q for q, _, _ in TRIPLES], "pos": [p for _, p, _ in TRIPLES], "neg": [n for *_, n in TRIPLES]}
+    )
+    files = [f"data-{number:05d}-of-00002.arrow" for number in range(2)]
+    for name, part in zip(files, (rows.slice(0, 2), rows.slice(2)), strict=True):
+        with pa.ipc.new_stream(folder / name, rows.schema) as stream:
+            stream.write_table(part)
+    found: dict[str, Any] = {"_data_files": [{"filename": name} for name in files], "_split": "train"}
+    (folder / "state.json").write_text(json.dumps(found | state))
+    (folder / "dataset_info.json").write_text(json.dumps({"features": {}}))
+    return folder
+
+
+def test_a_folder_of_datasets(tmp_path: Path) -> None:
+    folder = as_saved_by_datasets(tmp_path / "both" / "train")
+    assert examples(folder) == WANTED
+    assert ExampleTable.from_files([folder]).location(2) == f"{folder / 'data-00001-of-00002.arrow'}:1"
+    (tmp_path / "both" / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "test"]}))
+    with pytest.raises(UserError, match=r"both: holds the splits train, test; name one of them, such as .*both/train"):
+        examples(tmp_path / "both")
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (
+            {"_data_files": [{"filename": "../x.arrow"}]},
+            r"state\.json: names \.\./x\.arrow, which is not in the folder",
+        ),
+        ({"_data_files": [{"filename": "x.arrow"}]}, r"state\.json: names x\.arrow, which is not in the folder"),
+        ({"_data_files": None}, r"state\.json: is damaged"),
+        ({"_indices_data_files": [{"filename": "i.arrow"}]}, r"call flatten_indices\(\)"),
+    ],
+)
+def test_a_broken_folder_of_datasets(tmp_path: Path, state: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        examples(as_saved_by_datasets(tmp_path / "saved", **state))
+
+
+def test_half_an_arrow_file(tmp_path: Path) -> None:
+    folder = as_saved_by_datasets(tmp_path / "saved")
+    file = folder / "data-00000-of-00002.arrow"
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(UserError, match="not a complete Arrow file"):
+        examples(folder)
 
 
 def as_csv(path: Path, line_end: str = "\n") -> Path:

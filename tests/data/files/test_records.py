@@ -1,10 +1,14 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from data_files import row, write, write_jsonl
 
+from biencoder.data.audit import audit
 from biencoder.data.files.records import BadRows, Example, iter_examples
+from biencoder.data.table import ExampleTable
 from biencoder.errors import UserError
 
 
@@ -81,7 +85,6 @@ BAD = [
     (b'{"query": "q", "pos": {"text": "p"}}', "wrong type", "pos must be a text or a list of texts; found an object"),
     (b'{"query": "q", "pos": ["p", 3]}', "wrong type", "pos must hold texts only; found a number"),
     (b'{"query": "q", "pos": [["p"]]}', "wrong type", "pos must hold texts only; found a list"),
-    (b'{"query": "q", "pos": "p", "neg": [""]}', "empty text", "neg holds an empty text"),
     (b'{"query": "q", "pos": "p", "neg": 0}', "wrong type", "neg must be a text or a list of texts; found a number"),
     (b'{"query": "q", "pos": "p", "pos_scores": [1, 2]}', "scores", "pos_scores holds 2 scores for 1 texts in pos"),
     (
@@ -107,6 +110,53 @@ def test_a_bad_row_stops_with_file_line_and_reason_or_is_counted(
     assert [place for place, _ in iter_examples([path], "skip", bad)] == [f"{path}:1", f"{path}:3"]
     assert bad.kinds == {kind: 1}
     assert bad.messages[0].startswith(f"{path}:2: ")
+
+
+@pytest.mark.parametrize(
+    ("row", "negatives", "scores", "empty"),
+    [
+        ({"neg": [""]}, (), None, 1),
+        ({"neg": ["\u00a0", None, "n", ""]}, ("n",), None, 3),
+        ({"neg": ""}, (), None, 1),
+        ({"neg": None}, (), None, 0),
+        ({"neg": []}, (), None, 0),
+        ({"neg": ["", "n", "m", ""], "neg_scores": [9, 1, 2, 8]}, ("n", "m"), (1.0, 2.0), 2),
+        ({"neg": ["", "n", "m", None], "neg_scores": [None, 1, 2, None]}, ("n", "m"), (1.0, 2.0), 2),
+        ({"neg": ["", "n", "m", ""], "neg_scores": [1, 2]}, ("n", "m"), (1.0, 2.0), 2),
+        ({"neg": [""], "neg_scores": []}, (), (), 1),
+        (
+            {"negative_1": "n", "negative_2": None, "negative_3": "m", "neg_scores": [1, 0, 2]},
+            ("n", "m"),
+            (1.0, 2.0),
+            0,
+        ),
+        ({"negative_1": "n", "negative_2": " ", "negative_3": "m"}, ("n", "m"), None, 1),
+    ],
+)
+def test_an_empty_negative_is_none(
+    tmp_path: Path, row: dict[str, Any], negatives: tuple[str, ...], scores: tuple[float, ...] | None, empty: int
+) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [{"query": "q", "pos": "p"} | row])
+    bad = BadRows()
+    [(_, example)] = iter_examples([path], "stop", bad)
+    assert (example.negatives, example.negative_scores, bad.empty_negatives) == (negatives, scores, empty)
+    assert not bad.kinds
+    table = ExampleTable.from_files([path])
+    assert (table.empty_negatives, table[0].negatives) == (empty, negatives)
+    rows = {found: value for found, value, _ in audit(table).rows(8)}
+    assert rows.get("empty negatives left out") == (str(empty) if empty else None)
+
+
+def test_negatives_padded_with_empty_cells_in_csv_and_parquet(tmp_path: Path) -> None:
+    csv = write(tmp_path / "a.csv", b'query,pos,neg,neg_scores\nq,p,"[""n"", """", """"]","[1, 0, 0]"\nq,p,,\n')
+    columns = {"query": ["q"] * 2, "pos": ["p"] * 2, "neg": [["n", "", None], []], "neg_scores": [[1.0, 0.0, 0.0], []]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    for path in (csv, tmp_path / "a.parquet"):
+        bad = BadRows()
+        found = [(example.negatives, example.negative_scores) for _, example in iter_examples([path], "stop", bad)]
+        assert found[0] == (("n",), (1.0,))
+        assert found[1][0] == ()
+        assert bad.empty_negatives == 2
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.csv"])

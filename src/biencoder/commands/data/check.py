@@ -1,5 +1,7 @@
 """``biencoder check``: audits the training data without training."""
 
+from dataclasses import replace
+
 from biencoder.config import CheckConfig, data_sets_of
 from biencoder.data.audit import WARN, audit
 from biencoder.data.data_sets import read_data_sets
@@ -16,7 +18,8 @@ def run(config: CheckConfig) -> None:
         lengths = token_counter(load_tokenizer(config.model, trust_remote_code=config.trust_remote_code))
     collection = None if config.eval_data is None else load_collection(config.eval_data, config.eval_split)
     data_sets = data_sets_of(config.train_data)
-    examples = read_data_sets(data_sets, config.on_bad_row)
+    scored = [replace(each, scores_out_of=each.scores_out_of or config.scores_out_of) for each in data_sets]
+    examples = read_data_sets(scored, config.on_bad_row)
     names = [data_set.name or "" for data_set in data_sets]
     found = audit(examples, collection, lengths, config.query_max_len, config.passage_max_len, names)
     rows = found.rows(config.group_size)

@@ -3,17 +3,25 @@
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from biencoder.data.files.columns import QUERY_COLUMNS, SCORE_COLUMNS, RowError, find_columns
 from biencoder.data.files.lines import NotTextError, decode, read_lines, shortened
 from biencoder.errors import UserError, first_line
+from biencoder.files import read_json
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Row = dict[str, Any]
 
-SUPPORTED = ".jsonl, .json (one object per line) and .csv, each also with .gz, and .parquet"
+ARROW = ".arrow"
+
+SUPPORTED = (
+    ".jsonl, .json (one object per line) and .csv, each also with .gz, .parquet, and folders of datasets' save_to_disk"
+)
 _PARQUET_ROWS = 4096
 
 
@@ -26,7 +34,7 @@ def find_files(paths: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = _data_files(path)
+            inside = saved_by_datasets(path) or _data_files(path)
             if not inside:
                 raise UserError(f"the folder {path} holds no training data; biencoder reads: {SUPPORTED}")
             files += inside
@@ -52,7 +60,35 @@ def read_rows(path: Path, *, every_column: bool = False) -> Iterator[tuple[int, 
     kind = _format(path)
     if kind == ".parquet":
         return _read_parquet(path, every_column)
+    if kind == ARROW:
+        return _read_arrow(path, every_column)
     return _read_csv(path) if kind == ".csv" else _read_json(path)
+
+
+def saved_by_datasets(folder: Path) -> list[Path]:
+    """The files of a data set that ``datasets`` wrote by ``save_to_disk``, in order; none for any other folder.
+
+    Raises:
+        UserError: the folder holds several splits, or a file is missing.
+    """
+    splits = (read_json(folder / "dataset_dict.json") or {}).get("splits")
+    if splits:
+        names = [str(name) for name in splits]
+        raise UserError(f"{folder}: holds the splits {', '.join(names)}; name one of them, such as {folder / names[0]}")
+    path = folder / "state.json"
+    if not path.is_file() or not (folder / "dataset_info.json").is_file():
+        return []
+    state = read_json(path) or {}
+    try:
+        names = [str(each["filename"]) for each in state["_data_files"]]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: is damaged; it does not name the files of the data set") from error
+    if state.get("_indices_data_files"):
+        raise UserError(f"{path}: names a choice of rows; call flatten_indices() before save_to_disk()")
+    wrong = next((name for name in names if Path(name).name != name or not (folder / name).is_file()), None)
+    if wrong is not None:
+        raise UserError(f"{path}: names {wrong}, which is not in the folder")
+    return [folder / name for name in names]
 
 
 def _data_files(folder: Path) -> list[Path]:
@@ -64,8 +100,8 @@ def _data_files(folder: Path) -> list[Path]:
 
 def _format(path: Path) -> str | None:
     name = path.name.lower()
-    if name.endswith(".parquet"):
-        return ".parquet"
+    if name.endswith((".parquet", ARROW)):
+        return Path(name).suffix
     ending = Path(name.removesuffix(".gz")).suffix
     return ending if ending in (".jsonl", ".json", ".csv") else None
 
@@ -154,22 +190,49 @@ def _cell(column: str, text: str) -> Any:
 
 
 def _read_parquet(path: Path, every_column: bool) -> Iterator[tuple[int, Row | RowError]]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
+
+    def batches() -> "Iterator[pa.RecordBatch]":
+        with pq.ParquetFile(path) as file:
+            wanted = _wanted(file.schema_arrow.names, path)
+            yield from file.iter_batches(batch_size=_PARQUET_ROWS, columns=None if every_column else wanted)
+
+    return _rows_of(batches(), path, "Parquet")
+
+
+def _read_arrow(path: Path, every_column: bool) -> Iterator[tuple[int, Row | RowError]]:
+    """A file of ``datasets``: a stream of Arrow's batches."""
+    import pyarrow as pa
+
+    def batches() -> "Iterator[pa.RecordBatch]":
+        with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
+            wanted = _wanted(stream.schema.names, path)
+            for whole in stream:
+                chosen = whole if every_column else whole.select(wanted)
+                for start in range(0, chosen.num_rows, _PARQUET_ROWS):
+                    yield chosen.slice(start, _PARQUET_ROWS)
+
+    return _rows_of(batches(), path, "Arrow")
+
+
+def _wanted(names: list[str], path: Path) -> list[str]:
+    """The columns that training needs."""
+    found = find_columns(tuple(_unique(names, str(path))))
+    return [name for name in found if isinstance(name, str)] + list(found.negatives)
+
+
+def _rows_of(batches: "Iterator[pa.RecordBatch]", path: Path, kind: str) -> Iterator[tuple[int, Row | RowError]]:
+    import pyarrow as pa
 
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
-            found = find_columns(tuple(_unique(file.schema_arrow.names, str(path))))
-            wanted = [name for name in found if isinstance(name, str)] + list(found.negatives)
-            columns = None if every_column else wanted
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=columns):
-                for number, row in enumerate(batch.to_pylist(), number + 1):  # noqa: B020 (goes on counting)
-                    yield number, row
+        for batch in batches:
+            for number, row in enumerate(batch.to_pylist(), number + 1):  # noqa: B020 (goes on counting)
+                yield number, row
     except RowError as error:
         raise UserError(f"{path}: {error}") from error
     except pa.ArrowException as error:
-        raise UserError(f"{path}: not a complete Parquet file ({first_line(error)})") from error
+        raise UserError(f"{path}: not a complete {kind} file ({first_line(error)})") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: a text in row {number + 1} or the {_PARQUET_ROWS} after it is not UTF-8") from error
     except (ValueError, OverflowError) as error:  # for example a date outside Python's range
