@@ -1,5 +1,6 @@
 """What a training run says before its first step."""
 
+from biencoder.config import TrainConfig
 from biencoder.data.audit import Audit, audit
 from biencoder.distributed import world_size
 from biencoder.model.encoder import Encoder
@@ -11,8 +12,14 @@ from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
 
 
-def announce(setup: Setup, progress: TrainingProgress) -> Audit:
-    """Say what the audit of the data found, which is returned, and how the model is about to be trained."""
+def announce(setup: Setup, progress: TrainingProgress, asked: TrainConfig) -> Audit:
+    """Say what the audit of the data found, which is returned, and how the model is about to be trained.
+
+    Args:
+        setup: of the run.
+        progress: at its first step.
+        asked: the configuration before it was resolved.
+    """
     config, encoder = setup.config, setup.encoder
     count = token_counter(encoder.tokenizer)
     names = [data_set.name or "" for data_set in config.data_sets]
@@ -27,7 +34,17 @@ def announce(setup: Setup, progress: TrainingProgress) -> Audit:
     often = config.epochs if config.max_steps is None else 1
     batch += f", {often} times over the data" if often and often > 1 else ""
     say(f"{setup.total_steps:,} steps in {batch}; up to {progress.batcher.chunk_tokens:,} tokens at once")
+    _announce_what_is_cut(asked, encoder)
     return found
+
+
+def _announce_what_is_cut(asked: TrainConfig, encoder: Encoder) -> None:
+    """Say which lengths that were asked for are beyond what the model takes."""
+    sides = {"--query-max-len": asked.query_max_len, "--passage-max-len": asked.passage_max_len}
+    longer = [f"{flag} {length:,}" for flag, length in sides.items() if length > encoder.max_length]
+    if longer:
+        most = f"the model takes at most {encoder.max_length:,} tokens of a text"
+        say(f"{' and '.join(longer)}: {most}, and the rest is cut")
 
 
 def _by_what(encoder: Encoder) -> str:

@@ -81,7 +81,6 @@ def prepare_encoder(config: TrainConfig, rows: int) -> tuple[Encoder, TrainConfi
                 f"--gradient-checkpointing: transformers does not offer it for {encoder.backbone.config.model_type}"
             )
         checkpoint_activations(encoder.backbone)
-    _say_what_is_cut(config, encoder)
     if not settings.normalize:
         say("vectors are not normalised: the temperature is 1.0")
     return encoder, replace(
@@ -98,15 +97,6 @@ def prepare_encoder(config: TrainConfig, rows: int) -> tuple[Encoder, TrainConfi
         query_max_len=min(config.query_max_len, encoder.max_length),
         passage_max_len=min(config.passage_max_len, encoder.max_length),
     )
-
-
-def _say_what_is_cut(config: TrainConfig, encoder: Encoder) -> None:
-    """Lengths beyond what the model takes."""
-    sides = {"--query-max-len": config.query_max_len, "--passage-max-len": config.passage_max_len}
-    longer = [f"{flag} {length:,}" for flag, length in sides.items() if length > encoder.max_length]
-    if longer:
-        most = f"the model takes at most {encoder.max_length:,} tokens of a text"
-        say(f"{' and '.join(longer)}: {most}, and the rest is cut")
 
 
 def _learning_rate(config: TrainConfig, encoder: Encoder, rows: int) -> float:

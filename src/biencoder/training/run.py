@@ -123,7 +123,8 @@ def _train(config: TrainConfig) -> TrainResult | None:
     folder = OutputFolder(config.output_dir)
     folder.refuse_foreign(config.resume)
     examples = read_data_sets(config.data_sets, config.on_bad_row)
-    encoder, config = prepare_encoder(config, len(examples))
+    asked = config
+    encoder, config = prepare_encoder(asked, len(examples))
     base = encoder.weights_fingerprint
     add_layer(config, encoder, examples)
     choose_trained(encoder, config)
@@ -138,7 +139,7 @@ def _train(config: TrainConfig) -> TrainResult | None:
         if rank() == 0 and (wrong := folder.flaw()):
             logger.warning("%s has changed since the run ended: %s", config.output_dir, wrong)
         return None
-    found = announce(setup, progress)
+    found = announce(setup, progress, asked)
     barrier()  # every rank has seen the folder as it was
     may_claim = rank() == 0 and (folder.path.is_dir() or not config.dry_run)  # a dry run makes no folder
     with folder.claimed() if may_claim else contextlib.nullcontext():
