@@ -82,5 +82,5 @@ def test_dry_run_is_not_a_part_of_the_configuration_of_the_run(tmp_path: Path) -
 
 def test_it_says_once_which_lengths_the_model_cuts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(small_run(tmp_path, passage_max_len=100_000, dry_run=True))
-    said = "--passage-max-len 100,000: the model takes at most 96 tokens of a text, and the rest is cut"
+    said = "--passage-max-len 100,000: the model takes at most 128 tokens of a text, and the rest is cut"
     assert capsys.readouterr().out.count(said) == 1
