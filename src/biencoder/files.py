@@ -16,6 +16,12 @@ from biencoder.errors import UserError
 logger = logging.getLogger(__name__)
 
 
+def refuse_filled(output_dir: Path) -> None:
+    """Raise `UserError` unless ``--output-dir`` names an empty folder or nothing."""
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise UserError(f"--output-dir {output_dir}: exists and is not empty; name a new folder")
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file beside ``path``; sync and rename it into place when the block ends without an error.

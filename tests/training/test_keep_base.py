@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from runs import stop_in_step
 from safetensors.numpy import load_file
 from tiny import WORDS, random_texts, tiny_model
 
@@ -22,15 +23,12 @@ from biencoder.errors import UserError
 from biencoder.retrieval.comparing.comparison import compare, comparison_json
 from biencoder.retrieval.evaluate import Evaluation
 from biencoder.training import run
-from biencoder.training.batch import TrainingBatch
 from biencoder.training.keep_base import SHARES, keep_base
 from biencoder.training.preparation import prepare_encoder, set_up
-from biencoder.training.progress import TrainingProgress
 from biencoder.training.run import train
 from biencoder.training.setup import Setup
 from biencoder.training.state.checkpoint import newest_checkpoint
 from biencoder.training.steps import evaluation
-from biencoder.training.steps.train_step import StepResult, train_step
 
 
 def write_collection(folder: Path, first: int) -> Path:
@@ -96,24 +94,6 @@ def vectors(folder: Path | str, like: Path) -> np.ndarray:
     return encoder.encode(random_texts(10))
 
 
-class KilledError(Exception):
-    """Stands for a kill at a place of our choice."""
-
-
-def killed_at(step: int, config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    take = train_step
-
-    def stopping(setup: Setup, progress: TrainingProgress, batch: TrainingBatch) -> StepResult:
-        if progress.step == step:
-            raise KilledError
-        return take(setup, progress, batch)
-
-    with monkeypatch.context() as patched:
-        patched.setattr("biencoder.training.steps.loop.train_step", stopping)
-        with pytest.raises(KilledError):
-            train(config)
-
-
 def test_all_of_the_base_none_of_it_and_a_part(config: TrainConfig, tmp_path: Path) -> None:
     folders = {}
     for share in (0.0, 0.3, 1.0):
@@ -156,7 +136,7 @@ def test_a_killed_run_that_keeps_of_its_base_ends_in_the_same_model(
     config = replace(config, keep_base=0.4)
     whole = replace(config, output_dir=tmp_path / "whole")
     train(whole)
-    killed_at(3, config, monkeypatch)
+    stop_in_step(4, config, monkeypatch)
     with pytest.raises(UserError, match=r"--keep-base was 0\.4 and is 0\.5"):
         train(replace(config, keep_base=0.5))
     train(config)
@@ -277,7 +257,7 @@ def test_a_killed_run_keeps_what_the_base_is_worth_on_guard_data(
     config = guarded(config, place)
     whole = replace(config, output_dir=tmp_path / "whole")
     train(whole)
-    killed_at(step, config, monkeypatch)
+    stop_in_step(step + 1, config, monkeypatch)
     steps: list[int] = []
 
     def noted(setup: Setup, known: Mapping[str, Evaluation] | None = None) -> dict[str, Evaluation]:
@@ -297,7 +277,7 @@ def test_other_guard_data_are_another_run(
     folder = tmp_path / "guard"
     shutil.copytree(place / "guard-1", folder)
     config = replace(config, guard_data=(folder,))
-    killed_at(3, config, monkeypatch)
+    stop_in_step(4, config, monkeypatch)
     (folder / "qrels" / "test.tsv").write_text("q1\td2\t1\n")
     with pytest.raises(UserError, match="the evaluation data have changed"):
         train(config)

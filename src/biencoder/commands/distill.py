@@ -1,7 +1,7 @@
 """``biencoder distill``: makes a static model out of a transformer."""
 
 from biencoder.config import DistillConfig
-from biencoder.errors import UserError
+from biencoder.files import refuse_filled
 from biencoder.model.distilling import distill
 from biencoder.model.encoder import Encoder
 from biencoder.retrieval.texts import read_texts
@@ -15,8 +15,7 @@ def run(config: DistillConfig) -> None:
         UserError: the folder holds something already, the model does not load, or it cannot be distilled.
     """
     folder = config.output_dir
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--output-dir {folder}: exists and is not empty; name a new folder")
+    refuse_filled(folder)
     texts = None
     if config.texts is not None:
         next(read_texts(config.texts), None)  # a missing file is reported before the model is loaded

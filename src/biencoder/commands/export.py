@@ -5,6 +5,7 @@ from pathlib import Path
 from biencoder.config import ExportConfig
 from biencoder.config.choices import CPU
 from biencoder.errors import UserError
+from biencoder.files import refuse_filled
 from biencoder.model.encoder import Encoder
 from biencoder.model.parity import parity
 from biencoder.terminal import say
@@ -19,8 +20,7 @@ def run(config: ExportConfig) -> None:
         UserError: the folder holds something already, the model does not load, or the copy gives other vectors.
     """
     folder: Path = config.output_dir
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--output-dir {folder}: exists and is not empty; name a new folder")
+    refuse_filled(folder)
     trust = config.trust_remote_code
     encoder = Encoder.load(
         config.model, pooling=config.pooling, normalize=config.normalize, device=CPU, trust_remote_code=trust

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from biencoder.config import MergeConfig
-from biencoder.errors import UserError
-from biencoder.files import atomic_write
+from biencoder.files import atomic_write, refuse_filled
 from biencoder.model.merging.merge import merge, normalized
 from biencoder.report.markdown import fenced, inline
 from biencoder.terminal import say
@@ -19,8 +18,7 @@ def run(config: MergeConfig) -> None:
         UserError: the output folder holds something already, a model does not load, or the models are not alike.
     """
     folder = config.output_dir
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--output-dir {folder}: exists and is not empty; name a new folder")
+    refuse_filled(folder)
     shares = normalized(config.weights or (1.0,) * len(config.models))
     merge(
         config.models,

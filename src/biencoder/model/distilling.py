@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import normalizers
+from tokenizers import Tokenizer, normalizers
 from transformers import PreTrainedTokenizerBase
 
 from biencoder.config.choices import MEAN
@@ -24,6 +24,7 @@ from biencoder.model.encoder import ANY_LENGTH, Encoder
 from biencoder.model.files.settings import ModelSettings
 from biencoder.model.files.static import without_special_tokens
 from biencoder.model.heads.dense import DenseHead
+from biencoder.model.heads.projection import principal_directions
 from biencoder.model.tokens import Tokens
 
 StartProgress = Callable[[int, int], Callable[[int], None]]
@@ -48,7 +49,7 @@ def distill(
         UserError: the model is static itself, or has fewer than ``dim`` dimensions.
     """
     if encoder.settings.static:
-        raise UserError("the model is a static model already")
+        raise UserError("the model is a static model already; name one with layers")
     if dim > encoder.dim:
         raise UserError(f"--dim {dim}: the model makes {encoder.dim} dimensions, and a static model cannot add any")
     tokenizer = _static_tokenizer(encoder)
@@ -80,8 +81,8 @@ def sif_weights(shares_V: NDArray[np.float64]) -> NDArray[np.float32]:
 def principal_components(vectors_NH: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
     """Vectors less their mean, in the ``dim`` directions in which they differ most: ``[N, dim]``."""
     centred = vectors_NH.astype(np.float64) - vectors_NH.mean(axis=0, dtype=np.float64)
-    _, directions = np.linalg.eigh(centred.T @ centred)
-    components: NDArray[np.float32] = (centred @ directions[:, ::-1][:, :dim]).astype(np.float32)
+    directions = principal_directions(torch.from_numpy(centred), dim).numpy()
+    components: NDArray[np.float32] = (centred @ directions.T).astype(np.float32)
     return components
 
 
@@ -89,7 +90,8 @@ def _static_tokenizer(encoder: Encoder) -> PreTrainedTokenizerBase:
     """The same tokenizer with nothing before or behind a text; it puts letters in lower case if the model does."""
     if not encoder.tokenizer.is_fast:
         raise UserError("the model's tokenizer is not one of the tokenizers library, which static models need")
-    tokenizer = without_special_tokens(encoder.tokenizer.backend_tokenizer)
+    copied = Tokenizer.from_str(encoder.tokenizer.backend_tokenizer.to_str())
+    tokenizer = without_special_tokens(copied)
     if encoder.settings.lowercase:
         backend = tokenizer.backend_tokenizer
         steps = [normalizers.Lowercase(), *([backend.normalizer] if backend.normalizer else [])]

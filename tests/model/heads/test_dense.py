@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from runs import stop_in_step
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 from tiny import WORDS, random_texts, relative_error, tiny_model
@@ -20,10 +21,6 @@ from biencoder.model.base_model import add_dense
 from biencoder.model.heads.dense import DenseHead
 from biencoder.model.merging.merge import merge
 from biencoder.model.packing import pack
-from biencoder.training.batch import TrainingBatch
-from biencoder.training.progress import TrainingProgress
-from biencoder.training.setup import Setup
-from biencoder.training.steps.train_step import StepResult, train_step
 
 TEXTS = random_texts(20)
 
@@ -190,15 +187,7 @@ def test_a_killed_run_with_an_added_layer_ends_in_the_same_model(
     whole = replace(config, output_dir=tmp_path / "whole")
     train(whole)
 
-    def killed(setup: Setup, progress: TrainingProgress, batch: TrainingBatch) -> StepResult:
-        if progress.step == 5:
-            raise InterruptedError
-        return train_step(setup, progress, batch)
-
-    with monkeypatch.context() as patched:
-        patched.setattr("biencoder.training.steps.loop.train_step", killed)
-        with pytest.raises(InterruptedError):
-            train(config)
+    stop_in_step(6, config, monkeypatch)
     train(config)
     resumed, uninterrupted = (Encoder.load(each.output_dir).state_dict() for each in (config, whole))
     assert changed(resumed, uninterrupted) == set()

@@ -90,8 +90,7 @@ def static_tokenizer(place: Path) -> PreTrainedTokenizerBase:
 
 
 def without_special_tokens(backend: Tokenizer) -> PreTrainedTokenizerBase:
-    """A tokenizer that puts nothing before or behind a text."""
-    backend = Tokenizer.from_str(backend.to_str())
+    """The same tokenizer, changed so that it puts nothing before or behind a text and cuts none."""
     backend.no_truncation()
     backend.no_padding()
     backend.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
