@@ -27,7 +27,7 @@ PARTS = (
     r"^data +found(.*\n)*?positive also answers.*$",
     r"^train .*100%.*$",
     r"^Before and after(.*\n)*?map@100.*$",
-    r"^The .*model.* \(p = .*$",
+    r"^(The tuned model is|No significant change) .*\(p = .*$",
     r"^The right answer moved .*$",
     r'^".*\n.*\n─+\n(.+\n)*?.*<- the right one(\n.+)*',
 )
