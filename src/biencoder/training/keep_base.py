@@ -71,11 +71,16 @@ class _Choice:
         )
 
     def _least_for_the_guard(self) -> float:
-        """Upwards from none, as if the loss grew with the square of the distance to the base; one or two tries do."""
-        number, last = 0, len(SHARES) - 1
-        while (loss := self._loss(SHARES[number])) > TOLERATED and number < last:
-            needed = 1 - (1 - SHARES[number]) * sqrt(TOLERATED / loss)
-            number = min(max(number + 1, ceil(needed * len(SHARES))), last)
+        """Between a share that loses too much and one that does not, where a curve says; two or three tries do."""
+        too_few, enough = -1, len(SHARES) - 1
+        number = 0
+        while SHARES[number] not in self.on_guard:
+            if self._loss(SHARES[number]) > TOLERATED:
+                too_few = number
+            else:
+                enough = number
+            tuned = _most_tuned([(1 - share, self._loss(share)) for share in self.on_guard])
+            number = min(max(ceil((1 - tuned) * len(SHARES)), too_few + 1), enough)
         return SHARES[number]
 
     def _loss(self, share: float) -> float:
@@ -124,6 +129,23 @@ class _Choice:
                     row[name] = found[share].metrics[DECIDING]
             tried.append(row)
         return tried
+
+
+def _most_tuned(tries: list[tuple[float, float]]) -> float:
+    """The share of the tuned weights at which a guard is expected to lose :data:`TOLERATED`.
+
+    The base itself loses nothing, and a little of the tuned weights often gains. So the loss at a share t is taken to be
+    ``a t² - b t``, through the last two tries; after one try, ``a t²``.
+
+    Args:
+        tries: shares of the tuned weights, with what the guard loses there.
+    """
+    (t, loss), *earlier = reversed(tries[-2:])
+    a, b = loss / t**2, 0.0
+    for other, other_loss in earlier:
+        a = (loss / t - other_loss / other) / (t - other)
+        b = a * t - loss / t
+    return (b + sqrt(b * b + 4 * a * TOLERATED)) / (2 * a) if a > 0 else 1.0
 
 
 def _copy(setup: Setup) -> dict[str, Tensor]:
