@@ -91,7 +91,7 @@ def python() -> Iterator[Pair]:
             head, _, rest = block.partition("\n")
             said = _description(rest)
             first, *_ = _SENTENCE_END.split(said, maxsplit=1)
-            yield f"{path.name}:{head[3:60]}", first, said[len(first) :].lstrip(". ")
+            yield f"{path.name}:{head[3:60].strip()}", first, said[len(first) :].lstrip(". ")
 
 
 def _description(block: str) -> str:

@@ -193,7 +193,12 @@ def test_auto_keeps_what_a_guard_asks_for(config: TrainConfig, place: Path, tmp_
 CHOICES: list[tuple[Callable[[float], float], Callable[[float], float], float, str]] = [
     (lambda share: 0.004 * (1 - share), lambda share: 0.2 - 0.01 * share, 0.0, "It keeps none of the base"),
     (lambda share: 0.04 * (1 - share) ** 2, lambda share: 0.2 + 0.01 * share, 0.7, "It keeps 0.7 of the base"),
-    (lambda share: 0.12 * (1 - share) ** 2 - 0.065 * (1 - share), lambda share: 0.2, 0.4, "It keeps 0.4 of the base"),
+    (
+        lambda share: 0.12 * (1 - share) ** 2 - 0.065 * (1 - share),
+        lambda share: 0.2 - share / 9,
+        0.4,
+        "It keeps 0.4 of the base",
+    ),
     (lambda share: 0.04 * (1 - share) ** 2, lambda share: 0.2 * (1 - share), 0.1, "A share of 0.7 would have lost"),
     (lambda share: 0.5 - 0.01 * share, lambda share: 0.2 * (1 - share**4), 0.4, "A share of 0.9 would have lost"),
     (lambda share: 0.04 * (1 - share), lambda share: -0.1 * (1 - share), 0.9, "It keeps 0.9 of the base"),

@@ -12,6 +12,7 @@ from biencoder.data.evaluation.held_out import hold_out
 from biencoder.data.files.beir import Collection
 from biencoder.data.table import ExampleTable
 from biencoder.training.preparation import _held_out_size, prepare_encoder
+from biencoder.training.sources.glance import glance
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,9 @@ def test_small_data_are_passed_over_more_than_once(
 def test_the_figure_is_nearly_one_of_all_passages(medquad: Path, minilm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A corpus of a quarter of the passages, ten for each query, as in a run over all of MedQuAD."""
     table = ExampleTable.from_files([medquad / "train.jsonl.gz"]).select(np.arange(2400))
-    whole, part = (hold_out(table, seed=1, queries=60, passages=n).collection for n in (100_000, 580))
+    encoder = Encoder.load(minilm, max_length=64, precision="auto")
+    look = glance(encoder, 10_000)
+    whole, part = (hold_out(table, seed=1, queries=60, passages=n, nearest=look).collection for n in (100_000, 580))
     assert len(part.corpus_ids) == 580 < len(whole.corpus_ids) / 3.5
     assert part.query_ids == whole.query_ids
     drawn = np.random.default_rng(0).permutation(len(whole.corpus_ids))
@@ -96,10 +99,9 @@ def test_the_figure_is_nearly_one_of_all_passages(medquad: Path, minilm: str, mo
         whole.qrels,
         "random passages",
     )
-    encoder = Encoder.load(minilm, max_length=64, precision="auto")
     vectors = dict(zip(whole.corpus_texts, encoder.encode_passages(whole.corpus_texts), strict=True))
     monkeypatch.setattr(encoder, "encode_passages", lambda texts, _: np.stack([vectors[text] for text in texts]))
     truth, figure, easy = (evaluate(encoder, each).metrics["ndcg@10"] for each in (whole, part, at_random))
     print(f"nDCG@10 among all passages {truth:.4f}, held-out corpus {figure:.4f}, random passages {easy:.4f}")
-    assert 0 <= figure - truth < 0.03
+    assert 0 <= figure - truth < 0.015
     assert easy - truth > 2 * (figure - truth)

@@ -134,8 +134,8 @@ class _Choice:
 def _most_tuned(tries: list[tuple[float, float]]) -> float:
     """The share of the tuned weights at which a guard is expected to lose :data:`TOLERATED`.
 
-    The base itself loses nothing, and a little of the tuned weights often gains. So the loss at a share t is taken to be
-    ``a t² - b t``, through the last two tries; after one try, ``a t²``.
+    The base itself loses nothing, and a little of the tuned weights often gains. So the loss at a share t is taken to
+    be ``a t² - b t``, through the last two tries; after one try, ``a t²``.
 
     Args:
         tries: shares of the tuned weights, with what the guard loses there.

@@ -29,6 +29,8 @@ from biencoder.training.memory.budget import token_budget
 from biencoder.training.optimizer import STATIC_RATE, adamw, loss_scaler, usual_learning_rate
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
+from biencoder.training.sources.glance import GLANCE, glance
+from biencoder.training.state.held_out_corpus import kept_corpus
 from biencoder.training.steps.evaluation import usual_interval
 
 HELD_OUT_COST = 0.15  # share of the run's own cost that all evaluations on the default held-out set may take together
@@ -130,23 +132,35 @@ def _steps_per_epoch(config: TrainConfig, rows: int) -> int:
     return -(-rows // config.batch_size)
 
 
-def evaluation_data(config: TrainConfig, examples: ExampleTable) -> tuple[ExampleTable, Collection]:
-    """The rows to train on, and what to evaluate on."""
+def evaluation_data(config: TrainConfig, encoder: Encoder, examples: ExampleTable) -> tuple[ExampleTable, Collection]:
+    """The rows to train on, and what to evaluate on; a resumed run keeps the passages that it began with."""
     if config.eval_data is not None:
         return examples, load_collection(config.eval_data, config.eval_split)
     rows = rows_to_evaluate_on(config.data_sets, examples)
-    queries, passages = _held_out_size(config, len(examples))
-    held = hold_out(examples, seed=config.seed, queries=queries, passages=passages, rows=rows)
+    queries, passages, looked_at = _held_out_size(config, len(examples))
+    held = hold_out(
+        examples,
+        seed=config.seed,
+        queries=queries,
+        passages=passages,
+        rows=rows,
+        nearest=glance(encoder, looked_at),
+        kept=kept_corpus(config.output_dir),
+    )
     return held.train, held.collection
 
 
-def _held_out_size(config: TrainConfig, rows: int) -> tuple[int, int]:
-    """Queries and passages to hold out, so that all evaluations cost at most about 15% of the run, or one minute."""
+def _held_out_size(config: TrainConfig, rows: int) -> tuple[int, int, int]:
+    """Queries and passages to hold out, and how many passages to look at before.
+
+    All evaluations together cost at most about 15% of the run, or one minute. Half of that goes into the first look.
+    """
     steps = _steps(config, rows)
     evaluations = 1 + -(-steps // (config.eval_steps or usual_interval(_steps_per_epoch(config, rows), steps)))
-    affordable = max(HELD_OUT_PASSAGES, int(HELD_OUT_COST * steps * config.batch_size / FORWARD_COST)) // evaluations
+    affordable = max(HELD_OUT_PASSAGES, int(HELD_OUT_COST * steps * config.batch_size / FORWARD_COST))
     queries = max(10, min(HELD_OUT_QUERIES, int(LARGEST_SHARE * rows)))
-    return queries, max(LEAST_PASSAGES * queries, affordable)
+    passages = max(LEAST_PASSAGES * queries, affordable // evaluations)
+    return queries, passages, affordable * max(1, config.passage_max_len // GLANCE)
 
 
 def _guards(config: TrainConfig) -> dict[str, Collection]:

@@ -36,6 +36,7 @@ from biencoder.training.preparation import add_layer, evaluation_data, prepare_e
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
 from biencoder.training.state.checkpoint import load_best, restore_state, step_of
+from biencoder.training.state.held_out_corpus import keep_corpus
 from biencoder.training.state.output_folder import OutputFolder
 from biencoder.training.steps.dry_run import dry_run
 from biencoder.training.steps.evaluation import evaluate_and_keep_best, evaluate_guards
@@ -131,7 +132,7 @@ def _train(config: TrainConfig) -> TrainResult | None:
     if any(is_of_single_texts(examples, number) for number in range(len(config.data_sets))):
         refuse_without_dropout(encoder)
         say("rows with a single text: each text is its own positive, under another dropout mask (unsupervised SimCSE)")
-    setup, progress = set_up(config, encoder, *evaluation_data(config, examples))
+    setup, progress = set_up(config, encoder, *evaluation_data(config, encoder, examples))
     identity = _identity(setup, base)
     folder.refuse_other_run(identity)
     if folder.finished:
@@ -180,6 +181,8 @@ def _start_or_resume(
         return
     if rank() == 0:
         folder.start(identity, setup.config.to_yaml())
+        if setup.config.eval_data is None:
+            keep_corpus(setup.folder, setup.collection)
     barrier()
     progress.spent.began = began
     evaluate_and_keep_best(setup, progress)

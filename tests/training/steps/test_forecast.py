@@ -21,7 +21,9 @@ from biencoder.training.steps.forecast import FEWEST, WARM_UP, Forecast, evaluat
 
 def prepared(config: TrainConfig) -> tuple[Setup, TrainingProgress]:
     encoder, config = prepare_encoder(config, 100)
-    return set_up(config, encoder, *evaluation_data(config, read_data_sets(config.data_sets, config.on_bad_row)))
+    return set_up(
+        config, encoder, *evaluation_data(config, encoder, read_data_sets(config.data_sets, config.on_bad_row))
+    )
 
 
 def write_beir(folder: Path) -> Path:

@@ -1,17 +1,36 @@
 """A held-out part of the training data, to evaluate on if there is no evaluation folder."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from biencoder.data.evaluation.held_out_corpus import held_out_corpus, in_seeded_order, passage_id
+from biencoder.data.evaluation.held_out_corpus import (
+    Nearest,
+    held_out_corpus,
+    in_seeded_order,
+    passage_id,
+    same_corpus,
+)
 from biencoder.data.files.beir import Collection
 from biencoder.data.table import ExampleTable
 from biencoder.errors import UserError
 
 LEAST_QUERIES = 20  # distinct queries that the data must have for some to be held out
 LARGEST_SHARE = 0.1  # of the distinct queries that are held out, and of the rows given up because they share a positive
+
+
+class KeptCorpus(NamedTuple):
+    """Which passages an earlier process chose for the same queries.
+
+    Attributes:
+        ids: of its passages.
+        description: of the collection.
+    """
+
+    ids: list[str]
+    description: str
 
 
 @dataclass(frozen=True)
@@ -28,7 +47,14 @@ class HeldOut:
 
 
 def hold_out(
-    table: ExampleTable, *, seed: int, queries: int, passages: int, rows: NDArray[np.bool_] | None = None
+    table: ExampleTable,
+    *,
+    seed: int,
+    queries: int,
+    passages: int,
+    rows: NDArray[np.bool_] | None = None,
+    nearest: Nearest | None = None,
+    kept: KeptCorpus | None = None,
 ) -> HeldOut:
     """Take queries out of the training data, with every row that has one of their texts or one of their positives.
 
@@ -43,6 +69,8 @@ def hold_out(
         passages: size of the collection's corpus, see :func:`held_out_corpus`.
         rows: bool ``[n]``, the rows to take queries and passages from; None for all. Training gets the others, without
             the rows that have a held-out query or positive.
+        nearest: see :func:`held_out_corpus`.
+        kept: take these passages, if the data have them, and choose none.
 
     Raises:
         UserError: the data has fewer than 20 distinct queries, or nothing would be left to train on.
@@ -69,10 +97,14 @@ def hold_out(
         judged = {passage_id(value): 1 for value in asked.positive_hashes.values[start:stop]}
         qrels[f"q{asked.query_hashes[row]:016x}"] |= judged
     texts = [asked[int(row)].query for row in first[picked]]
-    corpus = held_out_corpus(asked, texts, [qrels[query_id] for query_id in ids], passages, seed)
-    given_up = f"{len(table) - int(trained_rows.sum()):,} of {len(table):,} rows"
-    description = f"held-out: {len(ids):,} queries ({given_up}), {corpus.note}{note}"
-    collection = Collection(list(corpus.texts), list(corpus.texts.values()), ids, texts, qrels, description)
+    corpus = None if kept is None else same_corpus(asked, kept.ids)
+    if kept is not None and corpus is not None:
+        description = kept.description
+    else:
+        corpus, said = held_out_corpus(asked, texts, [qrels[query_id] for query_id in ids], passages, seed, nearest)
+        given_up = f"{len(table) - int(trained_rows.sum()):,} of {len(table):,} rows"
+        description = f"held-out: {len(ids):,} queries ({given_up}), {said}{note}"
+    collection = Collection(list(corpus), list(corpus.values()), ids, texts, qrels, description)
     return HeldOut(table.select(np.flatnonzero(trained_rows)), collection)
 
 

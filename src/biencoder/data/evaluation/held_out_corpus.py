@@ -1,11 +1,14 @@
 """Which passages an evaluation on held-out queries searches: all of them, or those that are hardest to tell apart.
 
 Among a few random passages, every model finds the right one. So a corpus that cannot hold all passages holds those
-that share most words with the queries. Figures on it come near to those on all passages, and are still a little higher.
+that a first look finds near the queries, those near their answers, and those that share most words with the queries.
+Figures on it come near to those on all passages, and are still a little higher.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +17,25 @@ from biencoder.data.evaluation.lexical import lexical_ranking, words
 from biencoder.data.random_bits import splitmix64
 from biencoder.data.table import ExampleTable
 
-CANDIDATES = 100  # passages of a query that share its words and may come into the corpus
+CANDIDATES = 100  # passages that each way of looking finds for a query, and that may come into the corpus
 MOST_READ = 100_000  # passages that are looked through for candidates
 SHINGLE = 3  # words that stand together
 SAME = 0.8  # share of shingles from which two passages count as the same: Broder 1997, "On the resemblance…"
+
+Shingle = tuple[str, ...]
+Ranked = Sequence[NDArray[np.int64]]  # for each text, numbers of passages, nearest first
+
+
+class Nearest(NamedTuple):
+    """A first look at passages.
+
+    Attributes:
+        find: from queries, their answers, some passages and k, to the k passages nearest to each query and answer.
+        most: how many passages it may look at.
+    """
+
+    find: Callable[[Sequence[str], Sequence[str], Sequence[str], int], tuple[Ranked, Ranked]]
+    most: int
 
 
 class HeldOutCorpus(NamedTuple):
@@ -33,12 +51,17 @@ class HeldOutCorpus(NamedTuple):
 
 
 def held_out_corpus(
-    table: ExampleTable, queries: Sequence[str], qrels: Sequence[Mapping[str, int]], size: int, seed: int
+    table: ExampleTable,
+    queries: Sequence[str],
+    qrels: Sequence[Mapping[str, int]],
+    size: int,
+    seed: int,
+    nearest: Nearest | None = None,
 ) -> HeldOutCorpus:
     """All positives of held-out queries, and other passages of the data up to ``size``.
 
-    Passages that say nearly the same as a positive of the same query are left out: a model that prefers one to the
-    other is not wrong. The choice depends on texts and seed alone.
+    Passages that say nearly the same as a positive are left out: a model that prefers one to the other is not wrong.
+    The choice depends on the texts, the seed and the first look.
 
     Args:
         table: the rows whose positives and negatives are the passages.
@@ -46,27 +69,43 @@ def held_out_corpus(
         qrels: of each query, the ids of its positives.
         size: of the corpus; it holds all positives, even if there are more.
         seed: decides what fills the corpus if candidates are too few.
+        nearest: a first look at the passages, if not all of them fit; None for none.
     """
-    hashes = np.concatenate([table.positive_hashes.values, table.negative_hashes.values])
-    distinct, place = np.unique(hashes, return_index=True)
-    ids = [passage_id(value) for value in distinct]
+    passages = _Passages(table)
     needed = {document for judged in qrels for document in judged}
-    is_needed = np.fromiter((each in needed for each in ids), dtype=np.bool_, count=len(ids))
+    is_needed = np.fromiter((each in needed for each in passages.ids), dtype=np.bool_, count=len(passages.ids))
     others = np.flatnonzero(~is_needed)
-    shuffled = others[in_seeded_order(distinct[others], seed)]
-    looked_at = np.sort(shuffled[:MOST_READ])
-    ranked = lexical_ranking(queries, (_text(table, int(place[i])) for i in looked_at), CANDIDATES)
-    candidates = [looked_at[numbers] for numbers in ranked]
-
-    texts = {ids[i]: _text(table, int(place[i])) for i in np.flatnonzero(is_needed)}
-    same = _near_duplicates(candidates, qrels, texts, lambda i: _text(table, int(place[i])))
+    shuffled = others[in_seeded_order(passages.hashes[others], seed)]
+    texts = {passages.ids[i]: passages.text(i) for i in np.flatnonzero(is_needed).tolist()}
+    read, unread = shuffled[:MOST_READ], shuffled[MOST_READ:]
+    same = _near_duplicates(texts.values(), _Texts(passages, read))
+    read = read[~same]
     wanted = max(0, size - len(texts))
-    chosen = dict.fromkeys(i for i in _first_of_each(candidates, shuffled) if i not in same)
-    for i in list(chosen)[:wanted]:
-        texts[ids[i]] = _text(table, int(place[i]))
-    alike = {int(i) for numbers in candidates for i in numbers} - same
-    note = _note(len(texts), len(distinct), len(same), at_random=wanted > len(alike))
+    candidates: list[Ranked] = []
+    if wanted < len(read) + len(unread):
+        if nearest is not None and len(read):
+            candidates += _near(queries, qrels, texts, passages, read[: nearest.most], nearest)
+        candidates.append(_lexical(queries, passages, read))
+    found = dict.fromkeys(_first_of_each(candidates))
+    for i in list(dict.fromkeys(chain(found, read.tolist(), unread.tolist())))[:wanted]:
+        texts[passages.ids[i]] = passages.text(i)
+    note = _note(
+        len(texts),
+        len(passages.ids),
+        int(same.sum()),
+        with_nearest=len(candidates) > 1,
+        at_random=wanted > len(found),
+    )
     return HeldOutCorpus(dict(sorted(texts.items())), note)
+
+
+def same_corpus(table: ExampleTable, ids: Sequence[str]) -> dict[str, str] | None:
+    """The passages of an earlier corpus, by id; None if the table does not have all of them."""
+    passages = _Passages(table)
+    numbers = {each: number for number, each in enumerate(passages.ids)}
+    if not numbers.keys() >= set(ids):
+        return None
+    return {each: passages.text(numbers[each]) for each in sorted(ids)}
 
 
 def in_seeded_order(hashes: NDArray[np.uint64], seed: int) -> NDArray[np.int64]:
@@ -80,47 +119,111 @@ def passage_id(value: np.uint64) -> str:
     return f"p{value:016x}"
 
 
-def _first_of_each(candidates: list[NDArray[np.int64]], rest: NDArray[np.int64]) -> Iterator[int]:
-    """The best candidate of every query, then the second best of every query, and so on; then the rest."""
-    for rank in range(CANDIDATES):
-        yield from (int(numbers[rank]) for numbers in candidates if rank < len(numbers))
-    yield from rest.tolist()
+class _Passages:
+    """The distinct passages of a table, in the order of their hashes."""
+
+    def __init__(self, table: ExampleTable) -> None:
+        hashes = np.concatenate([table.positive_hashes.values, table.negative_hashes.values])
+        self.hashes, self._place = np.unique(hashes, return_index=True)
+        self.ids = [passage_id(value) for value in self.hashes]
+        self._table = table
+
+    def text(self, number: int) -> str:
+        return _text(self._table, int(self._place[number]))
 
 
-def _near_duplicates(
-    candidates: list[NDArray[np.int64]],
+class _Texts(Sequence[str]):
+    """Some passages, of which each is read from the table when it is asked for."""
+
+    def __init__(self, passages: _Passages, numbers: NDArray[np.int64]) -> None:
+        self._passages, self._numbers = passages, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[str]: ...
+    def __getitem__(self, at: int | slice) -> str | list[str]:
+        if isinstance(at, slice):
+            return [self._passages.text(number) for number in self._numbers[at]]
+        return self._passages.text(self._numbers[at])
+
+
+def _lexical(queries: Sequence[str], passages: _Passages, looked_at: NDArray[np.int64]) -> Ranked:
+    ranked = lexical_ranking(queries, iter(_Texts(passages, looked_at)), CANDIDATES)
+    return [looked_at[numbers] for numbers in ranked]
+
+
+def _near(
+    queries: Sequence[str],
     qrels: Sequence[Mapping[str, int]],
     positives: dict[str, str],
-    text_of: Callable[[int], str],
-) -> set[int]:
-    """The candidates that say nearly the same as a positive of the same query."""
-    found = set()
-    for numbers, judged in zip(candidates, qrels, strict=True):
-        relevant = [_shingles(positives[document]) for document in judged]
-        for number in numbers.tolist():
-            shingles = _shingles(text_of(number))
-            if any(_resemblance(shingles, each) >= SAME for each in relevant):
-                found.add(number)
-    return found
+    passages: _Passages,
+    looked_at: NDArray[np.int64],
+    nearest: Nearest,
+) -> tuple[Ranked, Ranked]:
+    """For each query, passages near it, and passages near its answers: the nearest of every answer first."""
+    answers = {document: number for number, document in enumerate(positives)}
+    near_query, near_answer = nearest.find(
+        queries, list(positives.values()), _Texts(passages, looked_at), min(CANDIDATES, len(looked_at))
+    )
+    near_answers = [
+        np.stack([near_answer[answers[document]] for document in judged], axis=1).ravel()[:CANDIDATES]
+        for judged in qrels
+    ]
+    return [looked_at[numbers] for numbers in near_query], [looked_at[numbers] for numbers in near_answers]
 
 
-def _shingles(text: str) -> set[tuple[str, ...]]:
+def _first_of_each(candidates: Sequence[Ranked]) -> Iterator[int]:
+    """The best candidates of every query, then the second best of every query, and so on."""
+    for rank in range(CANDIDATES):
+        for ranked in zip(*candidates, strict=True):
+            yield from (int(numbers[rank]) for numbers in ranked if rank < len(numbers))
+
+
+def _near_duplicates(answers: Iterable[str], passages: Iterable[str]) -> NDArray[np.bool_]:
+    """Which passages say nearly the same as an answer, bool ``[N]``.
+
+    Two texts that share so much share one of the rarest shingles of the first: Chaudhuri et al. 2006, "A primitive
+    operator for similarity joins in data cleaning". So a passage is compared with few answers.
+    """
+    shingles_of = [_shingles(answer) for answer in answers]
+    known = Counter(chain.from_iterable(shingles_of))
+    owners: dict[Shingle, list[int]] = {}
+    for number, shingles in enumerate(shingles_of):
+        rarest = sorted(shingles, key=lambda shingle: (known[shingle], shingle))
+        for shingle in rarest[: int((1 - SAME) * len(shingles)) + 1]:
+            owners.setdefault(shingle, []).append(number)
+    found = []
+    for text in passages:
+        shingles = _shingles(text)
+        compared = set(chain.from_iterable(owners[each] for each in shingles & owners.keys()))
+        found.append(any(_resemblance(shingles, shingles_of[number]) >= SAME for number in compared))
+    return np.array(found, dtype=np.bool_)
+
+
+def _shingles(text: str) -> set[Shingle]:
     said = list(words(text))
     return {tuple(said[i : i + SHINGLE]) for i in range(max(1, len(said) - SHINGLE + 1))}
 
 
-def _resemblance(one: set[tuple[str, ...]], other: set[tuple[str, ...]]) -> float:
+def _resemblance(one: set[Shingle], other: set[Shingle]) -> float:
     return len(one & other) / len(one | other)
 
 
-def _note(count: int, passages: int, same: int, *, at_random: bool) -> str:
+def _note(count: int, passages: int, same: int, *, with_nearest: bool, at_random: bool) -> str:
     left_out = f", {same:,} near-duplicate{'s' if same > 1 else ''} of answers left out" if same else ""
     if count + same == passages:
         return f"{count:,} passages{left_out}"
-    which = "all answers, and those that share most words with the queries"
+    which = ["all answers"]
+    if with_nearest:
+        which.append("those nearest to queries and answers")
+    which.append("those that share most words with the queries")
     if at_random:
-        which = "all answers, those that share most words with the queries, and others at random"
-    return f"{count:,} of {passages:,} passages ({which}){left_out}"
+        which.append("others at random")
+    return f"{count:,} of {passages:,} passages ({', '.join(which[:-1])}, and {which[-1]}){left_out}"
 
 
 def _text(table: ExampleTable, place: int) -> str:
