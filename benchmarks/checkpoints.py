@@ -49,6 +49,7 @@ def main() -> None:
                 save_steps=1,
                 max_steps=asked.steps,
                 general_guard=False,
+                cross_validate=False,
             )
         )
     records = map(json.loads, (asked.output_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines())

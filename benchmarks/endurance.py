@@ -97,6 +97,7 @@ def main() -> None:
         eval_steps=asked.eval_steps,
         save_steps=asked.save_steps,
         general_guard=False,
+        cross_validate=False,
     )
     found = watched(config, asked.marks)
     first = found[0].resident_bytes

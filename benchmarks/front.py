@@ -75,7 +75,7 @@ def train(asked: Namespace, recipe: str, seed: int) -> Path:
         command += ["--output-dir", str(folder), "--seed", str(seed), "--batch-size", str(asked.batch_size)]
         command += ["--query-max-len", str(asked.max_length), "--passage-max-len", str(asked.max_length)]
         command += ["--eval-data", str(asked.foreign[0].resolve()), "--save-steps", "100000", "--eval-steps", "100000"]
-        command += ["--keep-base", "0", "--no-general-guard"]
+        command += ["--keep-base", "0", "--no-general-guard", "--no-cross-validate"]
         command += [] if asked.max_steps is None else ["--max-steps", str(asked.max_steps)]
         biencoder([*command, *(RECIPES | PASSES)[recipe]], folder)
     return folder

@@ -192,7 +192,7 @@ def _biencoder(
                     batch_size=row.batch, group_size=1, query_max_len=row.tokens, passage_max_len=row.tokens,
                     temperature=TEMPERATURE, learning_rate=LEARNING_RATE, two_way=False, cluster_size=1,
                     precision="bf16", deterministic=deterministic, max_steps=steps, eval_steps=10**6,
-                    save_steps=10**6, resume="never", general_guard=False,
+                    save_steps=10**6, resume="never", general_guard=False, cross_validate=False,
                 )
             )  # fmt: skip
     finally:

@@ -166,6 +166,7 @@ def _same_bits(folder: Path, device: str) -> Iterator[Check]:
         model=str(model), train_data=(pairs,), eval_data=held_out, output_dir=folder / "bits-whole", batch_size=16,
         passage_max_len=64, max_steps=8, save_steps=4, deterministic=True, device=device, resume="never",
         general_guard=False,
+        cross_validate=False,
     )  # fmt: skip
     whole, again = (_weights(replace(config, output_dir=folder / name)) for name in ("bits-whole", "bits-again"))
     stopped = replace(config, output_dir=folder / "bits-stopped", resume="auto")

@@ -68,7 +68,7 @@ def train(asked: Namespace, recipe: str, seed: int) -> Path:
     command += [] if asked.learning_rate is None else ["--learning-rate", str(asked.learning_rate)]
     command += ["--query-max-len", str(asked.max_length), "--passage-max-len", str(asked.max_length)]
     command += ["--temperature", str(asked.temperature), "--save-steps", "100000"]
-    command += ["--keep-base", "0", "--no-general-guard"]  # unless the recipe says otherwise
+    command += ["--keep-base", "0", "--no-general-guard", "--no-cross-validate"]  # unless the recipe says otherwise
     command += ["--eval-steps", "100000"]  # the model compared is that of the last step, whatever the held-out rows say
     command += [] if asked.max_steps is None else ["--max-steps", str(asked.max_steps)]
     command += [filled(asked, word) for word in RECIPES[recipe]]  # the last of a flag counts

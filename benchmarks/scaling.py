@@ -65,7 +65,7 @@ def ranks_seconds(asked: Namespace, rows: Path, processes: int) -> float:
         "device": "cpu",
     }
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command += ["-m", "biencoder", "train", "--no-general-guard"]
+    command += ["-m", "biencoder", "train", "--no-general-guard", "--no-cross-validate"]
     command += [*(w for name, value in options.items() for w in (f"--{name}", str(value)))]
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))}
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=os.environ | threads)

@@ -44,6 +44,7 @@ def biencoder(work: Workload, precision: str, memory_budget: int | None = None, 
         "weight_decay": 0.01,
         "max_grad_norm": 1.0,
         "general_guard": False,
+        "cross_validate": False,
     }
     with tempfile.TemporaryDirectory() as folder:
         train(

@@ -13,7 +13,16 @@ from biencoder.training.run import train
 
 ROWS = [{"query": f"{WORDS[i]} {WORDS[i + 100]}", "pos": [f"{WORDS[i]} word5"], "neg": []} for i in range(40)]
 GOOD: dict[str, list[str]] = {
-    "train": ["--no-general-guard", "--model", "model", "--train-data", "pairs.jsonl", "--output-dir", "out"],
+    "train": [
+        "--no-general-guard",
+        "--no-cross-validate",
+        "--model",
+        "model",
+        "--train-data",
+        "pairs.jsonl",
+        "--output-dir",
+        "out",
+    ],
     "evaluate": ["--model", "model", "--data", "beir", "--output", "figures.json", "--run-file", "ranking.trec"],
     "diff": ["model", "other", "--data", "beir", "--output", "changes.jsonl"],
     "report": ["run", "--output", "report.html"],
@@ -72,6 +81,7 @@ def fill(folder: Path) -> Path:
             batch_size=8,
             device="cpu",
             general_guard=False,
+            cross_validate=False,
         )
     )
     return folder

@@ -121,7 +121,7 @@ class Place:
             "eval-steps": 4, "learning-rate": 1e-3, "precision": "fp32", "save-steps": 3, "device": "cpu",
         } | SCENARIOS[self.scenario]  # fmt: skip
         given = (word for name, value in options.items() for word in (f"--{name}", str(value)))
-        return ["train", *given, "--no-general-guard"]
+        return ["train", *given, "--no-general-guard", "--no-cross-validate"]
 
     def run(self, work: Path, fault: Fault | None = None, *, forked: bool = True) -> tuple[list[int], str, str]:
         """The command in the folder ``work``: exit codes, and what rank 0 printed on its two streams."""

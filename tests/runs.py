@@ -46,6 +46,7 @@ def small_run(folder: Path, *, dropout: bool = False, **changes: Any) -> TrainCo
         "eval_steps": 7,
         "save_steps": 3,
         "general_guard": False,
+        "cross_validate": False,
     }
     return TrainConfig(**settings | changes)
 

@@ -74,6 +74,7 @@ def config(tmp_path: Path) -> TrainConfig:
         learning_rate=3e-3,
         max_steps=STEPS,
         general_guard=False,
+        cross_validate=False,
     )
 
 

@@ -41,7 +41,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def configure(base: Path, data: Path, output_dir: Path, **changes: Any) -> TrainConfig:
     settings: dict[str, Any] = {
         "batch_size": 8, "query_max_len": 8, "passage_max_len": 16, "learning_rate": 1e-2, "max_steps": 3,
-        "precision": "fp32", "save_steps": 1, "general_guard": False,
+        "precision": "fp32", "save_steps": 1, "general_guard": False, "cross_validate": False,
     }  # fmt: skip
     return TrainConfig(model=str(base), train_data=(data,), output_dir=output_dir, **(settings | changes))
 

@@ -116,6 +116,7 @@ def run_of(folder: Path, base: Path, **options: Any) -> TrainConfig:
         "passage_max_len": 8,
         "keep_base": 0.25,
         "general_guard": False,
+        "cross_validate": False,
         "max_steps": 10,
         "save_steps": 3,
     }

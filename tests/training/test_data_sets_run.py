@@ -81,7 +81,7 @@ def test_every_shape_trains_as_it_is(
     path = write(tmp_path / name, SHAPES[name], 150)
     given = path.parent if "/" in name else path
     words = ["--train-data", str(given), "--output-dir", str(tmp_path / "out"), "--batch-size", "8", "--max-steps", "3"]
-    words += ["--no-general-guard", "--learning-rate", "1e-3"]
+    words += ["--no-general-guard", "--no-cross-validate", "--learning-rate", "1e-3"]
     assert main(["train", "--model", str(model), *words]) == 0
     out = capsys.readouterr().out
     assert ("no in-batch negatives, groups of 8" in out) == ("no_in_batch_neg" in name)
@@ -113,6 +113,7 @@ def config(model: Path, tmp_path: Path) -> TrainConfig:
         precision="fp32",
         save_steps=4,
         general_guard=False,
+        cross_validate=False,
     )  # fmt: skip
 
 

@@ -74,6 +74,7 @@ def config(place: Path, tmp_path: Path) -> TrainConfig:
         precision="fp32",
         save_steps=2,
         general_guard=False,
+        cross_validate=False,
     )
 
 

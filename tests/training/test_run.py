@@ -66,6 +66,7 @@ def config(model: Path, data: Path, tmp_path: Path) -> TrainConfig:
         eval_steps=7,
         save_steps=3,
         general_guard=False,
+        cross_validate=False,
     )
 
 

@@ -55,7 +55,7 @@ def words(place: Path, output: Path, model: str = "model", **more: object) -> li
         "memory-budget": "1MB", "save-steps": 3, "eval-steps": 4,
     } | {name.replace("_", "-"): value for name, value in more.items()}  # fmt: skip
     given = (word for name, value in options.items() for word in (f"--{name}", str(value)))
-    return ["train", "--no-general-guard", *given]
+    return ["train", "--no-general-guard", "--no-cross-validate", *given]
 
 
 def start(ranks: int, command: list[str], path: Path | None = None) -> "subprocess.Popen[str]":

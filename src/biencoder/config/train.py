@@ -275,6 +275,14 @@ class TrainConfig(Config):
             convert=parse_share,
         ),
     ] = AUTO
+    cross_validate: Annotated[
+        bool,
+        Option(
+            "where a tenth of the queries is fewer than 300 and cannot tell whether the model got better, train two "
+            "more models on halves of the data and ask all queries; this takes about as long as the run",
+            EVALUATION,
+        ),
+    ] = True
     eval_steps: Annotated[
         int | None,
         Option("evaluate every N steps", EVALUATION, unset="after each epoch, and 25 steps or more apart", least=1),

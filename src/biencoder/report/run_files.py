@@ -11,6 +11,7 @@ from biencoder.report.curves import Curves, read_curves
 from biencoder.report.record import NAME, Record
 from biencoder.report.typed import read_typed
 from biencoder.retrieval.comparing.comparison import Comparison
+from biencoder.retrieval.comparing.second_look import SecondLook
 from biencoder.retrieval.evaluate import DECIDING
 
 NEEDED = ("eval.json", "metrics.jsonl", "config.yaml")
@@ -45,9 +46,13 @@ class Figures:
     overflowed_steps: int = 0
     keep_base_tried: list[dict[str, float]] = field(default_factory=list)
     guards: dict[str, Guard] = field(default_factory=dict)
+    cross_validation: SecondLook | None = None
 
     def __post_init__(self) -> None:
-        for comparison in (self.comparison, *(guard.comparison for guard in self.guards.values())):
+        comparisons = [self.comparison, *(guard.comparison for guard in self.guards.values())]
+        if self.cross_validation is not None:
+            comparisons.append(self.cross_validation.comparison)
+        for comparison in comparisons:
             if DECIDING not in {each.measure for each in comparison}:
                 raise ValueError(f"comparison should be by {DECIDING} too")
 

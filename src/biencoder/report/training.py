@@ -24,6 +24,7 @@ from biencoder.retrieval.comparing.comparison import (
     comparison_rows,
     verdict,
 )
+from biencoder.retrieval.comparing.second_look import SecondLook
 from biencoder.retrieval.evaluate import Evaluation
 from biencoder.terminal import say, table
 
@@ -43,6 +44,7 @@ class Outcome:
         overflows: steps that were skipped because the scaled gradient was too large for float16.
         guards_before: evaluation of the model before training on each folder of guard data.
         guards_after: evaluation of the saved model on the same folders.
+        second_look: by cross-validation; None if the evaluation could tell.
     """
 
     config: TrainConfig
@@ -55,6 +57,7 @@ class Outcome:
     overflows: int = 0
     guards_before: dict[str, Evaluation] = field(default_factory=dict)
     guards_after: dict[str, Evaluation] = field(default_factory=dict)
+    second_look: SecondLook | None = None
 
     @property
     def after(self) -> Evaluation:
@@ -84,6 +87,10 @@ def report_result(outcome: Outcome) -> None:
     table(comparison_rows(outcome.comparisons), COMPARISON_COLUMNS)
     say(HOW_COMPARED)
     say(verdict(outcome.comparisons, "The tuned model"))
+    if outcome.second_look is not None:
+        say(f"\nBy cross-validation, on {outcome.second_look.description}")
+        table(comparison_rows(outcome.second_look.comparison), COMPARISON_COLUMNS)
+        say(outcome.second_look.sentence())
     best_step = best_step_said(outcome.best_step, outcome.steps)
     for sentence in [*best_step, *outcome.skipped_said, *outcome.kept.sentences()]:
         say(sentence)
@@ -109,6 +116,8 @@ def write_evaluation(path: Path, outcome: Outcome) -> None:
         "significance": SIGNIFICANCE,
     }
     content |= outcome.kept.to_json()
+    if outcome.second_look is not None:
+        content["cross_validation"] = outcome.second_look.to_json()
     if outcome.guards:
         content["guards"] = guard_json(outcome.guards, outcome.guards_before, outcome.guards_after)
     with atomic_write(path) as file:
@@ -143,7 +152,7 @@ On {inline(outcome.after.description)}:
 {_markdown(comparison_rows(outcome.comparisons), COMPARISON_COLUMNS)}
 
 {HOW_COMPARED}
-{_guards_in_card(outcome)}
+{_second_look_in_card(outcome)}{_guards_in_card(outcome)}
 ## Use
 
 {fenced(python_usage(path.parent.resolve().name), "python")}
@@ -155,6 +164,14 @@ With sentence-transformers: `SentenceTransformer(folder)`, then `encode_query` a
 {fenced(config.to_yaml().rstrip(), "yaml")}
 """
         )
+
+
+def _second_look_in_card(outcome: Outcome) -> str:
+    look = outcome.second_look
+    if look is None:
+        return ""
+    figures = _markdown(comparison_rows(look.comparison), COMPARISON_COLUMNS)
+    return f"\nBy cross-validation, on {look.description}:\n\n{figures}\n\n{look.sentence()}\n"
 
 
 def _guards_in_card(outcome: Outcome) -> str:

@@ -8,6 +8,7 @@ from biencoder.model.kernels.library import kind
 from biencoder.model.tokens import token_counter
 from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.terminal import say, table
+from biencoder.training.cross_validation import may_look_again
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
 
@@ -24,7 +25,7 @@ def announce(setup: Setup, progress: TrainingProgress, asked: TrainConfig) -> Au
     count = token_counter(encoder.tokenizer)
     names = [data_set.name or "" for data_set in config.data_sets]
     found = audit(progress.batcher.table, setup.collection, count, config.query_max_len, config.passage_max_len, names)
-    say(f"evaluation: {setup.collection.description}")
+    say(f"evaluation: {setup.collection.description}{_and_if_too_few(setup)}")
     table(found.rows(config.group_size), ["data", "found", ""])
     _announce_data_sets(setup, progress)
     settings = encoder.settings
@@ -36,6 +37,14 @@ def announce(setup: Setup, progress: TrainingProgress, asked: TrainConfig) -> Au
     say(f"{setup.total_steps:,} steps in {batch}; up to {progress.batcher.chunk_tokens:,} tokens at once")
     _announce_what_is_cut(asked, encoder)
     return found
+
+
+def _and_if_too_few(setup: Setup) -> str:
+    if not may_look_again(setup):
+        return ""
+    return (
+        ". If these queries cannot tell, two more models are trained on parts of the data (--no-cross-validate: none)"
+    )
 
 
 def _announce_what_is_cut(asked: TrainConfig, encoder: Encoder) -> None:

@@ -6,22 +6,13 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from biencoder.config import TrainConfig, data_sets_of
+from biencoder.config import TrainConfig
 from biencoder.config.choices import MERGED
 from biencoder.data.audit import Audit
-from biencoder.data.data_sets import is_of_single_texts, read_data_sets, settings_of
+from biencoder.data.data_sets import is_of_single_texts, read_data_sets
 from biencoder.device.choice import KNOWN, kind_of
-from biencoder.distributed import (
-    barrier,
-    broadcast_object,
-    first_to_fail,
-    lost_a_rank,
-    process_group,
-    rank,
-    world_size,
-)
+from biencoder.distributed import barrier, first_to_fail, lost_a_rank, process_group, rank
 from biencoder.errors import TrainingError, UserError, first_line
 from biencoder.model.adapting.lora import merge_lora
 from biencoder.model.base_model import choose_trained, refuse_without_dropout
@@ -30,18 +21,18 @@ from biencoder.report.written import write_report
 from biencoder.retrieval.evaluate import Evaluation
 from biencoder.terminal import ProgressLine, say
 from biencoder.training.announcement import announce
+from biencoder.training.cross_validation import CrossValidation, forget_parts
 from biencoder.training.keep_base import keep_base
 from biencoder.training.memory.out_of_memory import ran_out_of_memory
 from biencoder.training.preparation import add_layer, evaluation_data, prepare_encoder, set_up
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
-from biencoder.training.state.checkpoint import load_best, restore_state, step_of
-from biencoder.training.state.held_out_corpus import keep_corpus
+from biencoder.training.state.checkpoint import load_best, restore_state
 from biencoder.training.state.output_folder import OutputFolder
 from biencoder.training.steps.dry_run import dry_run
-from biencoder.training.steps.evaluation import evaluate_and_keep_best, evaluate_guards
+from biencoder.training.steps.evaluation import evaluate_guards
 from biencoder.training.steps.loop import train_steps
-from biencoder.training.steps.snapshot import restore
+from biencoder.training.steps.start import identity_of, start_or_resume
 from biencoder.training.trackers.process import followed, refuse_missing
 from biencoder.training.watch.signals import finishing_steps, stops_by_signal
 
@@ -133,7 +124,7 @@ def _train(config: TrainConfig) -> TrainResult | None:
         refuse_without_dropout(encoder)
         say("rows with a single text: each text is its own positive, under another dropout mask (unsupervised SimCSE)")
     setup, progress = set_up(config, encoder, *evaluation_data(config, encoder, examples))
-    identity = _identity(setup, base)
+    identity = identity_of(setup, base)
     folder.refuse_other_run(identity)
     if folder.finished:
         say(f"{config.output_dir} holds this run, and it is finished: nothing to do")
@@ -147,52 +138,18 @@ def _train(config: TrainConfig) -> TrainResult | None:
         if config.dry_run:
             dry_run(setup, progress, folder, began)
             return None
-        _start_or_resume(setup, progress, folder, identity, began)
+        start_or_resume(setup, progress, folder, identity, began)
         with followed(config):
             with finishing_steps(), ProgressLine(setup.total_steps, "train", done=progress.step) as line:
                 train_steps(setup, progress, line)
-            return _finish(setup, progress, folder, found, began)
+            return _finish(setup, progress, CrossValidation(asked, examples, base), found, began)
 
 
-def _identity(setup: Setup, base: str) -> dict[str, Any]:
-    """What makes two runs the same; ``base`` is the digest of the base model's weights."""
-    config = setup.config
-    return {
-        "config": config.to_dict(),
-        "data_sets": settings_of(data_sets_of(config.train_data)),
-        "data": setup.examples.fingerprint,
-        "evaluation": " ".join(each.fingerprint for each in (setup.collection, *setup.guards.values())),
-        "model": base,
-        "guide": setup.guide and setup.guide.encoder.fingerprint,
-        "world_size": world_size(),
-    }
-
-
-def _start_or_resume(
-    setup: Setup, progress: TrainingProgress, folder: OutputFolder, identity: dict[str, Any], began: float
-) -> None:
-    if rank() == 0:
-        folder.refuse_other_run(identity)  # another run may have begun and ended there meanwhile
-    newest = broadcast_object(folder.newest_checkpoint() if rank() == 0 else None)
-    if rank() == 0:
-        folder.sweep(0 if newest is None else step_of(newest))
-    if newest is not None:
-        restore(setup, progress, newest)
-        return
-    if rank() == 0:
-        folder.start(identity, setup.config.to_yaml())
-        if setup.config.eval_data is None:
-            keep_corpus(setup.folder, setup.collection)
-    barrier()
-    progress.spent.began = began
-    evaluate_and_keep_best(setup, progress)
-    guards_began = time.perf_counter()
-    progress.guards_before = evaluate_guards(setup)
-    progress.spent.guards = time.perf_counter() - guards_began
-
-
-def _finish(setup: Setup, progress: TrainingProgress, folder: OutputFolder, found: Audit, began: float) -> TrainResult:
+def _finish(
+    setup: Setup, progress: TrainingProgress, validation: CrossValidation, found: Audit, began: float
+) -> TrainResult:
     """Save the best weights, averaged with the base's if asked, and the reports beside them."""
+    folder = OutputFolder(setup.folder)
     assert progress.before is not None
     assert progress.best is not None
     config, encoder = setup.config, setup.encoder
@@ -201,6 +158,9 @@ def _finish(setup: Setup, progress: TrainingProgress, folder: OutputFolder, foun
     if config.lora_rank is not None and config.lora_save == MERGED:
         merge_lora(encoder.backbone)
     kept = keep_base(setup, progress)
+    guards_after = evaluate_guards(setup, kept.guards)
+    if rank() == 0:
+        encoder.save(setup.folder)
     outcome = Outcome(
         config=config,
         before=progress.before,
@@ -211,14 +171,15 @@ def _finish(setup: Setup, progress: TrainingProgress, folder: OutputFolder, foun
         skipped=progress.skipped.total,
         overflows=progress.skipped.overflows,
         guards_before=progress.guards_before,
-        guards_after=evaluate_guards(setup, kept.guards),
+        guards_after=guards_after,
+        second_look=validation.look_again(setup, progress.before, kept),
     )
     if rank() == 0:
-        encoder.save(setup.folder)
         write_evaluation(setup.folder / "eval.json", outcome)
         write_model_card(setup.folder / "README.md", encoder, outcome)
         write_report(setup.folder, encoder, outcome, found, setup.collection)
         folder.finish()
+        forget_parts(setup)
         report_result(outcome)
     barrier()
     return TrainResult(

@@ -136,6 +136,7 @@ def run_of(base: Path, **options: Any) -> TrainConfig:
         "learning_rate": 3e-3,
         "keep_base": 0.0,
         "general_guard": False,
+        "cross_validate": False,
         "max_steps": 10,
     }
     return TrainConfig(**usual | options)

@@ -17,7 +17,7 @@ from biencoder.data.files.beir import Collection
 from biencoder.data.table import ExampleTable
 from biencoder.errors import UserError
 
-LEAST_QUERIES = 20  # distinct queries that the data must have for some to be held out
+LEAST_QUERIES = 5  # distinct queries that the data must have for one to be held out
 LARGEST_SHARE = 0.1  # of the distinct queries that are held out, and of the rows given up because they share a positive
 
 
@@ -73,30 +73,59 @@ def hold_out(
         kept: take these passages, if the data have them, and choose none.
 
     Raises:
-        UserError: the data has fewer than 20 distinct queries, or nothing would be left to train on.
+        UserError: the data has fewer than 5 distinct queries, or nothing would be left to train on.
     """
     asked = table if rows is None else table.select(np.flatnonzero(rows))
-    distinct, first = np.unique(asked.query_hashes, return_index=True)
+    order = _in_order(table, asked, seed)
+    picked = order[: max(1, min(queries, int(len(order) * LARGEST_SHARE)))]
+    return _without(table, asked, picked, passages, seed, nearest, kept)
+
+
+def hold_out_part(
+    table: ExampleTable, *, seed: int, part: int, parts: int, passages: int, rows: NDArray[np.bool_] | None = None
+) -> HeldOut:
+    """:func:`hold_out` for one of several parts of the queries, which share none and are together all of them."""
+    asked = table if rows is None else table.select(np.flatnonzero(rows))
+    return _without(table, asked, _in_order(table, asked, seed)[part::parts], passages, seed)
+
+
+def _in_order(table: ExampleTable, asked: ExampleTable, seed: int) -> NDArray[np.uint64]:
+    """The hashes of the distinct queries, in a seeded order."""
+    distinct = np.unique(asked.query_hashes)
     if len(distinct) < LEAST_QUERIES:
         of_those = "" if len(asked) == len(table) else " that an evaluation can be made of"
+        found = f"{len(distinct)} distinct quer{'ies' if len(distinct) != 1 else 'y'}{of_those}"
         raise UserError(
-            f"the training data has {len(distinct)} distinct queries{of_those}. That is too few to hold some out for "
-            f"evaluation (at least {LEAST_QUERIES}); name a BEIR folder with --eval-data"
+            f"the training data has {found}. That is too few to hold one out for evaluation (at least "
+            f"{LEAST_QUERIES}); name a BEIR folder with --eval-data"
         )
-    picked = in_seeded_order(distinct, seed)[: min(queries, int(len(distinct) * LARGEST_SHARE))]
-    held_rows = np.isin(table.query_hashes, distinct[picked])
+    return distinct[in_seeded_order(distinct, seed)]
+
+
+def _without(
+    table: ExampleTable,
+    asked: ExampleTable,
+    picked: NDArray[np.uint64],
+    passages: int,
+    seed: int,
+    nearest: Nearest | None = None,
+    kept: KeptCorpus | None = None,
+) -> HeldOut:
+    """The data without the queries of these hashes, and those queries to evaluate on."""
+    held_rows = np.isin(table.query_hashes, picked)
     trained_rows, note = _rows_to_train_on(table, held_rows)
     if not trained_rows.any():
         raise UserError("no training data would be left after holding out queries; name a BEIR folder with --eval-data")
 
-    held_asked = np.isin(asked.query_hashes, distinct[picked])
-    ids = [f"q{value:016x}" for value in distinct[picked]]
+    held_asked = np.isin(asked.query_hashes, picked)
+    ids = [f"q{value:016x}" for value in picked]
     qrels: dict[str, dict[str, int]] = {query_id: {} for query_id in ids}
     for row in np.flatnonzero(held_asked):
         start, stop = asked.positive_hashes.offsets[row : row + 2]
         judged = {passage_id(value): 1 for value in asked.positive_hashes.values[start:stop]}
         qrels[f"q{asked.query_hashes[row]:016x}"] |= judged
-    texts = [asked[int(row)].query for row in first[picked]]
+    first = dict(zip(*np.unique(asked.query_hashes, return_index=True), strict=True))
+    texts = [asked[int(first[value])].query for value in picked]
     corpus = None if kept is None else same_corpus(asked, kept.ids)
     if kept is not None and corpus is not None:
         description = kept.description

@@ -59,7 +59,7 @@ def foreign(text: object) -> Markup:
 
 
 def _of_one(run: RunFiles) -> str:
-    comparisons, record = run.figures.comparison, run.record
+    comparisons, record, look = run.figures.comparison, run.record, run.figures.cross_validation
     means = {} if record is None else record.means
     return _render(
         "run.html",
@@ -67,8 +67,10 @@ def _of_one(run: RunFiles) -> str:
         run=run,
         record=record,
         deciding=deciding_of(comparisons),
-        verdict=verdict(comparisons, "The tuned model"),
-        tone=tone(deciding_of(comparisons)),
+        verdict=look.sentence() if look else verdict(comparisons, "The tuned model"),
+        tone=tone(deciding_of(look.comparison if look else comparisons)),
+        look=look,
+        look_rows=comparison_rows(look.comparison) if look else [],
         notes=notes(run),
         facts=facts(run),
         columns=COMPARISON_COLUMNS,

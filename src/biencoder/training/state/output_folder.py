@@ -19,8 +19,10 @@ from biencoder.training.state.manifest import flaw_of, record
 
 UNFINISHED = re.compile(r"\..*\.tmp")  # what a kill leaves of a file that was being written
 
+CROSS_VALIDATION = "cross-validation"  # holds runs on parts of the data, until this one is finished
+
 # What a finished run does not need any more, or can make again: its report.
-APART = ("checkpoints", "negatives", "batches", "trackers", "report.html")
+APART = ("checkpoints", "negatives", "batches", "trackers", CROSS_VALIDATION, "report.html")
 
 logger = logging.getLogger(__name__)
 

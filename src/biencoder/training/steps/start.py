@@ -1,0 +1,57 @@
+"""The start of a run: its first evaluations, or the checkpoint from which it goes on."""
+
+import time
+from typing import Any
+
+from biencoder.config import data_sets_of
+from biencoder.data.data_sets import settings_of
+from biencoder.distributed import barrier, broadcast_object, rank, world_size
+from biencoder.training.progress import TrainingProgress
+from biencoder.training.setup import Setup
+from biencoder.training.state.checkpoint import step_of
+from biencoder.training.state.held_out_corpus import keep_corpus
+from biencoder.training.state.output_folder import OutputFolder
+from biencoder.training.steps.evaluation import evaluate_and_keep_best, evaluate_guards
+from biencoder.training.steps.snapshot import restore
+
+
+def identity_of(setup: Setup, base: str) -> dict[str, Any]:
+    """What makes two runs the same; ``base`` is the digest of the base model's weights."""
+    config = setup.config
+    return {
+        "config": config.to_dict(),
+        "data_sets": settings_of(data_sets_of(config.train_data)),
+        "data": setup.examples.fingerprint,
+        "evaluation": " ".join(each.fingerprint for each in (setup.collection, *setup.guards.values())),
+        "model": base,
+        "guide": setup.guide and setup.guide.encoder.fingerprint,
+        "world_size": world_size(),
+    }
+
+
+def start_or_resume(
+    setup: Setup, progress: TrainingProgress, folder: OutputFolder, identity: dict[str, Any], began: float
+) -> None:
+    """Go on from the newest checkpoint in the folder; without one, mark it as this run's and evaluate the base.
+
+    Raises:
+        UserError: the folder holds another run.
+    """
+    if rank() == 0:
+        folder.refuse_other_run(identity)  # another run may have begun and ended there meanwhile
+    newest = broadcast_object(folder.newest_checkpoint() if rank() == 0 else None)
+    if rank() == 0:
+        folder.sweep(0 if newest is None else step_of(newest))
+    if newest is not None:
+        restore(setup, progress, newest)
+        return
+    if rank() == 0:
+        folder.start(identity, setup.config.to_yaml())
+        if setup.config.eval_data is None:
+            keep_corpus(setup.folder, setup.collection)
+    barrier()
+    progress.spent.began = began
+    evaluate_and_keep_best(setup, progress)
+    guards_began = time.perf_counter()
+    progress.guards_before = evaluate_guards(setup)
+    progress.spent.guards = time.perf_counter() - guards_began
