@@ -1,8 +1,9 @@
 """Does the verdict of a default run hold? Runs on parts of the training data, each judged again by a folder.
 
-A default run holds out a part of its rows and says better, worse or cannot tell. The judge is a folder that belongs to
-the same data: it compares the base with the saved model on all its queries and documents. The last columns compare the
-figure of the report with the figure of the same queries over all passages of the data.
+A default run holds out a part of its rows and says better, worse or cannot tell, after cross-validation if it needs that.
+The judge is a folder that belongs to the same data: it compares the base with the saved model on all its queries and
+documents. The last columns compare the figure of the report with the figure of the same queries over all passages of the
+data.
 
 python -m benchmarks.verdicts --train-data medquad/train.jsonl.gz --judge medquad/dev --output-dir build/verdicts
 """
@@ -84,20 +85,26 @@ def judged(asked: Namespace, folder: Path, seed: int) -> dict[str, Any]:
     comparison = comparison_json(compare(before, evaluate(tuned, load_collection(asked.judge))))
     table = read_data_sets([DataSet(path=(folder.with_suffix(".jsonl"),))], "stop")
     everything = hold_out(table, seed=seed, queries=told["after"]["queries"], passages=len(table) ** 2).collection
-    said = next(row for row in told["comparison"] if row["measure"] == MEASURE)
-    truth = next(row for row in comparison if row["measure"] == MEASURE)
+    first = _by_measure(told["comparison"])
+    said = _by_measure(told["cross_validation"]["comparison"]) if "cross_validation" in told else first
+    truth = _by_measure(comparison)
     documents = len(everything.corpus_ids)
     whole = told["after"]["documents"] == documents
     found = {
         "said": said,
+        "first": first,
         "truth": truth,
         "documents": told["after"]["documents"],
         "all_documents": documents,
-        "over_all": said["after"] if whole else evaluate(tuned, everything).metrics[MEASURE],
+        "over_all": first["after"] if whole else evaluate(tuned, everything).metrics[MEASURE],
         "keep_base": told["keep_base"],
     }
     kept.write_text(json.dumps(found, indent=2), encoding="utf-8")
     return found
+
+
+def _by_measure(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return next(row for row in rows if row["measure"] == MEASURE)
 
 
 def agrees(found: dict[str, Any]) -> bool:
@@ -108,18 +115,18 @@ def agrees(found: dict[str, Any]) -> bool:
 
 def row_of(size: int, seed: int, found: dict[str, Any]) -> list[str]:
     """Cells of one run."""
-    said, truth = found["said"], found["truth"]
+    said, first, truth = found["said"], found["first"], found["truth"]
     return [
         f"{size:,}",
         str(seed),
-        f"{said['queries']:,}",
+        f"{said['queries']:,}" + (" by cross-validation" if said != first else ""),
         f"{said['before']:.4f} to {said['after']:.4f}",
         f"{verdict_of(said)} (p = {said['p']:.4f})",
         f"{truth['before']:.4f} to {truth['after']:.4f}",
         f"{verdict_of(truth)}, {truth['difference']:+.4f}",
         "yes" if agrees(found) else "NO",
         f"{found['documents']:,} of {found['all_documents']:,}",
-        f"{said['after'] - found['over_all']:+.4f}",
+        f"{first['after'] - found['over_all']:+.4f}",
         f"{found['keep_base']:g}",
     ]
 
