@@ -1,9 +1,8 @@
 """Does the verdict of a default run hold? Runs on parts of the training data, each judged again by a folder.
 
-A default run holds out a part of its rows and says better, worse or cannot tell, after cross-validation if it needs that.
-The judge is a folder that belongs to the same data: it compares the base with the saved model on all its queries and
-documents. The last columns compare the figure of the report with the figure of the same queries over all passages of the
-data.
+A default run holds out a part of its rows and says better, worse or cannot tell, if need be after cross-validation. The
+judge is a folder that belongs to the same data: it compares the base with the saved model on all its queries and
+documents. The last columns compare the figure of the report with the figure of the same queries over all passages.
 
 python -m benchmarks.verdicts --train-data medquad/train.jsonl.gz --judge medquad/dev --output-dir build/verdicts
 """
