@@ -42,6 +42,8 @@ def test_a_minute_or_15_percent_of_the_run(rows: int, changes: dict[str, int], q
         (100, {}, 2e-4),
         (1280, {}, 2e-4),
         (1280, {"max_steps": 19}, 1e-4),
+        (6400, {}, 2e-4),
+        (6401, {}, 1e-4),  # 101 steps
         (400, {"epochs": 3}, 2e-4),
         (1280, {"keep_base": 0}, 1e-4),
         (1280, {"general_guard": False}, 1e-4),  # no guard, so nothing of the base is kept
@@ -49,7 +51,7 @@ def test_a_minute_or_15_percent_of_the_run(rows: int, changes: dict[str, int], q
         (1280, {"learning_rate": 5e-5}, 5e-5),
     ],
 )
-def test_a_model_that_is_averaged_with_its_base_learns_at_twice_the_rate_unless_steps_are_few(
+def test_a_model_that_is_averaged_with_its_base_learns_at_twice_the_rate_in_some_dozen_steps(
     rows: int, changes: dict[str, Any], rate: float, tmp_path: Path
 ) -> None:
     model = tiny_model(tmp_path / "model")

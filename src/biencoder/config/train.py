@@ -211,7 +211,7 @@ class TrainConfig(Config):
             "peak learning rate per step",
             OPTIMIZER,
             unset="1e-4 for models up to 384 wide, 5e-5 at 768, lower for wider ones; twice that in runs "
-            "of 20 steps or more if the model is averaged with its base (--keep-base), 10 times with --lora-rank; "
+            "of 20 to 100 steps if the model is averaged with its base (--keep-base), 10 times with --lora-rank; "
             "1e-2 for static models",
             above=0,
         ),

@@ -37,8 +37,8 @@ def usual_learning_rate(width: int, *, lora: bool, averaged: bool) -> float:
     It is 5e-5 at BERT-base's width of 768, as is usual there, and goes with the inverse of the width, as Adam's rates
     do from model to model (Yang et al. 2022, "Tensor Programs V", table 3). It is at most the 1e-4 of MiniLM's width,
     384 (docs/recipes.md). Low-rank adapters learn best at ten times the rate of the whole model (Schulman et al. 2025,
-    "LoRA Without Regret"). A whole model that is averaged with its base afterwards learns best at twice the rate: more
-    is learned, and the average takes back what was lost (docs/recipes.md).
+    "LoRA Without Regret"). In a run of some dozen steps, a whole model that is averaged with its base afterwards learns
+    best at twice the rate: more is learned, and the average takes back what was lost (docs/recipes.md).
     """
     return min(1e-4, 5e-5 * 768 / width) * (10 if lora else 2 if averaged else 1)
 

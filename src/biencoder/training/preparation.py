@@ -39,7 +39,10 @@ HELD_OUT_PASSAGES = 6000  # all evaluations of a short run together may encode s
 LEAST_PASSAGES = 2  # for each query, however many evaluations there are
 ENOUGH_STEPS = 50  # of a run for which nobody has said how long it is to be
 MOST_EPOCHS = 10
-FEW_STEPS = 20  # runs of fewer steps learn at the rate of a model that is not averaged with its base
+FEW_STEPS, MANY_STEPS = (
+    20,
+    100,
+)  # with fewer or more, a higher rate loses more than the average with the base gives back
 LAYER_PASSAGES = 1000  # so many show a new linear layer in which directions vectors differ
 FORWARD_COST = 1 / 3  # of encoding a text, to training on it
 
@@ -102,10 +105,10 @@ def prepare_encoder(config: TrainConfig, rows: int) -> tuple[Encoder, TrainConfi
 
 
 def _learning_rate(config: TrainConfig, encoder: Encoder, rows: int) -> float:
-    """The rate for a run of this length: a few large steps would lose more than an average with the base gives back."""
+    """The usual rate, or a higher one in a run of some length whose model is averaged with its base."""
     if encoder.settings.static:
         return STATIC_RATE
-    averaged = config.averages and _steps(config, rows) >= FEW_STEPS
+    averaged = config.averages and FEW_STEPS <= _steps(config, rows) <= MANY_STEPS
     width = int(encoder.backbone.config.hidden_size)
     return usual_learning_rate(width, lora=config.lora_rank is not None, averaged=averaged)
 
