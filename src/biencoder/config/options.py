@@ -71,6 +71,11 @@ class Config:
         """The value of a field, see :func:`convert`."""
         return convert(field, value, typed_name(field) if cls.has_flags else key_name(field.name))
 
+    @classmethod
+    def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Hook for a value that follows from another one; gets what was typed and read."""
+        return values
+
     def check(self) -> None:
         """Hook for rules about several options at once; raises `UserError`."""
 
@@ -91,6 +96,7 @@ def build(kind: type[Config], values: dict[str, Any]) -> Config:
     Raises:
         UserError: a required value is missing, or a value cannot be used.
     """
+    values = kind.completed(values)
     missing = [typed_name(field) for field in needed(kind) if field.name not in values]
     if missing:
         raise UserError(f"{' and '.join(missing)} must be given")

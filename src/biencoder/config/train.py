@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from biencoder.config.choices import (
     ADAPTER,
@@ -56,6 +56,16 @@ class TrainConfig(Config):
         Path, Option("folder for the trained model; created if it does not exist", REQUIRED, metavar="DIR")
     ]
 
+    continue_from: Annotated[
+        Path | None,
+        Option(
+            "folder of a finished run to train further, in the place of --model: start from its best weights and the "
+            "state of its optimizer",
+            MODEL,
+            unset="start from --model",
+            metavar="RUN",
+        ),
+    ] = None
     pooling: Pooling = AUTO
     normalize: Normalize = None
     query_prompt: Annotated[
@@ -278,8 +288,8 @@ class TrainConfig(Config):
     cross_validate: Annotated[
         bool,
         Option(
-            "where a tenth of the queries is fewer than 300 and cannot tell whether the model got better, train two "
-            "more models on halves of the data and ask all queries; this takes about as long as the run",
+            "where a tenth of the queries is fewer than 300 and cannot tell whether the model got better, train five "
+            "more models, each without a fifth of the queries, and ask it those; it takes about four times as long",
             EVALUATION,
         ),
     ] = True
@@ -353,8 +363,18 @@ class TrainConfig(Config):
     ] = False
     seed: Annotated[int, Option("random seed for order, sampling and dropout", RUNNING, least=0)] = 42
 
+    @classmethod
+    def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """The model of a run that continues another one is that one's."""
+        run = values.get("continue_from")
+        return values if run is None else {"model": str(run)} | values
+
     def check(self) -> None:
         """Refuse options that do not go together."""
+        if self.continue_from is not None and Path(self.model) != self.continue_from:
+            raise UserError(
+                f"--model {self.model}: --continue-from {self.continue_from} names the model already; leave one out"
+            )
         refuse_split_alone(self.eval_split, self.eval_data)
         self._check_loss()
         self._check_saved_weights()

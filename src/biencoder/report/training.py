@@ -45,6 +45,7 @@ class Outcome:
         guards_before: evaluation of the model before training on each folder of guard data.
         guards_after: evaluation of the saved model on the same folders.
         second_look: by cross-validation; None if the evaluation could tell.
+        continued: what the run took over from the one that it continues, in a sentence; empty if it continues none.
     """
 
     config: TrainConfig
@@ -58,6 +59,7 @@ class Outcome:
     guards_before: dict[str, Evaluation] = field(default_factory=dict)
     guards_after: dict[str, Evaluation] = field(default_factory=dict)
     second_look: SecondLook | None = None
+    continued: str = ""
 
     @property
     def after(self) -> Evaluation:
@@ -130,7 +132,9 @@ def write_model_card(path: Path, encoder: Encoder, outcome: Outcome) -> None:
     settings, config = encoder.settings, outcome.config
     prompts = {"query": settings.query_prompt, "passage": settings.passage_prompt}
     named = "; ".join(f"{side}: {code(text)}" for side, text in prompts.items() if text) or "none"
-    notes = "".join(f"\n{sentence}\n" for sentence in [*outcome.kept.sentences(), *outcome.skipped_said])
+    continued = [inline(outcome.continued)] if outcome.continued else []
+    sentences = [*continued, *outcome.kept.sentences(), *outcome.skipped_said]
+    notes = "".join(f"\n{sentence}\n" for sentence in sentences)
     with atomic_write(path) as file:
         file.write(
             f"""---

@@ -42,9 +42,7 @@ def announce(setup: Setup, progress: TrainingProgress, asked: TrainConfig) -> Au
 def _and_if_too_few(setup: Setup) -> str:
     if not may_look_again(setup):
         return ""
-    return (
-        ". If these queries cannot tell, two more models are trained on parts of the data (--no-cross-validate: none)"
-    )
+    return ". If these queries cannot tell, five more models are trained for it (--no-cross-validate: none)"
 
 
 def _announce_what_is_cut(asked: TrainConfig, encoder: Encoder) -> None:

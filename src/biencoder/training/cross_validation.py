@@ -1,7 +1,7 @@
 """A second look where a tenth of the queries cannot tell whether the model got better.
 
-The data are parted in two. A model is trained on each part as the run trained its own, and asked the queries of the
-other. So every query of the data is asked once, and the models that are asked have seen half of the rows.
+The queries are parted in five. For each part, a model is trained on all other rows, as the run trained its own, and
+asked the queries of the part. So every query of the data is asked once, by a model that was trained without it.
 """
 
 import math
@@ -28,7 +28,7 @@ from biencoder.training.steps.loop import train_steps
 from biencoder.training.steps.start import identity_of, start_or_resume
 from biencoder.training.watch.signals import finishing_steps
 
-PARTS = 2
+PARTS = 5  # halves would be faster, but models of half the rows gain too little
 NEVER = 10**9  # steps until the next evaluation, in a run that is only evaluated before and after
 
 
@@ -57,7 +57,7 @@ class CrossValidation:
         say(
             f"\n{deciding.queries:,} held-out quer{'ies' if deciding.queries > 1 else 'y'} cannot tell whether the "
             f"model got better (p = {deciding.p:.3f}). Cross-validation asks all: {PARTS} more models are each trained "
-            "on a part of the rows and asked the other queries."
+            "without a part of the queries and asked these."
         )
         setup.optimizer.state.clear()  # its memory holds those of the parts
         return second_look([self._part(number, setup, kept.share) for number in range(PARTS)])
@@ -107,9 +107,13 @@ class CrossValidation:
 
 
 def may_look_again(setup: Setup) -> bool:
-    """Whether the run may train again on parts of its data: a tenth of the queries is few, and nobody said no."""
+    """Whether the run may train again on parts of its data: a tenth of the queries is few, and nobody said no.
+
+    A model that continues a run may have seen the queries of both parts.
+    """
     config = setup.config
-    return config.cross_validate and config.eval_data is None and len(setup.collection.query_ids) < HELD_OUT_QUERIES
+    is_new = config.eval_data is None and config.continue_from is None
+    return config.cross_validate and is_new and len(setup.collection.query_ids) < HELD_OUT_QUERIES
 
 
 def forget_parts(setup: Setup) -> None:

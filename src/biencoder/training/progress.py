@@ -57,6 +57,7 @@ class TrainingProgress:
         guards_before: the evaluation of the model as it came on each of the guards.
         best: the best evaluation since training began.
         best_step: the step of the best evaluation.
+        continued: what the run took over from the one that it continues, in a sentence; empty if it continues none.
         recent: loss, queries and seconds of the last steps; their means are shown.
         skipped: how many steps were skipped.
         watch: looks for signs that the model does not learn.
@@ -72,6 +73,7 @@ class TrainingProgress:
     guards_before: dict[str, Evaluation] = field(default_factory=dict)
     best: Evaluation | None = None
     best_step: int = 0
+    continued: str = ""
     recent: deque[tuple[float, int, float]] = field(default_factory=lambda: deque(maxlen=SHOWN_STEPS))
     skipped: Skipped = field(default_factory=Skipped)
     watch: Watch = field(default_factory=Watch)

@@ -114,6 +114,8 @@ def _train(config: TrainConfig) -> TrainResult | None:
     refuse_missing(config.log_to or ())
     folder = OutputFolder(config.output_dir)
     folder.refuse_foreign(config.resume)
+    if config.continue_from is not None:
+        OutputFolder(config.continue_from).refuse_unfinished()
     examples = read_data_sets(config.data_sets, config.on_bad_row)
     asked = config
     encoder, config = prepare_encoder(asked, len(examples))
@@ -165,6 +167,7 @@ def _finish(
         config=config,
         before=progress.before,
         kept=kept,
+        continued=progress.continued,
         best_step=progress.best_step,
         steps=setup.total_steps,
         rows=len(progress.batcher.table),

@@ -81,6 +81,22 @@ class OutputFolder:
                 "name a new or empty folder"
             )
 
+    def refuse_unfinished(self) -> None:
+        """Stop when there is no finished run to continue.
+
+        Raises:
+            UserError: the folder holds none, or one that has not ended yet.
+        """
+        if not self._marker.is_file():
+            raise UserError(
+                f"--continue-from {self.path}: is not the --output-dir of a run. To start from any other model, give "
+                "--model"
+            )
+        if not self.finished:
+            raise UserError(
+                f"--continue-from {self.path}: the run there is not finished; the command that began it finishes it"
+            )
+
     def refuse_other_run(self, identity: dict[str, Any]) -> None:
         """Stop when the folder's run has another configuration or other data.
 
@@ -107,7 +123,8 @@ class OutputFolder:
         if differences:
             raise UserError(
                 f"--output-dir {self.path}: holds another run: {'; '.join(differences)}. "
-                "To resume that run, give its own settings; else name another folder"
+                "To resume that run, give its own settings. To train its model further, name another folder and give "
+                f"--continue-from {self.path}. Else name another folder"
             )
 
     @contextlib.contextmanager

@@ -49,6 +49,7 @@ def restore(setup: Setup, progress: TrainingProgress, path: Path) -> None:
     restore_optimizer(setup.encoder, setup.optimizer, checkpoint.optimizer)
     state = checkpoint.state
     progress.step, progress.best_step = checkpoint.step, state["best_step"]
+    progress.continued = state.get("continued", "")
     progress.before, progress.best = (_evaluation(state[name]) for name in ("before", "best"))
     progress.guards_before = {folder: Evaluation.restored(saved) for folder, saved in state["guards_before"].items()}
     if state["config"]["memory_budget"] == setup.config.to_dict()["memory_budget"]:  # chunks decide dropout's masks
@@ -82,6 +83,7 @@ def _state(setup: Setup, progress: TrainingProgress) -> dict[str, Any]:
         "guards_before": {folder: asdict(evaluation) for folder, evaluation in progress.guards_before.items()},
         "best": progress.best and asdict(progress.best),
         "best_step": progress.best_step,
+        "continued": progress.continued,
         "skipped": asdict(progress.skipped),
         "loss_scale": setup.scaler.state_dict(),
         "watch": asdict(progress.watch),

@@ -6,11 +6,13 @@ from typing import Any
 from biencoder.config import data_sets_of
 from biencoder.data.data_sets import settings_of
 from biencoder.distributed import barrier, broadcast_object, rank, world_size
+from biencoder.terminal import say
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
 from biencoder.training.state.checkpoint import step_of
 from biencoder.training.state.held_out_corpus import keep_corpus
 from biencoder.training.state.output_folder import OutputFolder
+from biencoder.training.steps.continuing import take_over
 from biencoder.training.steps.evaluation import evaluate_and_keep_best, evaluate_guards
 from biencoder.training.steps.snapshot import restore
 
@@ -55,3 +57,7 @@ def start_or_resume(
     guards_began = time.perf_counter()
     progress.guards_before = evaluate_guards(setup)
     progress.spent.guards = time.perf_counter() - guards_began
+    run = setup.config.continue_from
+    if run is not None:
+        progress.continued = f"It continues {run}, {take_over(setup, run)}."
+        say(progress.continued)
