@@ -12,5 +12,7 @@ def run(config: EncodeConfig) -> None:
     next(read_texts(config.input), None)  # a missing file is reported before the model is loaded
     encoder = load_encoder(config)
     with progress_line() as progress:
-        made = encode_file(encoder, config.input, config.output, kind=config.kind, progress=progress)
-    say(f"{made.output}: {made.rows:,} vectors of {made.dim} dimensions, float32")
+        made = encode_file(
+            encoder, config.input, config.output, kind=config.kind, vectors=config.vectors, progress=progress
+        )
+    say(f"{made.output}: {made.rows:,} vectors of {made.dim} dimensions, {made.vectors}")

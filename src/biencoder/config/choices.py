@@ -23,6 +23,7 @@ ON_BAD_ROW = ON_NONFINITE = STOP, SKIP = "stop", "skip"
 EXISTING = KEEP, REPLACE = "keep", "replace"
 SELECTIONS = TOP, RANDOM = "top", "random"
 PAIR_METHODS = TITLE, FIRST_SENTENCE, SPANS, HEADINGS = "title", "first-sentence", "spans", "headings"
+VECTORS = FLOAT32, FLOAT16, INT8, BINARY, UBINARY = "float32", "float16", "int8", "binary", "ubinary"
 TEXT_KINDS = QUERY, PASSAGE, PLAIN = "query", "passage", "plain"
 FORMATS = (SENTENCE_TRANSFORMERS,) = ("sentence-transformers",)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from biencoder.config.choices import PASSAGE, TEXT_KINDS
+from biencoder.config.choices import FLOAT32, PASSAGE, TEXT_KINDS, VECTORS
 from biencoder.config.headings import INPUT, MODEL, REQUIRED, RESULT
 from biencoder.config.options import Option
 from biencoder.config.shared import (
@@ -77,8 +77,17 @@ class EncodeConfig(EncoderConfig):
         Path, Option("texts: one per line, or JSON Lines with 'text' (and 'title'); also .gz", REQUIRED, metavar="FILE")
     ]
     output: Annotated[
-        Path, Option(".npy file for the float32 matrix, one row per text in input order", REQUIRED, metavar="FILE")
+        Path, Option(".npy file for the matrix, one row per text in input order", REQUIRED, metavar="FILE")
     ]
+    vectors: Annotated[
+        str,
+        Option(
+            "how to store the vectors: in half (float16), a quarter (int8) or a 32nd (binary, ubinary) of the bytes; "
+            "binary is signed, ubinary unsigned",
+            RESULT,
+            choices=VECTORS,
+        ),
+    ] = FLOAT32
     kind: Annotated[
         str, Option("which of the model's prompts to put before each text; plain: none", MODEL, choices=TEXT_KINDS)
     ] = PASSAGE

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from biencoder.config.choices import PASSAGE, QUERY
+from biencoder.config.choices import FLOAT32, PASSAGE, QUERY
 from biencoder.device.choice import facts
 from biencoder.errors import UserError
 from biencoder.files import beside, open_claimed, read_json, sync_folder, write_json
+from biencoder.retrieval.small_vectors import RANGES, shrink_file
 from biencoder.retrieval.text_encoder import Advance, StartProgress, TextEncoder, finite, shifted
 from biencoder.retrieval.texts import in_batches, read_texts, summarize
 
@@ -32,16 +33,18 @@ class Encoded:
     """What :func:`encode_file` made.
 
     Attributes:
-        output: the ``.npy`` file, ``[rows, dim]`` float32.
+        output: the ``.npy`` file.
         rows: number of texts.
         dim: dimensions of a vector.
         reused: rows that an earlier run had already encoded (all of them when the file was whole).
+        vectors: how they are stored.
     """
 
     output: Path
     rows: int
     dim: int
     reused: int
+    vectors: str = FLOAT32
 
 
 def encode_file(
@@ -50,6 +53,7 @@ def encode_file(
     output: Path,
     *,
     kind: str = PASSAGE,
+    vectors: str = FLOAT32,
     progress: StartProgress | None = None,
 ) -> Encoded:
     """Encode a file of texts into a ``.npy`` file, row i for text i.
@@ -62,6 +66,7 @@ def encode_file(
         encoder: makes the vectors.
         input: texts, see :func:`~biencoder.retrieval.texts.read_texts`.
         output: the ``.npy`` file; it appears when it is whole.
+        vectors: how to store them, see :mod:`biencoder.retrieval.small_vectors`; they are float32 until all are made.
         kind: ``query`` or ``passage`` (under the model's prompt for it), or ``plain`` (no prompt).
         progress: called once with the number of texts and the number that an earlier run has done. The function that it
             returns is called with the number done so far.
@@ -74,9 +79,10 @@ def encode_file(
     summary = summarize(input)
     rows, dim = summary.rows, encoder.dim
     source = {"rows": rows, "dim": dim, "kind": kind, "texts": summary.fingerprint, "model": encoder.fingerprint}
+    source |= {} if vectors == FLOAT32 else {"vectors": vectors}
     partial, record = beside(output, ".partial"), beside(output, ".partial.json")
     if _is_whole(output, partial, record, source):
-        return Encoded(output, rows, dim, reused=rows)
+        return Encoded(output, rows, dim, rows, vectors)
     header = _header(rows, dim)
     output.parent.mkdir(parents=True, exist_ok=True)
     _check_space(output, 4 * dim * rows - (partial.stat().st_size if partial.exists() else 0))
@@ -91,8 +97,8 @@ def encode_file(
         done = 0
         for batch in in_batches(read_texts(input), CHUNK * facts(encoder.device).bulk):
             if done >= reused:
-                vectors = _encode_batch(encoder, [row.text for row in batch], kind, shifted(advance, done))
-                file.write(finite(vectors, f"{input}, text", done).astype("<f4").tobytes())
+                made = _encode_batch(encoder, [row.text for row in batch], kind, shifted(advance, done))
+                file.write(finite(made, f"{input}, text", done).astype("<f4").tobytes())
                 file.flush()
                 os.fsync(file.fileno())
                 write_json(record, {"rows_done": done + len(batch), "source": source})
@@ -100,17 +106,23 @@ def encode_file(
         if done != rows:
             raise UserError(f"{input}: the file changed while biencoder read it; start again")
         _publish(output, partial, record, source)
-    return Encoded(output, rows, dim, reused)
+    return Encoded(output, rows, dim, reused, vectors)
 
 
 def description(output: Path) -> dict[str, Any] | None:
-    """What a matrix was made from (``rows``, ``dim``, ``kind``, digests ``texts`` and ``model``); None if unknown."""
+    """What a matrix was made from (``rows``, ``dim``, ``kind``, digests ``texts`` and ``model``); None if unknown.
+
+    If the vectors are not float32, ``vectors`` says how they are stored, and ``ranges`` belongs to int8.
+    """
     return read_json(beside(output, ".json"))
 
 
 def _is_whole(output: Path, partial: Path, record: Path, source: dict[str, Any]) -> bool:
     """Whether an earlier run has made this matrix. If a kill stopped that run at its last steps, finish them now."""
-    if output.is_file() and description(output) == source:
+    made_from = description(output) or {}
+    if output.is_file() and {name: value for name, value in made_from.items() if name != RANGES} == source:
+        if "vectors" in source:
+            partial.unlink(missing_ok=True)
         if not partial.exists():
             record.unlink(missing_ok=True)  # a kill stopped the earlier run before this
         logger.info(
@@ -118,7 +130,7 @@ def _is_whole(output: Path, partial: Path, record: Path, source: dict[str, Any])
         )
         return True
     finished = {"rows_done": source["rows"], "source": source}
-    if not partial.exists() and output.is_file() and read_json(record) == finished:
+    if "vectors" not in source and not partial.exists() and output.is_file() and read_json(record) == finished:
         _describe(output, record, source)  # a kill stopped the earlier run between the last two steps
         return True
     return False
@@ -168,6 +180,10 @@ def _check_space(output: Path, needed: int) -> None:
 def _publish(output: Path, partial: Path, record: Path, source: dict[str, Any]) -> None:
     # The old description goes first, so that no description is ever beside a matrix that it does not describe.
     beside(output, ".json").unlink(missing_ok=True)
+    if "vectors" in source:
+        _describe(output, record, source | shrink_file(partial, output, source["vectors"]))
+        partial.unlink()
+        return
     partial.replace(output)
     sync_folder(output.parent)
     _describe(output, record, source)

@@ -5,7 +5,7 @@ Shapes: Q queries, N documents, D dimensions, B documents in a block, K results 
 
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
@@ -21,9 +21,24 @@ GPU_SHARE = 0.5  # of a GPU's free memory, for vectors that are searched again a
 MANY = 384  # from this many queries on, faiss is faster; for 256, one product and torch's top-k are 6 times as fast
 
 
+class Blocks(Protocol):
+    """A matrix of documents ``[N, D]`` of which a block is made when it is asked for."""
+
+    @property
+    def ndim(self) -> int:
+        """2."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """N and D."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: slice, /) -> np.ndarray: ...
+
+
 def search(
     queries: np.ndarray,
-    corpus: Documents,
+    corpus: "Documents | Blocks",
     k: int,
     block_rows: int | None = None,
     device: "torch.device | None" = None,

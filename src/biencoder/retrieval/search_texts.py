@@ -5,11 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
+from biencoder.config.choices import FLOAT32
 from biencoder.errors import UserError
 from biencoder.retrieval.encode import description
 from biencoder.retrieval.search import BLOCK_BYTES, blocks, extend, nothing, on, search
+from biencoder.retrieval.small_vectors import TYPES, SmallVectors, width
 from biencoder.retrieval.text_encoder import StartProgress, TextEncoder, finite, shifted
-from biencoder.retrieval.texts import Summary, in_batches, read_texts, summarize
+from biencoder.retrieval.texts import Summary, Text, in_batches, read_texts, summarize
+
+CANDIDATES, LEAST_CANDIDATES = 10, 100  # that small vectors name for each text that is wanted, and at all
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ def search_texts(
 ) -> list[list[Hit]]:
     """The ``k`` best texts of a file for each query, best first; memory holds one block of the corpus at a time.
 
+    Scores are exact. Embeddings that are stored in fewer bytes name candidates, and their texts are encoded now.
+
     Args:
         encoder: the model.
         queries: their texts.
@@ -53,7 +59,10 @@ def search_texts(
     vectors = finite(encoder.encode_queries(queries), "query")
     if embeddings is not None:
         matrix = _open_embeddings(embeddings, corpus, summary, encoder)
-        scores, indices = search(vectors, matrix, k, device=encoder.device)
+        small = isinstance(matrix, SmallVectors)
+        scores, indices = search(vectors, matrix, _candidates(k) if small else k, device=encoder.device)
+        if small:
+            scores, indices = _rescored(encoder, vectors, indices, corpus, k)
     else:
         advance = None if progress is None else progress(summary.rows, 0)
         scores, indices = nothing(len(queries))
@@ -63,30 +72,56 @@ def search_texts(
             finite(documents, f"{corpus}, text", offset)
             scores, indices = extend((scores, indices), vectors, on(encoder.device, documents), offset, k)
             offset += len(batch)
-    wanted = set(indices.ravel().tolist())
-    rows = {i: row for i, row in enumerate(read_texts(corpus)) if i in wanted}
+    rows = _rows(corpus, indices)
     return [
         [Hit(rows[i].id, rows[i].text, value) for i, value in zip(found, values, strict=True)]
         for found, values in zip(indices.tolist(), scores.tolist(), strict=True)
     ]
 
 
-def _open_embeddings(path: Path, corpus: Path, texts: Summary, encoder: TextEncoder) -> np.ndarray:
+def _candidates(k: int) -> int:
+    """How many texts small vectors name for each query, so that the best ``k`` are among them."""
+    return max(LEAST_CANDIDATES, CANDIDATES * k)
+
+
+def _rescored(
+    encoder: TextEncoder, queries: np.ndarray, candidates: np.ndarray, corpus: Path, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The best ``k`` of each query's candidates by exact scores, and these scores; equal ones by index."""
+    rows = _rows(corpus, candidates)
+    places = {number: place for place, number in enumerate(rows)}
+    exact = encoder.encode_passages([row.text for row in rows.values()])
+    scores = np.empty(candidates.shape, np.float32)
+    for query, numbers in enumerate(candidates):
+        scores[query] = exact[[places[number] for number in numbers.tolist()]] @ queries[query]
+    order = np.lexsort((candidates, -scores), axis=1)[:, :k]
+    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(candidates, order, axis=1)
+
+
+def _rows(corpus: Path, indices: np.ndarray) -> dict[int, Text]:
+    wanted = set(indices.ravel().tolist())
+    return {i: row for i, row in enumerate(read_texts(corpus)) if i in wanted}
+
+
+def _open_embeddings(path: Path, corpus: Path, texts: Summary, encoder: TextEncoder) -> "np.ndarray | SmallVectors":
     """Check the matrix as far as possible and map it: a search in a wrong one would find nonsense without an error."""
     flag = f"--corpus-embeddings {path}"
     try:
         matrix = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{flag}: cannot be read as a .npy file ({error})") from error
-    if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.dtype != np.float32:
-        raise UserError(f"{flag}: must hold a float32 matrix, like the ones that biencoder encode writes")
-    if matrix.shape != (texts.rows, encoder.dim):
-        rows, dim = matrix.shape
-        raise UserError(
-            f"{flag}: holds {rows:,} vectors of {dim} dimensions, but {corpus} has {texts.rows:,} texts and the model "
-            f"makes {encoder.dim} dimensions; encode the corpus again"
-        )
     made_from = description(path)
+    kind = (made_from or {}).get("vectors", FLOAT32)
+    if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.dtype != TYPES.get(kind):
+        raise UserError(
+            f"{flag}: must hold a float32 matrix, or be what biencoder encode --vectors wrote, with its .json beside"
+        )
+    dim = made_from["dim"] if made_from and kind != FLOAT32 else matrix.shape[1]
+    if (len(matrix), dim, matrix.shape[1]) != (texts.rows, encoder.dim, width(kind, encoder.dim)):
+        raise UserError(
+            f"{flag}: holds {len(matrix):,} vectors of {dim} dimensions, but {corpus} has {texts.rows:,} texts and the "
+            f"model makes {encoder.dim} dimensions; encode the corpus again"
+        )
     if made_from is None:  # biencoder may not have made it, so its values may not be finite
         for start, stop in blocks(*matrix.shape):
             finite(matrix[start:stop], f"{flag}, vector", start)
@@ -98,4 +133,6 @@ def _open_embeddings(path: Path, corpus: Path, texts: Summary, encoder: TextEnco
                 f"{flag}: was made with another model or other settings (pooling, precision, length); "
                 "use the same ones here, or encode the corpus again"
             )
+        if kind != FLOAT32:
+            return SmallVectors(matrix, made_from)
     return matrix
