@@ -36,6 +36,7 @@ GOOD: dict[str, list[str]] = {
     "distill": ["--model", "model", "--output-dir", "static", "--dim", "8"],
     "merge": ["model", "other", "--output-dir", "merged"],
     "demo": ["--output-dir", "tried"],
+    "doctor": [],
 }
 
 

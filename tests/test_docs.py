@@ -34,6 +34,8 @@ def commands() -> list[tuple[str, str]]:
 
 
 def options_table(config: type[Config]) -> str:
+    if not in_reading_order(config):
+        return "This command has no options."
     lines = ["| option | what | default |", "| --- | --- | --- |"]
     for field in in_reading_order(config):
         text, _, default = help_text(field).rpartition(" (default: ")

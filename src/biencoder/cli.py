@@ -19,6 +19,7 @@ from biencoder.config import (
     DemoConfig,
     DiffConfig,
     DistillConfig,
+    DoctorConfig,
     EncodeConfig,
     EvaluateConfig,
     ExportConfig,
@@ -91,7 +92,7 @@ COMMANDS = {
     "encode": Command(
         EncodeConfig,
         "biencoder.commands.encode",
-        "encode texts as a matrix of float32 vectors",
+        "encode texts as a matrix of vectors",
         "biencoder encode --model my-model --input passages.txt --output passages.npy",
     ),
     "search": Command(
@@ -141,6 +142,12 @@ COMMANDS = {
         "biencoder.commands.export",
         "write a model in a format for other libraries",
         "biencoder export --model my-checkpoint --output-dir my-export",
+    ),
+    "doctor": Command(
+        DoctorConfig,
+        "biencoder.commands.doctor",
+        "show what runs on this machine, and what to do about what is missing",
+        "biencoder doctor",
     ),
 }
 

@@ -5,7 +5,7 @@ Standard library only, so that ``biencoder --help`` is instant.
 """
 
 from biencoder.config.data import CheckConfig, DataSet, PairsConfig, data_sets_of
-from biencoder.config.models import DemoConfig, DistillConfig, ExportConfig, MergeConfig, ReportConfig
+from biencoder.config.models import DemoConfig, DistillConfig, DoctorConfig, ExportConfig, MergeConfig, ReportConfig
 from biencoder.config.negatives import MineConfig, MiningOptions, ScoreConfig
 from biencoder.config.retrieval import DiffConfig, EncodeConfig, EvaluateConfig, SearchConfig
 from biencoder.config.train import TrainConfig
@@ -16,6 +16,7 @@ __all__ = [
     "DemoConfig",
     "DiffConfig",
     "DistillConfig",
+    "DoctorConfig",
     "EncodeConfig",
     "EvaluateConfig",
     "ExportConfig",

@@ -115,6 +115,11 @@ class ReportConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DoctorConfig(Config):
+    """`biencoder doctor`, which has no options."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoConfig(Config):
     """`biencoder demo`."""
 
