@@ -25,7 +25,7 @@ def test_the_commands_work_before_anything_is_broken(command: str) -> None:
     assert main([command, *GOOD[command]]) == 0
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [name for name, words in GOOD.items() if words])
 def test_an_unknown_flag(command: str, refused: Refused) -> None:
     flag = GOOD[command][-2]
     typed = flag[:-1]
