@@ -17,7 +17,7 @@ from biencoder.retrieval.encode import description, encode_file
 from biencoder.retrieval.evaluate import DECIDING, score
 from biencoder.retrieval.search import search
 from biencoder.retrieval.search_texts import CANDIDATES
-from biencoder.retrieval.small_vectors import SmallVectors, shrink_file
+from biencoder.retrieval.vectors.small import SmallVectors, shrink_file
 
 SEARCHED = 10  # documents of a query
 

@@ -77,7 +77,7 @@ class EncodeConfig(EncoderConfig):
         Path, Option("texts: one per line, or JSON Lines with 'text' (and 'title'); also .gz", REQUIRED, metavar="FILE")
     ]
     output: Annotated[
-        Path, Option(".npy file for the matrix, one row per text in input order", REQUIRED, metavar="FILE")
+        Path, Option(".npy file for the matrix, or .parquet file for ids, texts and vectors", REQUIRED, metavar="FILE")
     ]
     vectors: Annotated[
         str,

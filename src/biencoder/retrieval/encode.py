@@ -1,4 +1,4 @@
-"""A file of texts to a matrix of vectors, in bounded memory, resumable after a kill.
+"""A file of texts to a file of vectors, in bounded memory, resumable after a kill.
 
 During the run, ``EMB.npy.partial`` holds the rows done so far. ``EMB.npy.partial.json`` says how many they are and what
 they are made from. When the matrix is complete, it is renamed to ``EMB.npy``, and ``EMB.npy.json`` says what it is made
@@ -19,9 +19,10 @@ from biencoder.config.choices import FLOAT32, PASSAGE, QUERY
 from biencoder.device.choice import facts
 from biencoder.errors import UserError
 from biencoder.files import beside, open_claimed, read_json, sync_folder, write_json
-from biencoder.retrieval.small_vectors import RANGES, shrink_file
 from biencoder.retrieval.text_encoder import Advance, StartProgress, TextEncoder, finite, shifted
 from biencoder.retrieval.texts import in_batches, read_texts, summarize
+from biencoder.retrieval.vectors.parquet import PARQUET, write_parquet
+from biencoder.retrieval.vectors.small import RANGES, shrink_file
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def encode_file(
     vectors: str = FLOAT32,
     progress: StartProgress | None = None,
 ) -> Encoded:
-    """Encode a file of texts into a ``.npy`` file, row i for text i.
+    """Encode a file of texts into a ``.npy`` or ``.parquet`` file, row i for text i.
 
     Memory never holds all texts or all vectors. A killed run continues from its last record if texts, model and
     settings are the same. It then makes the same file as a run that was never killed. Otherwise it starts over
@@ -65,8 +66,8 @@ def encode_file(
     Args:
         encoder: makes the vectors.
         input: texts, see :func:`~biencoder.retrieval.texts.read_texts`.
-        output: the ``.npy`` file; it appears when it is whole.
-        vectors: how to store them, see :mod:`biencoder.retrieval.small_vectors`; they are float32 until all are made.
+        output: the ``.npy`` file, or a ``.parquet`` file with ids and texts too; it appears when it is whole.
+        vectors: how to store them, see :mod:`biencoder.retrieval.vectors.small`; they are float32 until all are made.
         kind: ``query`` or ``passage`` (under the model's prompt for it), or ``plain`` (no prompt).
         progress: called once with the number of texts and the number that an earlier run has done. The function that it
             returns is called with the number done so far.
@@ -74,8 +75,8 @@ def encode_file(
     Raises:
         UserError: bad input or output path, too little disk space, or a model whose vectors are not finite.
     """
-    if output.suffix != ".npy" or output.is_dir():
-        raise UserError(f"--output {output}: must be a file that ends in .npy (a numpy matrix)")
+    if output.suffix not in (".npy", PARQUET) or output.is_dir():
+        raise UserError(f"--output {output}: must be a file that ends in .npy (a numpy matrix) or .parquet")
     summary = summarize(input)
     rows, dim = summary.rows, encoder.dim
     source = {"rows": rows, "dim": dim, "kind": kind, "texts": summary.fingerprint, "model": encoder.fingerprint}
@@ -105,7 +106,7 @@ def encode_file(
             done += len(batch)
         if done != rows:
             raise UserError(f"{input}: the file changed while biencoder read it; start again")
-        _publish(output, partial, record, source)
+        _publish(input, output, partial, record, source)
     return Encoded(output, rows, dim, reused, vectors)
 
 
@@ -121,7 +122,7 @@ def _is_whole(output: Path, partial: Path, record: Path, source: dict[str, Any])
     """Whether an earlier run has made this matrix. If a kill stopped that run at its last steps, finish them now."""
     made_from = description(output) or {}
     if output.is_file() and {name: value for name, value in made_from.items() if name != RANGES} == source:
-        if "vectors" in source:
+        if _is_converted(output, source):
             partial.unlink(missing_ok=True)
         if not partial.exists():
             record.unlink(missing_ok=True)  # a kill stopped the earlier run before this
@@ -130,7 +131,8 @@ def _is_whole(output: Path, partial: Path, record: Path, source: dict[str, Any])
         )
         return True
     finished = {"rows_done": source["rows"], "source": source}
-    if "vectors" not in source and not partial.exists() and output.is_file() and read_json(record) == finished:
+    is_there = output.is_file() and not partial.exists() and not _is_converted(output, source)
+    if is_there and read_json(record) == finished:
         _describe(output, record, source)  # a kill stopped the earlier run between the last two steps
         return True
     return False
@@ -177,11 +179,21 @@ def _check_space(output: Path, needed: int) -> None:
         )
 
 
-def _publish(output: Path, partial: Path, record: Path, source: dict[str, Any]) -> None:
+def _is_converted(output: Path, source: dict[str, Any]) -> bool:
+    """Whether the output is not the matrix of float32 that encoding fills."""
+    return "vectors" in source or output.suffix == PARQUET
+
+
+def _publish(input: Path, output: Path, partial: Path, record: Path, source: dict[str, Any]) -> None:
     # The old description goes first, so that no description is ever beside a matrix that it does not describe.
     beside(output, ".json").unlink(missing_ok=True)
-    if "vectors" in source:
-        _describe(output, record, source | shrink_file(partial, output, source["vectors"]))
+    if _is_converted(output, source):
+        kind = source.get("vectors", FLOAT32)
+        if output.suffix == PARQUET:
+            needed = write_parquet(partial, input, output, kind)
+        else:
+            needed = shrink_file(partial, output, kind)
+        _describe(output, record, source | needed)
         partial.unlink()
         return
     partial.replace(output)

@@ -9,9 +9,9 @@ from biencoder.config.choices import FLOAT32
 from biencoder.errors import UserError
 from biencoder.retrieval.encode import description
 from biencoder.retrieval.search import BLOCK_BYTES, blocks, extend, nothing, on, search
-from biencoder.retrieval.small_vectors import TYPES, SmallVectors, width
 from biencoder.retrieval.text_encoder import StartProgress, TextEncoder, finite, shifted
 from biencoder.retrieval.texts import Summary, Text, in_batches, read_texts, summarize
+from biencoder.retrieval.vectors.small import TYPES, SmallVectors, width
 
 CANDIDATES, LEAST_CANDIDATES = 10, 100  # that small vectors name for each text that is wanted, and at all
 

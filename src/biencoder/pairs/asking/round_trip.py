@@ -10,9 +10,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from biencoder.retrieval.mapped_vectors import map_vectors
 from biencoder.retrieval.search import resident, search
 from biencoder.retrieval.text_encoder import Advance, TextEncoder, finite, shifted
+from biencoder.retrieval.vectors.mapped import map_vectors
 
 BATCH = 4096  # texts encoded at a time, and questions searched at a time
 

@@ -17,8 +17,8 @@ from biencoder.data.random_bits import splitmix64
 from biencoder.data.table import ExampleTable
 from biencoder.data.text import fold, text_hash
 from biencoder.errors import UserError
-from biencoder.retrieval.mapped_vectors import map_vectors
 from biencoder.retrieval.text_encoder import Advance, TextEncoder, finite, shifted
+from biencoder.retrieval.vectors.mapped import map_vectors
 
 ENCODED_AT_ONCE = 16_384  # passages between two writes to the matrix; each quarter is sorted by length
 

@@ -15,9 +15,9 @@ from biencoder.data.table import ExampleTable
 from biencoder.device.allocator import give_back
 from biencoder.device.choice import facts
 from biencoder.distributed import broadcast_object, rank
-from biencoder.retrieval.mapped_vectors import map_vectors
 from biencoder.retrieval.mining.queries import Queries, encode_queries
 from biencoder.retrieval.text_encoder import TextEncoder
+from biencoder.retrieval.vectors.mapped import map_vectors
 from biencoder.terminal import progress_line
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup

@@ -11,10 +11,10 @@ from sentence_transformers.util import quantize_embeddings
 
 from biencoder.config.choices import BINARY, FLOAT16, FLOAT32, INT8, UBINARY
 from biencoder.errors import UserError
-from biencoder.retrieval import small_vectors
 from biencoder.retrieval.encode import description, encode_file
 from biencoder.retrieval.search_texts import search_texts
-from biencoder.retrieval.small_vectors import Ranges, restore, shrink, width
+from biencoder.retrieval.vectors import small
+from biencoder.retrieval.vectors.small import Ranges, restore, shrink, width
 
 SMALL = [FLOAT16, INT8, BINARY, UBINARY]
 TEXTS = [f"text {i} about thing {i % 17} and thing {i % 29}" for i in range(400)]
@@ -143,5 +143,5 @@ def test_small_vectors_of_something_else_are_refused(
 def test_values_that_float16_cannot_hold(tmp_path: Path) -> None:
     np.save(tmp_path / "whole.npy", np.full((2, 4), 1e5, np.float32))
     with pytest.raises(UserError, match=r"--vectors float16: holds no values above 65,504"):
-        small_vectors.shrink_file(tmp_path / "whole.npy", tmp_path / "small.npy", FLOAT16)
+        small.shrink_file(tmp_path / "whole.npy", tmp_path / "small.npy", FLOAT16)
     assert {path.name for path in tmp_path.iterdir()} == {"whole.npy"}

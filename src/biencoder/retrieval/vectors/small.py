@@ -8,10 +8,10 @@
 Shapes: N vectors, D dimensions, E bytes of a vector's bits (D / 8, rounded up).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,8 +77,8 @@ def shrink(vectors: Floats, kind: str, ranges: Ranges | None) -> NDArray[np.gene
         kind: a key of :data:`TYPES`.
         ranges: of all vectors, for int8.
     """
-    if kind == FLOAT16:
-        return vectors.astype(np.float16)
+    if kind in (FLOAT32, FLOAT16):
+        return vectors.astype(TYPES[kind])
     if kind == INT8:
         assert ranges is not None
         steps = np.where(ranges.steps > 0, ranges.steps, np.float32(1.0))
@@ -97,7 +97,7 @@ def restore(stored: NDArray[np.generic], kind: str, ranges: Ranges | None, dim: 
         ranges: as they were given there.
         dim: D.
     """
-    if kind == FLOAT16:
+    if kind in (FLOAT32, FLOAT16):
         return stored.astype(np.float32)
     if kind == INT8:
         assert ranges is not None
@@ -107,29 +107,60 @@ def restore(stored: NDArray[np.generic], kind: str, ranges: Ranges | None, dim: 
     return 2 * ones - 1
 
 
-def shrink_file(matrix: Path, output: Path, kind: str) -> dict[str, Any]:
-    """Write a float32 ``.npy`` file in fewer bytes, in bounded memory; the new file appears when it is whole.
+class Shrunk(NamedTuple):
+    """A matrix in fewer bytes, made block by block.
 
-    Returns:
-        What :func:`restore` will need beside ``kind`` and the number of dimensions, as JSON.
+    Attributes:
+        shape: of the whole matrix.
+        blocks: its rows in order.
+        needed: what :func:`restore` will need beside ``kind`` and the number of dimensions, as JSON.
+    """
+
+    shape: tuple[int, int]
+    blocks: Iterator[NDArray[np.generic]]
+    needed: dict[str, Any]
+
+
+def shrink_blocks(matrix: Path, kind: str) -> Shrunk:
+    """The rows of a float32 ``.npy`` file in fewer bytes, in bounded memory.
 
     Raises:
-        UserError: a value is too large for float16.
+        UserError: while the blocks are made: a value is too large for float16.
     """
     whole = np.load(matrix, mmap_mode="r", allow_pickle=False)
     parts = [slice(start, stop) for start, stop in blocks(*whole.shape)]
     ranges = Ranges.of(whole[part] for part in parts) if kind == INT8 else None
-    shape = (len(whole), width(kind, whole.shape[1]))
+    return Shrunk(
+        shape=(len(whole), width(kind, whole.shape[1])),
+        blocks=(_shrunk(whole[part], kind, ranges) for part in parts),
+        needed={} if ranges is None else {RANGES: ranges.to_json()},
+    )
+
+
+def _shrunk(vectors: Floats, kind: str, ranges: Ranges | None) -> NDArray[np.generic]:
+    with np.errstate(over="ignore"):
+        small = shrink(vectors, kind, ranges)
+    if kind == FLOAT16 and not np.isfinite(small).all():
+        raise UserError("--vectors float16: holds no values above 65,504, and the model makes some; use int8")
+    return small
+
+
+def shrink_file(matrix: Path, output: Path, kind: str) -> dict[str, Any]:
+    """Write a float32 ``.npy`` file in fewer bytes; the new file appears when it is whole.
+
+    Returns:
+        See :attr:`Shrunk.needed`.
+
+    Raises:
+        UserError: a value is too large for float16.
+    """
+    shrunk = shrink_blocks(matrix, kind)
     with atomic_write(output, "wb") as file:
-        form = {"descr": np.dtype(TYPES[kind]).str, "fortran_order": False, "shape": shape}
+        form = {"descr": np.dtype(TYPES[kind]).str, "fortran_order": False, "shape": shrunk.shape}
         np.lib.format.write_array_header_1_0(file, form)
-        for part in parts:
-            with np.errstate(over="ignore"):
-                small = shrink(whole[part], kind, ranges)
-            if kind == FLOAT16 and not np.isfinite(small).all():
-                raise UserError("--vectors float16: holds no values above 65,504, and the model makes some; use int8")
-            file.write(small.tobytes())
-    return {} if ranges is None else {RANGES: ranges.to_json()}
+        for block in shrunk.blocks:
+            file.write(block.tobytes())
+    return shrunk.needed
 
 
 class SmallVectors:
