@@ -4,10 +4,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from biencoder.config.choices import AUTO, FORMATS, FP32, SENTENCE_TRANSFORMERS
+from biencoder.config.choices import AUTO, FORMATS, FP32, ONNX, SENTENCE_TRANSFORMERS
 from biencoder.config.headings import REQUIRED, RESULT, RUNNING
 from biencoder.config.options import Config, Option
-from biencoder.config.shared import Device, ModelName, Normalize, Pooling, Precision, TrustRemoteCode
+from biencoder.config.shared import (
+    A_BEIR_FOLDER,
+    AS_THE_MODEL_SAYS,
+    SPLIT_HELP,
+    USUAL_SPLIT,
+    Device,
+    ModelName,
+    Normalize,
+    Pooling,
+    Precision,
+    TrustRemoteCode,
+)
 from biencoder.errors import UserError
 
 
@@ -19,10 +30,39 @@ class ExportConfig(Config):
     output_dir: Annotated[
         Path, Option("folder for the exported model; created if it does not exist", REQUIRED, metavar="DIR")
     ]
-    format: Annotated[str, Option("format to write", RESULT, choices=FORMATS)] = SENTENCE_TRANSFORMERS
+    format: Annotated[
+        str, Option("format to write; onnx: both, the ONNX file in the folder onnx", RESULT, choices=FORMATS)
+    ] = SENTENCE_TRANSFORMERS
+    int8: Annotated[
+        bool, Option("with --format onnx: also write a file with int8 weights, onnx/model_quantized.onnx", RESULT)
+    ] = False
+    data: Annotated[
+        Path | None,
+        Option(
+            f"with --format onnx: compare nDCG@10 too; {A_BEIR_FOLDER}", RESULT, unset="compare vectors", metavar="DIR"
+        ),
+    ] = None
+    split: Annotated[str | None, Option(SPLIT_HELP, RESULT, unset=USUAL_SPLIT, metavar="NAME")] = None
+    max_length: Annotated[
+        int | None,
+        Option(
+            "maximum text length in tokens that the exported model takes",
+            RESULT,
+            unset=AS_THE_MODEL_SAYS,
+            least=3,
+        ),
+    ] = None
     pooling: Pooling = AUTO
     normalize: Normalize = None
     trust_remote_code: TrustRemoteCode = False
+
+    def check(self) -> None:
+        """Refuse what only ONNX files have."""
+        for flag, given in (("--int8", self.int8), ("--data", self.data is not None)):
+            if given and self.format != ONNX:
+                raise UserError(f"{flag} needs --format {ONNX}")
+        if self.split is not None and self.data is None:
+            raise UserError(f"--split {self.split} needs --data, which is not given")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,40 @@
 """Whether two models give the same vectors."""
 
-import numpy as np
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
-from biencoder.model.encoder import Encoder
+import numpy as np
 
 PROBES = ("", "a word", "A longer sentence, with some punctuation: does it come out the same?", "naïve café 東京 " * 40)
 
 
-def parity(one: Encoder, other: Encoder) -> float:
-    """The largest difference between the two models' components over a few texts of all lengths."""
-    pairs = ((one.encode_queries, other.encode_queries), (one.encode_passages, other.encode_passages))
-    return float(max(np.abs(first(PROBES) - second(PROBES)).max() for first, second in pairs))
+class Parity(NamedTuple):
+    """How near the vectors of two models are.
+
+    Attributes:
+        difference: the largest between two components.
+        cosine: the lowest between two vectors of one text.
+    """
+
+    difference: float
+    cosine: float
+
+
+class EncodesBothSides(Protocol):
+    """A model with prompts for queries and passages."""
+
+    def encode_queries(self, texts: Sequence[str], /) -> np.ndarray:
+        """Vectors of queries."""
+
+    def encode_passages(self, texts: Sequence[str], /) -> np.ndarray:
+        """Vectors of passages."""
+
+
+def parity(one: EncodesBothSides, other: EncodesBothSides) -> Parity:
+    """Compare two models over a few texts of all lengths, as queries and as passages."""
+    sides = ((one.encode_queries, other.encode_queries), (one.encode_passages, other.encode_passages))
+    pairs = [(first(PROBES), second(PROBES)) for first, second in sides]
+    cosines = [
+        (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)).clip(min=1e-30) for a, b in pairs
+    ]
+    return Parity(float(max(np.abs(a - b).max() for a, b in pairs)), float(min(each.min() for each in cosines)))
