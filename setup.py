@@ -2,9 +2,10 @@
 
 One library for each kind of processor, out of the same source: which one runs is decided when it is loaded. They are
 plain C for ctypes, with the ending of extension modules. None is needed: without one, PyTorch's own operations compute
-the same, slower.
+the same, slower. ``BIENCODER_KERNELS=0`` builds none, for a wheel that any system takes.
 """
 
+import os
 import platform
 import sys
 
@@ -30,4 +31,5 @@ kernels = [
     )
     for name, flags in FLAGS.items()
 ]
-setup(ext_modules=kernels if sys.platform == "linux" and platform.machine() == "x86_64" else [])
+wanted = sys.platform == "linux" and platform.machine() == "x86_64" and os.environ.get("BIENCODER_KERNELS") != "0"
+setup(ext_modules=kernels if wanted else [])

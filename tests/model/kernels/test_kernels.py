@@ -1,5 +1,7 @@
 """Which compiled library is called, and when none is."""
 
+import logging
+
 import pytest
 import torch
 from native_kernels import KINDS, needs_kernels
@@ -46,6 +48,19 @@ def test_what_onednn_is_to_do_without_the_kernels_do_without(
 def test_an_installation_without_a_compiler_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "find_spec", lambda _: None)
     assert all(native._library.__wrapped__(name) is None for name in native.NEEDS)
+
+
+@needs_kernels
+def test_a_library_that_the_loader_refuses_is_not_called(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(path: str) -> None:
+        raise OSError("libgomp.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(logging.getLogger("biencoder"), "propagate", True)  # the command line turns it off
+    monkeypatch.setattr("ctypes.CDLL", refused)
+    assert native._library.__wrapped__(KINDS[0]) is None
+    assert "the compiled kernels cannot be loaded (libgomp.so.1: cannot open shared object file)" in caplog.text
 
 
 def test_dropout_is_a_multiple_of_2_to_the_minus_16_and_its_seed_is_pytorchs() -> None:

@@ -7,6 +7,7 @@ is copied, and no other thread waits. They use the threads of PyTorch's OpenMP l
 
 import contextlib
 import ctypes
+import logging
 import os
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -33,6 +34,7 @@ WITHIN = {
 }
 TYPES = (torch.float32, torch.bfloat16)
 INTERFACE = 2  # counts changes of how kernels are called: a library that was built before one is not used
+logger = logging.getLogger(__name__)
 _off: ContextVar[bool] = ContextVar("off", default=False)
 
 
@@ -98,5 +100,9 @@ def _library(name: str) -> ctypes.CDLL | None:
     spec = find_spec(f"{__package__}._{name}")
     if spec is None or spec.origin is None:
         return None
-    library = ctypes.CDLL(spec.origin)
+    try:
+        library = ctypes.CDLL(spec.origin)
+    except OSError as error:  # the loader finds no OpenMP, for example
+        logger.warning("the compiled kernels cannot be loaded (%s), so biencoder is slower", error)
+        return None
     return library if library.prepare(INTERFACE) else None
