@@ -54,7 +54,7 @@ def test_an_installation_without_a_compiler_has_none(monkeypatch: pytest.MonkeyP
 def test_a_library_that_the_loader_refuses_is_not_called(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refused(path: str) -> None:
+    def refused(_: str) -> None:
         raise OSError("libgomp.so.1: cannot open shared object file")
 
     monkeypatch.setattr(logging.getLogger("biencoder"), "propagate", True)  # the command line turns it off
