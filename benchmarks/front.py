@@ -8,6 +8,8 @@ python -m benchmarks.foreign --output-dir build/foreign
 python -m benchmarks.front --train-data medquad/train.jsonl.gz --home medquad/dev --foreign build/foreign/* \\
     --output-dir build/front
 
+--tuned measures saved models of default runs as they are, such as those of `benchmarks.verdicts`, as one more recipe.
+
 For small data: --train-data part.jsonl --recipes "1 passes at 1e-4" "10 passes at 1e-4", and so on.
 """
 
@@ -24,6 +26,8 @@ from benchmarks.recipes import MEASURE, biencoder
 from benchmarks.workload import arguments, model_folder, report
 
 BASE = "the model as it came"
+DEFAULTS = "the defaults, as saved"
+CHOSEN = -1.0  # the share that a run chose itself
 HOME = "home"
 SHARES = (0.0, 0.3, 0.5)
 RECIPES: dict[str, list[str]] = {
@@ -128,7 +132,7 @@ def row_of(each: Point, base: Values, front: bool) -> list[str]:
     seeds = [float(found[HOME].mean()) for found in each.by_seed]
     return [
         each.recipe,
-        f"{each.share:g}",
+        "chosen" if each.share == CHOSEN else f"{each.share:g}",
         f"{each.home():.4f}",
         f"{min(seeds):.4f} to {max(seeds):.4f}",
         f"{low:+.4f} to {high:+.4f}",
@@ -148,6 +152,7 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), help="names in this file")
     parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="shares of the base")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 1, 2], help="one run of each recipe a seed")
+    parser.add_argument("--tuned", type=Path, nargs="+", default=[], help="saved models of default runs")
     parser.add_argument("--max-steps", type=int, help="default: one epoch")
     asked = parser.parse_args()
     asked.output_dir.mkdir(parents=True, exist_ok=True)
@@ -160,6 +165,10 @@ def main() -> None:
                 values = measured(asked, str(folder), share, Path(f"{folder}.{share:g}.json"))
                 found.setdefault((recipe, share), []).append(values)
                 print(recipe, seed, share, {name: round(float(v.mean()), 4) for name, v in values.items()}, flush=True)
+    for folder in asked.tuned:
+        values = measured(asked, str(folder), 0.0, asked.output_dir / f"{folder.resolve().name}.as-saved.json")
+        found.setdefault((DEFAULTS, CHOSEN), []).append(values)
+        print(DEFAULTS, folder, {name: round(float(v.mean()), 4) for name, v in values.items()}, flush=True)
     points = [point(recipe, share, by_seed) for (recipe, share), by_seed in found.items()]
     front = on_front(points, base)
     rows: list[Any] = [row_of(point(BASE, 0.0, [base]), base, False)]
