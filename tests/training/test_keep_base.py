@@ -28,7 +28,7 @@ from biencoder.training.preparation import prepare_encoder, set_up
 from biencoder.training.run import train
 from biencoder.training.setup import Setup
 from biencoder.training.state.checkpoint import newest_checkpoint
-from biencoder.training.steps import evaluation
+from biencoder.training.steps import evaluation, start
 
 
 def write_collection(folder: Path, first: int) -> Path:
@@ -272,7 +272,8 @@ def test_a_killed_run_keeps_what_the_base_is_worth_on_guard_data(
         steps.append(max(json.loads(line)["step"] for line in lines))
         return evaluation.evaluate_guards(setup, known)
 
-    monkeypatch.setattr(run, "evaluate_guards", noted)
+    for module in (start, run):
+        monkeypatch.setattr(module, "evaluate_guards", noted)
     train(config)
     assert steps == ([0, 5] if step == 1 else [5])  # the base's figures come from the checkpoint
     assert report(config.output_dir) == report(whole.output_dir)

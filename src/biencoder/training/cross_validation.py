@@ -13,7 +13,6 @@ from biencoder.config import TrainConfig
 from biencoder.data.data_sets import rows_to_evaluate_on
 from biencoder.data.evaluation.held_out import HeldOut, hold_out_part
 from biencoder.data.table import ExampleTable
-from biencoder.distributed import barrier, rank
 from biencoder.model.base_model import choose_trained
 from biencoder.report.kept_base import Kept
 from biencoder.retrieval.comparing.comparison import SIGNIFICANT, compare, deciding_of
@@ -117,7 +116,5 @@ def may_look_again(setup: Setup) -> bool:
 
 
 def forget_parts(setup: Setup) -> None:
-    """Remove the runs on parts of the data, when the run needs them no more."""
-    if rank() == 0:
-        shutil.rmtree(setup.folder / CROSS_VALIDATION, ignore_errors=True)
-    barrier()
+    """Remove the runs on parts of the data, when the run needs them no more; for rank 0."""
+    shutil.rmtree(setup.folder / CROSS_VALIDATION, ignore_errors=True)
