@@ -75,6 +75,20 @@ def test_a_run_that_was_killed_while_it_looked_again_ends_in_the_same_bits(
     assert eval_json(config) == eval_json(whole)
 
 
+def test_a_part_that_was_trained_for_another_share_of_the_base_is_trained_again(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = replace(config, output_dir=tmp_path / "whole")
+    train(whole)
+    stop_in_step(19, config, monkeypatch)
+    marker = config.output_dir / "cross-validation" / "1" / "run.json"
+    saved = json.loads(marker.read_text())
+    saved["config"]["keep_base"] = 0.25  # another device may have chosen it
+    marker.write_text(json.dumps(saved))
+    train(config)
+    assert eval_json(config) == eval_json(whole)
+
+
 @pytest.mark.parametrize("changes", [{"cross_validate": False}, {"max_steps": 3, "cross_validate": False}])
 def test_no_second_look_where_nobody_wants_one(config: TrainConfig, changes: dict[str, Any]) -> None:
     train(replace(config, **changes))

@@ -13,6 +13,7 @@ from biencoder.config import TrainConfig
 from biencoder.data.data_sets import rows_to_evaluate_on
 from biencoder.data.evaluation.held_out import HeldOut, hold_out_part
 from biencoder.data.table import ExampleTable
+from biencoder.distributed import rank
 from biencoder.model.base_model import choose_trained
 from biencoder.report.kept_base import Kept
 from biencoder.retrieval.comparing.comparison import SIGNIFICANT, compare, deciding_of
@@ -46,12 +47,14 @@ class CrossValidation:
     base: str
 
     def look_again(self, setup: Setup, before: Evaluation, kept: Kept) -> SecondLook | None:
-        """Train and evaluate on both parts, if the run's own evaluation cannot tell; None if it can, or if you said no.
+        """Train and evaluate on all parts, if the run's own evaluation cannot tell; None if it can, or if you said no.
 
         A killed run goes on where it was: each part is a run in a folder of its own below the output folder.
         """
+        if not may_look_again(setup):
+            return None
         deciding = deciding_of(compare(before, kept.evaluation))
-        if not may_look_again(setup) or deciding.p < SIGNIFICANT:
+        if deciding.p < SIGNIFICANT:
             return None
         say(
             f"\n{deciding.queries:,} held-out quer{'ies' if deciding.queries > 1 else 'y'} cannot tell whether the "
@@ -80,8 +83,10 @@ class CrossValidation:
         add_layer(config, encoder, held.train)
         choose_trained(encoder, config)
         part, progress = set_up(config, encoder, held.train, held.collection)
-        folder = OutputFolder(config.output_dir)
-        start_or_resume(part, progress, folder, identity_of(part, self.base), began)
+        folder, identity = OutputFolder(config.output_dir), identity_of(part, self.base)
+        if rank() == 0 and folder.holds_another_run(identity):  # a share that the run chose before it was killed
+            shutil.rmtree(folder.path)
+        start_or_resume(part, progress, folder, identity, began)
         with finishing_steps(), ProgressLine(part.total_steps, "train", done=progress.step) as line:
             train_steps(part, progress, line)
         assert progress.before is not None
@@ -108,7 +113,7 @@ class CrossValidation:
 def may_look_again(setup: Setup) -> bool:
     """Whether the run may train again on parts of its data: a tenth of the queries is few, and nobody said no.
 
-    A model that continues a run may have seen the queries of both parts.
+    A model that continues a run may have seen the queries of all parts.
     """
     config = setup.config
     is_new = config.eval_data is None and config.continue_from is None

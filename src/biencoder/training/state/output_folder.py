@@ -97,6 +97,14 @@ class OutputFolder:
                 f"--continue-from {self.path}: the run there is not finished; the command that began it finishes it"
             )
 
+    def holds_another_run(self, identity: dict[str, Any]) -> bool:
+        """Whether :meth:`refuse_other_run` would refuse the folder."""
+        try:
+            self.refuse_other_run(identity)
+        except UserError:
+            return True
+        return False
+
     def refuse_other_run(self, identity: dict[str, Any]) -> None:
         """Stop when the folder's run has another configuration or other data.
 
