@@ -58,14 +58,19 @@ def onnx_int8(model: str, texts: list[str], max_length: int, device: str) -> tup
     """By ONNX Runtime on the CPU, from a file that is made first."""
     if device != "cpu":
         raise SystemExit("--systems: ONNX Runtime int8 is measured on a CPU only")
-    from benchmarks.onnx_int8 import encode, export
+    from biencoder import Encoder
+    from biencoder.model.onnx.encoder import OnnxEncoder
+    from biencoder.model.onnx.export import write_int8, write_onnx
 
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "model.onnx")
-        export(model, file)
-        encode(model, file, texts[:WARM_UP], max_length)
+    encoder = Encoder.load(model, max_length=max_length)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        encoder.save(folder)
+        write_onnx(encoder, folder)
+        runs = OnnxEncoder(write_int8(folder), encoder)
+        runs.encode(texts[:WARM_UP])
         began = time.perf_counter()
-        vectors = encode(model, file, texts, max_length)
+        vectors = runs.encode(texts)
         return vectors, time.perf_counter() - began
 
 

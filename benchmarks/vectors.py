@@ -16,7 +16,7 @@ from biencoder.demo.mini_lm import find_model
 from biencoder.retrieval.encode import description, encode_file
 from biencoder.retrieval.evaluate import DECIDING, score
 from biencoder.retrieval.search import search
-from biencoder.retrieval.search_texts import CANDIDATES
+from biencoder.retrieval.search_texts import CANDIDATES, best_by_vectors
 from biencoder.retrieval.vectors.small import SmallVectors, shrink_file
 
 SEARCHED = 10  # documents of a query
@@ -40,13 +40,6 @@ def ndcg(collection: Collection, scores: np.ndarray, indices: np.ndarray) -> flo
     return score(found, collection).metrics[DECIDING]
 
 
-def rescored(queries: np.ndarray, whole: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The best of each query's candidates by their exact vectors."""
-    exact = np.stack([whole[numbers] @ query for query, numbers in zip(queries, candidates, strict=True)])
-    order = np.argsort(-exact, axis=1, kind="stable")[:, :SEARCHED]
-    return np.take_along_axis(exact, order, axis=1), np.take_along_axis(candidates, order, axis=1)
-
-
 def main() -> None:
     """Encode once, store in every way, search, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -67,7 +60,7 @@ def main() -> None:
     for kind in VECTORS:
         path, matrix = stored(asked.output_dir / "whole.npy", kind)
         scores, candidates = search(queries, matrix, CANDIDATES * SEARCHED)
-        again = rescored(queries, np.load(asked.output_dir / "whole.npy"), candidates)
+        again = best_by_vectors(queries, candidates, np.load(asked.output_dir / "whole.npy"), SEARCHED)
         alone = ndcg(collection, scores[:, :SEARCHED], candidates[:, :SEARCHED])
         size = f"{path.stat().st_size / 1e6:.2f}"
         rows.append([kind, size, f"{alone:.4f}", f"{ndcg(collection, *again):.4f}"])

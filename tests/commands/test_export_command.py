@@ -1,5 +1,6 @@
 """What ``biencoder export`` writes and says."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,19 @@ def test_a_split_without_its_folder(capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["export", "--model", "model", "--output-dir", "out", "--format", "onnx", "--split", "test"]
     assert main(asked) == 2
     assert "--split test needs --data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"), [("package", "--format onnx needs onnxscript"), ("data", "no-such-folder")]
+)
+def test_what_is_missing_is_said_before_anything_is_written(
+    missing: str, message: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ["export", "--model", "model", "--output-dir", "out", "--format", "onnx"]
+    if missing == "package":
+        monkeypatch.setitem(sys.modules, "onnxscript", None)
+    else:
+        asked += ["--data", "no-such-folder"]
+    assert main(asked) == 2
+    assert message in capsys.readouterr().err
+    assert not (place / "out").exists()

@@ -33,7 +33,7 @@ def run(config: DoctorConfig) -> None:  # noqa: ARG001 - one signature for all c
 def _machine() -> Iterator[Row]:
     from biencoder.device.cpu import machine_memory
 
-    python = "" if sys.version_info < (3, 15) else "biencoder is not tested on this version"
+    python = "" if sys.version_info < (3, 14) else "biencoder is not tested on this version"
     yield "system", f"{platform.system()} {platform.release()}, {platform.machine()}", ""
     yield "python", platform.python_version(), python
     yield "cores", f"{_usable_cores()} of {os.cpu_count()} may be used", ""

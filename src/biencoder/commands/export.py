@@ -9,7 +9,7 @@ from biencoder.errors import UserError
 from biencoder.files import refuse_filled
 from biencoder.model.encoder import Encoder
 from biencoder.model.onnx.encoder import OnnxEncoder
-from biencoder.model.onnx.export import write_int8, write_onnx
+from biencoder.model.onnx.export import require_packages, write_int8, write_onnx
 from biencoder.model.parity import Parity, parity
 from biencoder.retrieval.evaluate import DECIDING, evaluate, texts_to_encode
 from biencoder.retrieval.text_encoder import TextEncoder
@@ -28,6 +28,9 @@ def run(config: ExportConfig) -> None:
     """
     folder: Path = config.output_dir
     refuse_filled(folder)
+    if config.format == ONNX:
+        require_packages()
+    collection = None if config.data is None else load_collection(config.data, config.split)
     trust = config.trust_remote_code
     encoder = Encoder.load(
         config.model,
@@ -44,13 +47,12 @@ def run(config: ExportConfig) -> None:
     within = f"within {found.difference:.0e}" if found.difference else "exactly"
     say(f"{folder}: sentence-transformers format; its vectors equal the model's {within}")
     if config.format == ONNX:
-        _write_onnx(config, encoder)
+        _write_onnx(config, encoder, collection)
 
 
-def _write_onnx(config: ExportConfig, encoder: Encoder) -> None:
+def _write_onnx(config: ExportConfig, encoder: Encoder, collection: Collection | None) -> None:
     """Write the ONNX files, and compare their vectors, and their rankings if there are data, with the model's."""
     folder = config.output_dir
-    collection = None if config.data is None else load_collection(config.data, config.split)
     files = {write_onnx(encoder, folder): LOWEST_COSINE}
     if config.int8:
         files[write_int8(folder)] = LOWEST_COSINE_INT8

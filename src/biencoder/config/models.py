@@ -9,15 +9,16 @@ from biencoder.config.headings import REQUIRED, RESULT, RUNNING
 from biencoder.config.options import Config, Option
 from biencoder.config.shared import (
     A_BEIR_FOLDER,
-    AS_THE_MODEL_SAYS,
     SPLIT_HELP,
     USUAL_SPLIT,
     Device,
+    MaxLength,
     ModelName,
     Normalize,
     Pooling,
     Precision,
     TrustRemoteCode,
+    refuse_split_alone,
 )
 from biencoder.errors import UserError
 
@@ -43,15 +44,7 @@ class ExportConfig(Config):
         ),
     ] = None
     split: Annotated[str | None, Option(SPLIT_HELP, RESULT, unset=USUAL_SPLIT, metavar="NAME")] = None
-    max_length: Annotated[
-        int | None,
-        Option(
-            "maximum text length in tokens that the exported model takes",
-            RESULT,
-            unset=AS_THE_MODEL_SAYS,
-            least=3,
-        ),
-    ] = None
+    max_length: MaxLength = None
     pooling: Pooling = AUTO
     normalize: Normalize = None
     trust_remote_code: TrustRemoteCode = False
@@ -61,8 +54,7 @@ class ExportConfig(Config):
         for flag, given in (("--int8", self.int8), ("--data", self.data is not None)):
             if given and self.format != ONNX:
                 raise UserError(f"{flag} needs --format {ONNX}")
-        if self.split is not None and self.data is None:
-            raise UserError(f"--split {self.split} needs --data, which is not given")
+        refuse_split_alone(self.split, self.data, ("--split", "--data"))
 
 
 @dataclass(frozen=True, kw_only=True)

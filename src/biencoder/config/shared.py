@@ -13,6 +13,7 @@ A_MODEL = "a folder, or a name on the Hugging Face Hub"
 A_BEIR_FOLDER = "BEIR folder to evaluate on: corpus.jsonl, queries.jsonl and qrels/"
 DATA_FILES = "JSON Lines (also .gz), Parquet or CSV files, or folders of such files"
 SPLIT_HELP = "which file of the evaluation folder's qrels/ to use"
+EVAL_FLAGS = ("--eval-split", "--eval-data")
 USUAL_SPLIT = "test, or the only file there"
 AS_THE_MODEL_SAYS = "as the model's files say"
 
@@ -33,6 +34,15 @@ Normalize = Annotated[
         "scale vectors to length 1, so that their similarity is the cosine",
         MODEL,
         unset=f"{AS_THE_MODEL_SAYS}, otherwise on",
+    ),
+]
+MaxLength = Annotated[
+    int | None,
+    Option(
+        "maximum text length in tokens, with prompt and special tokens; the rest is cut off",
+        MODEL,
+        unset=AS_THE_MODEL_SAYS,
+        least=3,
     ),
 ]
 TrustRemoteCode = Annotated[
@@ -68,10 +78,10 @@ ScoresOutOf = Annotated[
 ]
 
 
-def refuse_split_alone(eval_split: str | None, eval_data: Path | None) -> None:
-    """Raise `UserError` if a split is given without the folder that it is in."""
-    if eval_split is not None and eval_data is None:
-        raise UserError(f"--eval-split {eval_split} needs --eval-data, which is not given")
+def refuse_split_alone(split: str | None, data: Path | None, flags: tuple[str, str] = EVAL_FLAGS) -> None:
+    """Raise `UserError` if a split is given without the folder that it is in; ``flags`` name the two."""
+    if split is not None and data is None:
+        raise UserError(f"{flags[0]} {split} needs {flags[1]}, which is not given")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,15 +90,7 @@ class EncodingOptions(Config):
 
     pooling: Pooling = AUTO
     normalize: Normalize = None
-    max_length: Annotated[
-        int | None,
-        Option(
-            "maximum text length in tokens, with prompt and special tokens; the rest is cut off",
-            MODEL,
-            unset=AS_THE_MODEL_SAYS,
-            least=3,
-        ),
-    ] = None
+    max_length: MaxLength = None
     dim: Annotated[
         int | None,
         Option(

@@ -1,5 +1,6 @@
 """The best texts of a file for some queries, in bounded memory."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from biencoder.errors import UserError
 from biencoder.retrieval.encode import description
 from biencoder.retrieval.search import BLOCK_BYTES, blocks, extend, nothing, on, search
 from biencoder.retrieval.text_encoder import StartProgress, TextEncoder, finite, shifted
-from biencoder.retrieval.texts import Summary, Text, in_batches, read_texts, summarize
+from biencoder.retrieval.texts import Summary, in_batches, read_texts, summarize
 from biencoder.retrieval.vectors.small import TYPES, SmallVectors, width
 
 CANDIDATES, LEAST_CANDIDATES = 10, 100  # that small vectors name for each text that is wanted, and at all
@@ -57,12 +58,12 @@ def search_texts(
     """
     summary = summarize(corpus)
     vectors = finite(encoder.encode_queries(queries), "query")
+    small = False
     if embeddings is not None:
         matrix = _open_embeddings(embeddings, corpus, summary, encoder)
         small = isinstance(matrix, SmallVectors)
-        scores, indices = search(vectors, matrix, _candidates(k) if small else k, device=encoder.device)
-        if small:
-            scores, indices = _rescored(encoder, vectors, indices, corpus, k)
+        wanted = max(LEAST_CANDIDATES, CANDIDATES * k) if small else k
+        scores, indices = search(vectors, matrix, wanted, device=encoder.device)
     else:
         advance = None if progress is None else progress(summary.rows, 0)
         scores, indices = nothing(len(queries))
@@ -72,35 +73,32 @@ def search_texts(
             finite(documents, f"{corpus}, text", offset)
             scores, indices = extend((scores, indices), vectors, on(encoder.device, documents), offset, k)
             offset += len(batch)
-    rows = _rows(corpus, indices)
+    found_rows = set(indices.ravel().tolist())
+    rows = {i: row for i, row in enumerate(read_texts(corpus)) if i in found_rows}
+    if small:
+        exact = encoder.encode_passages([row.text for row in rows.values()])
+        scores, indices = best_by_vectors(vectors, indices, dict(zip(rows, exact, strict=True)), k)
     return [
         [Hit(rows[i].id, rows[i].text, value) for i, value in zip(found, values, strict=True)]
         for found, values in zip(indices.tolist(), scores.tolist(), strict=True)
     ]
 
 
-def _candidates(k: int) -> int:
-    """How many texts small vectors name for each query, so that the best ``k`` are among them."""
-    return max(LEAST_CANDIDATES, CANDIDATES * k)
-
-
-def _rescored(
-    encoder: TextEncoder, queries: np.ndarray, candidates: np.ndarray, corpus: Path, k: int
+def best_by_vectors(
+    queries: np.ndarray, candidates: np.ndarray, vectors: Mapping[int, np.ndarray] | np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The best ``k`` of each query's candidates by exact scores, and these scores; equal ones by index."""
-    rows = _rows(corpus, candidates)
-    places = {number: place for place, number in enumerate(rows)}
-    exact = encoder.encode_passages([row.text for row in rows.values()])
-    scores = np.empty(candidates.shape, np.float32)
-    for query, numbers in enumerate(candidates):
-        scores[query] = exact[[places[number] for number in numbers.tolist()]] @ queries[query]
+    """The best ``k`` of each query's candidates by exact scores, and these scores; equal ones by index.
+
+    Args:
+        queries: ``[Q, D]``.
+        candidates: numbers of documents ``[Q, C]``.
+        vectors: of the documents, ``[D]`` by number.
+        k: results per query.
+    """
+    exact = [np.stack([vectors[number] for number in row.tolist()]) for row in candidates]
+    scores = np.stack([found @ query for found, query in zip(exact, queries, strict=True)])
     order = np.lexsort((candidates, -scores), axis=1)[:, :k]
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(candidates, order, axis=1)
-
-
-def _rows(corpus: Path, indices: np.ndarray) -> dict[int, Text]:
-    wanted = set(indices.ravel().tolist())
-    return {i: row for i, row in enumerate(read_texts(corpus)) if i in wanted}
 
 
 def _open_embeddings(path: Path, corpus: Path, texts: Summary, encoder: TextEncoder) -> "np.ndarray | SmallVectors":

@@ -156,7 +156,8 @@ def evaluation_data(config: TrainConfig, encoder: Encoder, examples: ExampleTabl
 def _held_out_size(config: TrainConfig, rows: int) -> tuple[int, int, int]:
     """Queries and passages to hold out, and how many passages to look at before.
 
-    All evaluations together cost at most about 15% of the run, or one minute. Half of that goes into the first look.
+    All evaluations together cost at most about 15% of the run, or one minute. The first look costs at most as much
+    again.
     """
     steps = _steps(config, rows)
     evaluations = 1 + -(-steps // (config.eval_steps or usual_interval(_steps_per_epoch(config, rows), steps)))

@@ -44,26 +44,6 @@ def test_every_row_has_its_id_its_text_and_the_vector_of_the_matrix(
     assert ("ranges" in described) is (kind == INT8)
 
 
-def test_it_is_made_once_and_a_kill_before_its_last_step_is_mended(
-    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    output, encoder = tmp_path / "out.parquet", HashingEncoder()
-
-    def killed(*_: object) -> None:
-        raise InterruptedError
-
-    with monkeypatch.context() as patched:
-        patched.setattr("biencoder.retrieval.encode.write_parquet", killed)
-        with pytest.raises(InterruptedError):
-            encode_file(encoder, texts, output)
-    seen = encoder.texts_seen
-    assert not output.exists()
-    for _ in range(2):
-        assert encode_file(encoder, texts, output).reused == len(ROWS)
-    assert encoder.texts_seen == seen
-    assert {path.name for path in tmp_path.glob("out*")} == {"out.parquet", "out.parquet.json"}
-
-
 def test_a_search_does_not_read_it_as_a_matrix(texts: Path, tmp_path: Path) -> None:
     encode_file(HashingEncoder(), texts, tmp_path / "out.parquet")
     with pytest.raises(UserError, match=r"out\.parquet: cannot be read as a \.npy file"):

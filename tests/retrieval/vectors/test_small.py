@@ -74,27 +74,30 @@ def test_a_file_of_small_vectors_is_that_of_whole_ones_shrunk(
     assert (tmp_path / "small.npy").stat().st_size < 0.6 * (tmp_path / "whole.npy").stat().st_size
 
 
-@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize(
+    ("name", "kind", "last_step"),
+    [*(("small.npy", kind, "shrink_file") for kind in SMALL), ("small.parquet", FLOAT32, "write_parquet")],
+)
 def test_it_is_not_made_again_and_a_kill_in_the_last_steps_is_mended(
-    texts: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+    texts: Path, tmp_path: Path, name: str, kind: str, last_step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output, encoder = tmp_path / "small.npy", HashingEncoder()
+    output, encoder = tmp_path / name, HashingEncoder()
 
     def killed(*_: object) -> None:
         raise InterruptedError
 
     with monkeypatch.context() as patched:
-        patched.setattr("biencoder.retrieval.encode.shrink_file", killed)
+        patched.setattr(f"biencoder.retrieval.encode.{last_step}", killed)
         with pytest.raises(InterruptedError):
             encode_file(encoder, texts, output, vectors=kind)
     assert not output.exists()
     seen = encoder.texts_seen
     assert encode_file(encoder, texts, output, vectors=kind).reused == len(TEXTS)
     first = output.read_bytes()
-    (tmp_path / "small.npy.partial").write_bytes(b"left by a kill after the description was written")
+    (tmp_path / f"{name}.partial").write_bytes(b"left by a kill after the description was written")
     assert encode_file(encoder, texts, output, vectors=kind).reused == len(TEXTS)
     assert (encoder.texts_seen, output.read_bytes()) == (seen, first)
-    assert {path.name for path in tmp_path.glob("small*")} == {"small.npy", "small.npy.json"}
+    assert {path.name for path in tmp_path.glob("small*")} == {name, f"{name}.json"}
 
 
 @pytest.mark.parametrize("kind", SMALL)
@@ -112,6 +115,16 @@ def test_a_search_in_small_vectors_has_exact_scores(texts: Path, tmp_path: Path,
         assert len(same) >= (5 if kind in (FLOAT16, INT8) else 1)
         for hit in same:
             assert hit.score == pytest.approx(scores[hit.id], abs=1e-6)
+
+
+def test_fewer_texts_than_are_wanted_have_exact_scores_too(tmp_path: Path) -> None:
+    encoder, texts = HashingEncoder(), tmp_path / "few.txt"
+    texts.write_text("\n".join(TEXTS[:3]) + "\n")
+    encode_file(encoder, texts, tmp_path / "few.npy", vectors=BINARY)
+    exact = search_texts(encoder, TEXTS[:1], texts, 5)
+    found = search_texts(encoder, TEXTS[:1], texts, 5, embeddings=tmp_path / "few.npy")
+    assert [hit.id for hit in found[0]] == [hit.id for hit in exact[0]]
+    assert [hit.score for hit in found[0]] == pytest.approx([hit.score for hit in exact[0]])
 
 
 def test_small_vectors_of_something_else_are_refused(

@@ -72,22 +72,20 @@ def write_onnx(encoder: Encoder, folder: Path) -> Path:
     Raises:
         UserError: the extra is missing, or PyTorch's exporter cannot express the model.
     """
-    _require_packages()
+    require_packages()
     assert isinstance(encoder.head, DenseHead)
-    with _quietly():
-        model = PaddedModel(folder, encoder.head)
-    names = _inputs(encoder, model.backbone)
-    example = {name: torch.ones(2, 9, dtype=torch.int64) for name in names}
-    size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     target = folder / FILE
     target.parent.mkdir(parents=True, exist_ok=True)
     with _quietly(), torch.no_grad():
+        model = PaddedModel(folder, encoder.head)
+        names = _inputs(encoder, model.backbone)
+        size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
         try:
             torch.onnx.export(
                 model,
                 (),
                 target,
-                kwargs=example,
+                kwargs={name: torch.ones(2, 9, dtype=torch.int64) for name in names},
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=names,
@@ -119,7 +117,8 @@ def _inputs(encoder: Encoder, backbone: Any) -> list[str]:
     return ["input_ids", "attention_mask", *(["token_type_ids"] if has_types else [])]
 
 
-def _require_packages() -> None:
+def require_packages() -> None:
+    """Raise `UserError` where a package of the extra ``onnx`` is missing."""
     try:
         import onnx  # noqa: F401 - its absence would be told late, and in other words
         import onnxruntime  # noqa: F401

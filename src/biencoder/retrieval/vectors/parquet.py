@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from biencoder.errors import UserError
 from biencoder.files import atomic_write
 from biencoder.retrieval.texts import read_texts
 from biencoder.retrieval.vectors.small import TYPES, shrink_blocks
@@ -33,7 +32,7 @@ def write_parquet(matrix: Path, texts: Path, output: Path, kind: str) -> dict[st
         See :attr:`~biencoder.retrieval.vectors.small.Shrunk.needed`.
 
     Raises:
-        UserError: a value is too large for float16, or a text is not valid Unicode.
+        UserError: a value is too large for float16.
     """
     shrunk = shrink_blocks(matrix, kind)
     rows = read_texts(texts)
@@ -44,14 +43,8 @@ def write_parquet(matrix: Path, texts: Path, output: Path, kind: str) -> dict[st
             for start in range(0, len(block), ROWS):
                 part = block[start : start + ROWS]
                 beside = list(islice(rows, len(part)))
-                columns = [_strings([row.id for row in beside], texts), _strings([row.text for row in beside], texts)]
+                ids = pa.array([row.id for row in beside], pa.string())
+                said = pa.array([row.text for row in beside], pa.string())
                 lists = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(part).ravel()), type=vector)
-                writer.write_table(pa.Table.from_arrays([*columns, lists], schema=schema))
+                writer.write_table(pa.Table.from_arrays([ids, said, lists], schema=schema))
     return shrunk.needed
-
-
-def _strings(values: list[str], texts: Path) -> pa.Array:
-    try:
-        return pa.array(values, pa.string())
-    except UnicodeEncodeError as error:
-        raise UserError(f"{texts}: a text or an id holds half a character, which Parquet cannot ({error})") from error

@@ -12,7 +12,6 @@ from biencoder.training.state.checkpoint import (
     load_best,
     load_checkpoint,
     newest_checkpoint,
-    read_state,
     restore_state,
     trained_state,
 )
@@ -35,14 +34,14 @@ def take_over(setup: Setup, run: Path) -> str:
     newest = newest_checkpoint(checkpoints_in(run)) if checkpoints_in(run).is_dir() else None
     if newest is None:
         return f"{SAVED_ALONE}, because it has no checkpoint"
-    best = load_best(newest.parent, int(read_state(newest)["best_step"]))
+    checkpoint = load_checkpoint(newest)
+    best = load_best(newest.parent, checkpoint.state["best_step"])
     if _shapes(best) != _shapes(trained_state(setup.encoder)):
         return f"{SAVED_ALONE}, because it trained other weights than this run"
     restore_state(setup.encoder, best)
-    moments = load_checkpoint(newest).optimizer
-    if not _fit(moments, setup.encoder):
+    if not _fit(checkpoint.optimizer, setup.encoder):
         return "from its best weights alone, because its optimizer's state does not fit"
-    restore_optimizer(setup.encoder, setup.optimizer, moments)
+    restore_optimizer(setup.encoder, setup.optimizer, checkpoint.optimizer)
     return "from its best weights and the state of its optimizer"
 
 
