@@ -12,11 +12,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from benchmarks.workload import last_line, model_folder, print_table, save
+
+if TYPE_CHECKING:
+    from biencoder.model.representations.token_vectors import AnyVectors
 
 PART = 16_384  # vectors drawn from one seed
 NOISE = 0.05  # of each value of a query's vector; a passage's are 1 / sqrt(dim) large
@@ -29,29 +33,30 @@ class RandomEncoder:
     device = torch.device("cpu")
 
     def __init__(self, dim: int) -> None:
-        self.dim = dim
+        self.dim = self.text_size = dim
         self.queries_began = 0.0
 
-    def encode(
-        self, texts: Sequence[str], prompt: str = "", progress: Callable[[int], None] | None = None
+    def represent_passages(
+        self, texts: Sequence[str], progress: Callable[[int], None] | None = None, prompt: str | None = None
     ) -> np.ndarray:
-        raise NotImplementedError("no row of this benchmark has a prompt of its own")
-
-    def encode_passages(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> np.ndarray:
+        assert prompt is None
         numbers = [int(text) for text in texts]
         vectors = np.concatenate([self._part(part, np.array(places)) for part, places in _by_part(numbers)])
         if progress is not None:
             progress(len(texts))
         return vectors
 
-    def encode_queries(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> np.ndarray:
+    def represent_queries(
+        self, texts: Sequence[str], progress: Callable[[int], None] | None = None, prompt: str | None = None
+    ) -> np.ndarray:
+        assert prompt is None, "no row of this benchmark has a prompt of its own"
         self.queries_began = self.queries_began or time.perf_counter()
-        vectors = self.encode_passages([text.removeprefix("query ") for text in texts], progress)
+        vectors = self.represent_passages([text.removeprefix("query ") for text in texts], progress)
         vectors += np.float32(NOISE) * np.random.default_rng(1 << 32).standard_normal(vectors.shape, np.float32)
         return _unit_length(vectors)
 
-    def cut(self, vectors: np.ndarray, dim: int) -> np.ndarray:
-        return _unit_length(vectors[:, :dim])
+    def cut(self, vectors: "AnyVectors", dim: int) -> "AnyVectors":
+        raise NotImplementedError("mining cuts no vectors")
 
     def _part(self, part: int, rows: np.ndarray) -> np.ndarray:
         return _unit_length(

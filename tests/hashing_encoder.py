@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from biencoder.model.representations.token_vectors import AnyVectors, Vectors
+
 
 @dataclass
 class HashingEncoder:
@@ -46,7 +48,22 @@ class HashingEncoder:
     def encode_queries(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> np.ndarray:
         return self.encode(texts, self.query_prompt, progress)
 
-    def cut(self, vectors: np.ndarray, dim: int) -> np.ndarray:
+    @property
+    def text_size(self) -> int:
+        return self.dim
+
+    def represent_queries(
+        self, texts: Sequence[str], progress: Callable[[int], None] | None = None, prompt: str | None = None
+    ) -> Vectors:
+        return self.encode(texts, self.query_prompt if prompt is None else prompt, progress)
+
+    def represent_passages(
+        self, texts: Sequence[str], progress: Callable[[int], None] | None = None, prompt: str | None = None
+    ) -> Vectors:
+        return self.encode(texts, self.passage_prompt if prompt is None else prompt, progress)
+
+    def cut(self, vectors: AnyVectors, dim: int) -> AnyVectors:
+        assert isinstance(vectors, np.ndarray)
         short = vectors[:, :dim]
         return short / np.maximum(np.linalg.norm(short, axis=1, keepdims=True), 1e-9) if self.normalize else short
 

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from biencoder.model.representations.token_vectors import AnyVectors
+
 STALL = "stall"  # answers nothing for longer than any test waits
 BREAK = "break"  # closes the connection without a word
 CUT = "cut"  # says how long the answer is and sends half of it
@@ -115,7 +117,7 @@ class BagOfWords:
 
     def __init__(self, words: str) -> None:
         self._places = {word: place for place, word in enumerate(words.split())}
-        self.dim = len(self._places)
+        self.dim = self.text_size = len(self._places)
 
     def encode(self, texts: Any, prompt: str = "", progress: Any = None) -> np.ndarray:
         vectors = np.zeros((len(texts), self.dim), np.float32)
@@ -128,11 +130,11 @@ class BagOfWords:
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
         return vectors
 
-    def encode_queries(self, texts: Any, progress: Any = None) -> np.ndarray:
-        return self.encode(texts, "", progress)
+    def represent_queries(self, texts: Any, progress: Any = None, prompt: str | None = None) -> np.ndarray:
+        return self.encode(texts, prompt or "", progress)
 
-    def cut(self, vectors: np.ndarray, dim: int) -> np.ndarray:
-        return vectors[:, :dim]
+    def represent_passages(self, texts: Any, progress: Any = None, prompt: str | None = None) -> np.ndarray:
+        return self.encode(texts, prompt or "", progress)
 
-    def encode_passages(self, texts: Any, progress: Any = None) -> np.ndarray:
-        return self.encode(texts, "", progress)
+    def cut(self, vectors: AnyVectors, dim: int) -> AnyVectors:
+        raise NotImplementedError

@@ -14,8 +14,9 @@ from biencoder import Encoder, TrainConfig
 from biencoder.data.table import ExampleTable
 from biencoder.model.heads.head import Head
 from biencoder.model.merging.merge import mix_in
+from biencoder.model.packing import PackedBatch
 from biencoder.model.pooling import POOLINGS, mean_tokens
-from biencoder.model.representation import Dense
+from biencoder.model.representations.dense import Dense
 from biencoder.objective.labels import Labels
 from biencoder.objective.objective import Losses
 from biencoder.training.preparation import prepare_encoder, set_up
@@ -36,7 +37,7 @@ class ProjectedHead(Head):
         super().__init__()
         self.projection = nn.Linear(width, self.dim)
 
-    def forward(self, hidden_TD: Tensor, starts: Tensor) -> Dense:
+    def forward(self, hidden_TD: Tensor, starts: Tensor, batch: PackedBatch) -> Dense:  # noqa: ARG002
         return Dense(nn.functional.normalize(self.projection(mean_tokens(hidden_TD, starts)), dim=-1))
 
 

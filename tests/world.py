@@ -28,6 +28,7 @@ from biencoder.model.architectures.static import StaticModel
 from biencoder.model.files.settings import ModelSettings
 from biencoder.model.files.static import without_special_tokens
 from biencoder.model.heads.dense import DenseHead
+from biencoder.model.heads.multi_vector import MultiVectorHead
 from biencoder.model.heads.projection import DenseLayer, Projection
 from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.training import gradcache
@@ -64,9 +65,17 @@ def _rank(rank: int, world: int, folder: Path, work: Callable[[int, int, Path], 
     dist.destroy_process_group()
 
 
+Texts = Tensor | list[Tensor]  # a vector for each text, or the vectors of each
+
+
+def similarity(query: Tensor, passage: Tensor) -> Tensor:
+    """The inner product of two texts' vectors; the mean of the best matches where a text has several."""
+    return query @ passage if query.dim() == 1 else (query @ passage.T).amax(dim=1).mean()
+
+
 def mean_loss(
-    queries: Tensor,
-    passages: Tensor,
+    queries: Texts,
+    passages: Texts,
     groups: list[list[int]],
     candidates: list[list[int]],
     teacher: list[dict[int, float]],
@@ -77,8 +86,8 @@ def mean_loss(
     """The mean loss of the queries, by definition.
 
     Args:
-        queries: ``[B, D]``.
-        passages: ``[P, D]``.
+        queries: B of them.
+        passages: P of them.
         groups: of each query, the passages of its group, its positive first.
         candidates: of each query, the passages that the positive must beat, and the positive.
         teacher: of each query, the teacher's scores of passages that it scored.
@@ -86,12 +95,12 @@ def mean_loss(
         askers: of each query's positive, the queries among which it must find its own; None for one way alone.
         margins: distil the margins to the positive, not the distribution.
     """
-    total = torch.zeros((), dtype=queries.dtype)
+    total = torch.zeros((), dtype=torch.float64)
     for i, query in enumerate(queries):
-        score = {j: query @ passages[j] / TEMPERATURE for j in {*candidates[i], *groups[i]}}
+        score = {j: similarity(query, passages[j]) / TEMPERATURE for j in {*candidates[i], *groups[i]}}
         contrast = torch.stack([score[j] for j in candidates[i]]).logsumexp(0) - score[groups[i][0]]
         if askers is not None:
-            asked = {j: queries[j] @ passages[groups[i][0]] / TEMPERATURE for j in askers[i]}
+            asked = {j: similarity(queries[j], passages[groups[i][0]]) / TEMPERATURE for j in askers[i]}
             contrast = (contrast + torch.stack(list(asked.values())).logsumexp(0) - asked[i]) / 2
         total = total + contrast
         if len(teacher[i]) > 1 and margins:
@@ -102,6 +111,10 @@ def mean_loss(
             student = torch.stack([score[j] for j in teacher[i]]).log_softmax(0)
             total = total - weight * (torch.tensor(list(teacher[i].values())).double().softmax(0) * student).sum()
     return total / len(queries)
+
+
+def cut(vectors: Tensor, dim: int | None) -> Tensor:
+    return torch.nn.functional.normalize(vectors[..., :dim], dim=-1)
 
 
 def unit_vectors(model: Any, features: Any) -> Tensor:
@@ -119,12 +132,15 @@ def outcome(model: Any, loss: Tensor) -> Outcome:
 
 # --- the models -------------------------------------------------------------------------------------------------------
 
-BERT, DENSE, STATIC = "bert", "dense", "static"
+BERT, DENSE, STATIC, MULTI = "bert", "dense", "static", "multi"
 LAYER = DenseLayer(64, 40, bias=True, activation="Tanh", residual=True)
+TOKEN_LAYER = DenseLayer(64, 40, bias=False, activation="Identity")
+SKIPPED = ("word3", "word20", "word77")  # have no vector in a passage
+EXPANSION = 7  # tokens of the shortest query
 
 
 def write_models(folder: Path) -> None:
-    """A transformer, the same with a linear layer after its pooling, a table of token vectors, and a guide."""
+    """A transformer, with a linear layer after its pooling, with a vector a token, a table of vectors, and a guide."""
     tiny_model(folder / BERT, **NATIVE_SIZES)  # by compiled kernels, where there are any
     tiny_model(folder / "guide", seed=1)
     encoder = Encoder.load(folder / BERT, pooling="mean", normalize=True)
@@ -133,6 +149,11 @@ def write_models(folder: Path) -> None:
     encoder.head = encoder.head.followed_by(Projection(LAYER))
     encoder.adopt(replace(encoder.settings, layers=(LAYER,)))
     encoder.save(folder / DENSE)
+    encoder.head = MultiVectorHead(64, layers=[Projection(TOKEN_LAYER)])
+    encoder.tokenizer.mask_token = "word9"
+    own: dict[str, Any] = {"layers": (TOKEN_LAYER,), "skipped": SKIPPED, "query_expansion": EXPANSION}
+    encoder.adopt(replace(encoder.settings, multi=True, **own))
+    encoder.save(folder / MULTI)
     settings = ModelSettings(pooling="mean", normalize=True, max_length=96, static=True)
     tokenizer = without_special_tokens(tiny_tokenizer().backend_tokenizer)
     table = StaticModel.of(torch.randn(VOCABULARY, 48))
@@ -155,9 +176,15 @@ class Truth(nn.Module):
             layer = Projection(LAYER).double()
             layer.load_state_dict(load_file(folder / "2_Dense" / "model.safetensors"))
             self.head = nn.ModuleDict({"layers": nn.ModuleList([layer])})
+        if self.kind == MULTI:
+            layer = Projection(TOKEN_LAYER).double()
+            layer.load_state_dict(load_file(folder / "1_Dense" / "model.safetensors"))
+            self.head = nn.ModuleDict({"layers": nn.ModuleList([layer])})
 
-    def forward(self, texts: list[str]) -> Tensor:
-        """Vectors of length 1: ``[N, D]``."""
+    def forward(self, texts: list[str], *, passages: bool = False) -> Texts:
+        """Vectors of length 1: one for each text, or one for each of its tokens that is compared."""
+        if self.kind == MULTI:
+            return [self.of_tokens(text, passages) for text in texts]
         if self.kind == STATIC:
             rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
             vectors = torch.stack([self.backbone["embedding"](torch.tensor(row)).mean(0) for row in rows])
@@ -170,6 +197,16 @@ class Truth(nn.Module):
         weight, bias = own["head.layers.0.linear.weight"], own["head.layers.0.linear.bias"]
         beside = own["head.layers.0.residual.weight"]
         return torch.nn.functional.normalize((pooled @ weight.T + bias).tanh() + pooled @ beside.T, dim=-1)
+
+    def of_tokens(self, text: str, passage: bool) -> Tensor:
+        ids = torch.tensor(self.tokenizer(text)["input_ids"])
+        if not passage:
+            ids = torch.cat([ids, ids.new_full((max(0, EXPANSION - len(ids)),), self.tokenizer.mask_token_id)])
+        hidden = self.backbone(input_ids=ids[None]).last_hidden_state[0]
+        weight = dict(self.named_parameters())["head.layers.0.linear.weight"]
+        skipped = self.tokenizer.convert_tokens_to_ids(list(SKIPPED))
+        kept = [place for place, number in enumerate(ids.tolist()) if not passage or number not in skipped]
+        return torch.nn.functional.normalize(hidden[kept] @ weight.T, dim=-1)
 
 
 # --- the trainer's way: accumulate_gradients, then sum_gradients ------------------------------------------------------
@@ -206,12 +243,14 @@ VARIANTS: list[dict[str, Any]] = [
 VARIED = [Combination(queries, True, True, True, True, **variant) for variant in VARIANTS for queries in (7, 3)]
 VARIED += [
     Combination(queries, True, True, True, True, **variant, model=model)
-    for model, variant, queries in itertools.product((DENSE, STATIC), ({}, VARIANTS[-1]), (7, 3))
+    for model, variant, queries in itertools.product((DENSE, STATIC, MULTI), ({}, VARIANTS[-1]), (7, 3))
 ]
 VARIED += [
     Combination(7, True, True, True, False, **VARIANTS[-1]),
     Combination(7, True, False, True, True, **VARIANTS[-1]),
     Combination(7, True, True, False, True, distillation="margin-mse", dims=(12,), guided=True),
+    Combination(7, True, True, False, True, model=MULTI),
+    Combination(7, True, True, True, True, two_way=True, model=MULTI),
 ]
 STEPS = [
     *itertools.product(PLAIN, ("all", "part", "none")),  # what is kept, and what is replayed
@@ -261,6 +300,7 @@ def objective_of(combination: Combination) -> ContrastiveObjective:
 def trainer(rank: int, world: int, folder: Path) -> list[Outcome]:
     """Loss and gradients of every one of :data:`STEPS`, by our code."""
     encoders = {name: Encoder.load(folder / name, pooling="mean", normalize=True) for name in (BERT, DENSE, STATIC)}
+    encoders[MULTI] = Encoder.load(folder / MULTI)
     asked = Encoder.load(folder / "guide", pooling="mean", normalize=True)
     outcomes = []
     for combination, keep in STEPS:
@@ -268,8 +308,8 @@ def trainer(rank: int, world: int, folder: Path) -> list[Outcome]:
         table, plan = plan_of(combination, folder)
         batcher = Batcher(
             table=table,
-            tokenize_queries=encoder.tokenize,
-            tokenize_passages=encoder.tokenize,
+            tokenize_queries=encoder.tokenize_queries,
+            tokenize_passages=encoder.tokenize_passages,
             prompts=[Prompts(QUERY_PROMPT, "")],
             chunk_tokens=60,
             known_positives=KnownPositives(table) if combination.masked else None,
@@ -330,10 +370,10 @@ def trainer_truth(combination: Combination, world: int, folder: Path) -> Outcome
         askers.append([j for j in others if j == i or not (combination.guided and (i, j) in answering[1])])
 
     prompted = [(QUERY_PROMPT if row.prompt is None else row.prompt) + row.query for row in rows]
-    queries, passages = model(prompted), model(texts)
+    queries, passages = model(prompted), model(texts, passages=True)
     losses = []
-    for dim in combination.dims or (queries.shape[1],):
-        asked, found = (torch.nn.functional.normalize(vectors[:, :dim], dim=-1) for vectors in (queries, passages))
+    for dim in combination.dims or (None,):
+        asked, found = ([cut(text, dim) for text in side] for side in (queries, passages))
         told = askers if combination.two_way else None
         margins = combination.distillation == "margin-mse"
         losses.append(mean_loss(asked, found, groups, candidates, teacher, WEIGHT, told, margins))

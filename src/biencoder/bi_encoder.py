@@ -31,7 +31,7 @@ from biencoder.model.files.settings import ModelSettings
 from biencoder.model.heads.dense import DenseHead
 from biencoder.model.packing import PackedBatch
 from biencoder.model.pooling import POOLINGS
-from biencoder.model.representation import Dense
+from biencoder.model.representations.dense import Dense
 from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.objective.labels import Labels
 

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from biencoder.device.choice import KNOWN, kind_of, kind_with
-from biencoder.model.representation import Kind
+from biencoder.model.representations.representation import Kind
 
 # Rank 0 evaluates while the others wait; a rank that dies breaks the connection at once, however long this is.
 TIMEOUT = timedelta(hours=12)
@@ -114,7 +114,11 @@ def gather(rows: Tensor, sizes: list[int]) -> Tensor:
 
 def gather_texts(texts: Kind, sizes: list[int]) -> Kind:
     """The encoded texts of the ranks that share them, in rank order, without gradient; ``sizes`` counts each rank's."""
-    return texts.map(partial(gather, sizes=sizes)) if len(sizes) > 1 else texts.map(Tensor.detach)
+    if len(sizes) == 1:
+        return texts.map(Tensor.detach)
+    if texts.places is not None:
+        texts = texts.in_places(max_over_ranks(texts.places))
+    return texts.map(partial(gather, sizes=sizes))
 
 
 def scatter_sum(gradient: Tensor, sizes: list[int]) -> Tensor:

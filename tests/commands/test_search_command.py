@@ -97,7 +97,7 @@ def test_embeddings_of_something_else_are_refused(encoder: HashingEncoder, corpu
     for name, message in {
         "texts": "made from texts other",
         "model": "made with another model",
-        "rows": "holds 99 vectors of 256 dimensions, but .* has 100 texts",
+        "rows": "holds vectors of 99 texts, of 256 dimensions, but .* has 100 texts",
         "dim": "of 64 dimensions, .* the model makes 256",
         "type": "must hold a float32 matrix",
         "finite": "vector 42: the vector has values that are not finite",

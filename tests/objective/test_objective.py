@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from biencoder.model.representation import Dense
+from biencoder.model.representations.dense import Dense
 from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.objective.labels import Labels
 

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss, normalize
 
-from biencoder.model.representation import Dense
+from biencoder.model.representations.dense import Dense
 from biencoder.objective.labels import Labels
 from biencoder.objective.similarity import SimilarityObjective
 

@@ -14,7 +14,7 @@ from biencoder.model.adapting.freezing import freeze
 from biencoder.model.adapting.lora import add_lora
 from biencoder.model.files.pretrained import checkpoint_activations
 from biencoder.model.packing import chunks
-from biencoder.model.representation import Dense
+from biencoder.model.representations.dense import Dense
 from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.objective.labels import Labels
 from biencoder.training import gradcache

@@ -9,7 +9,8 @@ from tiny import random_texts, tiny_model
 
 from biencoder import Encoder
 from biencoder.model.packing import chunks
-from biencoder.model.representation import Dense, concatenate
+from biencoder.model.representations.dense import Dense
+from biencoder.model.representations.representation import concatenate
 from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.objective.labels import Labels
 from biencoder.training.batch import TrainingBatch

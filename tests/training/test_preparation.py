@@ -102,7 +102,7 @@ def test_the_figure_is_nearly_one_of_all_passages(medquad: Path, minilm: str, mo
         "random passages",
     )
     vectors = dict(zip(whole.corpus_texts, encoder.encode_passages(whole.corpus_texts), strict=True))
-    monkeypatch.setattr(encoder, "encode_passages", lambda texts, _: np.stack([vectors[text] for text in texts]))
+    monkeypatch.setattr(encoder, "represent_passages", lambda texts, _: np.stack([vectors[text] for text in texts]))
     truth, figure, easy = (evaluate(encoder, each).metrics["ndcg@10"] for each in (whole, part, at_random))
     print(f"nDCG@10 among all passages {truth:.4f}, held-out corpus {figure:.4f}, random passages {easy:.4f}")
     assert 0 <= figure - truth < 0.015

@@ -40,6 +40,8 @@ def run(config: ExportConfig) -> None:
         max_length=config.max_length,
         trust_remote_code=trust,
     )
+    if encoder.settings.multi and config.format == ONNX:
+        raise UserError(f"--format {ONNX}: the model makes a vector for each token, and the file would pool them")
     encoder.save(folder)
     found = parity(encoder, Encoder.load(folder, device=CPU, trust_remote_code=trust))
     if found.difference > LARGEST_DIFFERENCE:

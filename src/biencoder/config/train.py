@@ -9,6 +9,7 @@ from biencoder.config.choices import (
     ATTENTIONS,
     AUTO,
     DISTILLATIONS,
+    HEADS,
     HIGHEST_TEMPERATURE,
     KL,
     LINEAR,
@@ -96,14 +97,37 @@ class TrainConfig(Config):
     ] = None
     trust_remote_code: TrustRemoteCode = False
 
+    heads: Annotated[
+        str | None,
+        Option(
+            "what the model makes of a text; dense: one vector; multi: a vector for each token, compared by the best "
+            "match of each (ColBERT)",
+            TRAINED,
+            unset="as the model's files say, otherwise dense",
+            choices=HEADS,
+        ),
+    ] = None
+    query_expansion: Annotated[
+        int | None,
+        Option(
+            "with vectors for tokens: fill queries of fewer than N tokens with mask tokens, whose vectors are compared "
+            "too",
+            TRAINED,
+            unset=_OWN,
+            least=1,
+        ),
+    ] = None
+    skip_punctuation: Annotated[
+        bool, Option("with --heads multi: keep no vector for the punctuation of a passage", TRAINED)
+    ] = True
     freeze_embeddings: Annotated[bool, Option("do not train the embeddings", TRAINED)] = False
     freeze_layers: Annotated[int, Option("do not train the embeddings and the first N layers", TRAINED, least=0)] = 0
     add_dense: Annotated[
         int | None,
         Option(
-            "add a linear layer after the pooling, which makes vectors of N dimensions",
+            "add a linear layer after the pooling, or for each token, which makes vectors of N dimensions",
             TRAINED,
-            unset="no layer; the model's own dimensions",
+            unset="no layer and the model's own dimensions; 128 with --heads multi",
             least=1,
         ),
     ] = None

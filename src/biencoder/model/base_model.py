@@ -89,8 +89,12 @@ def add_dense(encoder: Encoder, dim: int, texts: Sequence[str]) -> None:
         encoder: with a dense head.
         dim: dimensions of a vector after the layer.
         texts: passages.
+
+    Raises:
+        UserError: the model makes a vector for each token.
     """
-    assert isinstance(encoder.head, DenseHead)
+    if not isinstance(encoder.head, DenseHead):
+        raise UserError(f"--add-dense {dim}: the model makes a vector for each token, and has its layer already")
     settings = encoder.settings
     encoder.adopt(replace(settings, normalize=False))
     weights = {"linear.weight": principal_directions(torch.from_numpy(encoder.encode_passages(texts)), dim)}

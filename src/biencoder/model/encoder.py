@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,11 +31,15 @@ from biencoder.model.files.saving import save_model
 from biencoder.model.files.settings import ModelSettings, layer_folders, read_settings
 from biencoder.model.heads.dense import DenseHead
 from biencoder.model.heads.head import Head
+from biencoder.model.heads.multi_vector import MultiVectorHead
 from biencoder.model.heads.projection import projections
-from biencoder.model.packing import PackedBatch, chunks
-from biencoder.model.representation import Dense, Representation
-from biencoder.model.tokens import Tokens, tokenize
+from biencoder.model.packing import PackedBatch, chunks, pack
+from biencoder.model.representations.dense import Dense
+from biencoder.model.representations.representation import Representation
+from biencoder.model.representations.token_vectors import AnyVectors, TokenVectors, Vectors, in_order
+from biencoder.model.tokens import Tokens, expanded, marked, skipped_ids, tokenize
 
+LONG_TEXT = 512  # tokens; few texts have more, whatever a model takes
 ANY_LENGTH = 2**31 - 1  # tokens that a text is cut to where nothing limits it
 
 
@@ -45,7 +50,7 @@ class Encoder(nn.Module):
         backbone: the transformers model, prepared by :func:`~biencoder.model.architectures.table.enable_packing`.
         head: turns hidden states into a representation of each text.
         tokenizer: the model's tokenizer; None for an encoder that only gets tokens.
-        settings: pooling, normalisation, prompts and length; only ``similarity`` may be None.
+        settings: pooling, normalisation, prompts and length.
         precision: ``fp32``, or ``bf16`` or ``fp16`` (autocast); None leaves autocast as the caller has set it.
             Representations are float32 in all of them.
         first_position: what ``enable_packing`` returned.
@@ -105,8 +110,8 @@ class Encoder(nn.Module):
         target = choose_device(device)
         tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
         backbone = load_checked(folder, path, dropout, trust_remote_code=trust_remote_code)
-        if settings.static:
-            _refuse_other_pooling(pooling)
+        if settings.static or settings.multi:
+            _refuse_other_pooling(pooling, settings)
         first_position = enable_packing(backbone)
         asked = replace(
             settings,
@@ -115,7 +120,7 @@ class Encoder(nn.Module):
             max_length=max_length or settings.max_length,
         )
         asked = resolve(asked, tokenizer, backbone)
-        head = _dense_head(folder, path, asked, int(backbone.config.hidden_size), dim)
+        head = _head(folder, path, asked, int(backbone.config.hidden_size), dim)
         encoder = cls(
             backbone,
             head,
@@ -129,11 +134,12 @@ class Encoder(nn.Module):
     def forward(self, batch: PackedBatch) -> Representation:
         """The representation of each text of a packed batch on any device, in order; gradients flow."""
         with autocast(self.precision, self.device):
+            batch = batch.to(self.device)
             hidden_TD, starts = hidden_states(
-                self.backbone, batch.to(self.device), self.first_position, self.head.used_tokens
+                self.backbone, batch.as_read(), self.first_position, self.head.used_tokens
             )
         with torch.autocast(self.device.type, enabled=False):
-            represented: Representation = self.head(hidden_TD, starts)
+            represented: Representation = self.head(hidden_TD, starts, batch)
         return represented
 
     def embed(self, batch: PackedBatch) -> Tensor:
@@ -144,8 +150,9 @@ class Encoder(nn.Module):
     def nothing(self) -> Representation:
         """The representation of no text at all."""
         hidden_TD = torch.zeros(1, int(self.backbone.config.hidden_size), device=self.device)
+        batch = pack([[0]]).to(self.device)
         with torch.no_grad():
-            represented: Representation = self.head(hidden_TD, torch.arange(2, dtype=torch.int32, device=self.device))
+            represented: Representation = self.head(hidden_TD, batch.packing.starts, batch)
         return represented[:0]
 
     def adopt(self, settings: ModelSettings) -> None:
@@ -178,6 +185,11 @@ class Encoder(nn.Module):
         return self.head.dim
 
     @property
+    def text_size(self) -> int:
+        """About how many numbers a long text takes: those of its vector, or of the vectors of its tokens."""
+        return self.dim * (min(self.max_length, LONG_TEXT) if self.settings.multi else 1)
+
+    @property
     def max_length(self) -> int:
         """Tokens a text is cut to, special tokens included."""
         assert self.settings.max_length is not None
@@ -201,6 +213,21 @@ class Encoder(nn.Module):
             prompted = [text.lower() for text in prompted]
         return tokenize(self.tokenizer, prompted, min(max_length or self.max_length, self.max_length))
 
+    def tokenize_queries(self, texts: Sequence[str], prompt: str = "", max_length: int | None = None) -> list[Tokens]:
+        """:meth:`tokenize` for queries: with mask tokens behind them, if the model expands queries."""
+        ids = self.tokenize(texts, prompt, max_length)
+        length = self.settings.query_expansion
+        return ids if length is None else expanded(ids, length, self.tokenizer.mask_token_id)
+
+    def tokenize_passages(self, texts: Sequence[str], prompt: str = "", max_length: int | None = None) -> list[Tokens]:
+        """:meth:`tokenize` for passages: tokens that a multi-vector model does not compare are marked."""
+        ids = self.tokenize(texts, prompt, max_length)
+        return marked(ids, self._skipped_ids) if self.settings.skipped else ids
+
+    @property
+    def _skipped_ids(self) -> np.ndarray:
+        return skipped_ids(self.tokenizer, self.settings.skipped)
+
     def encode(
         self, texts: Sequence[str], prompt: str = "", progress: Callable[[int], None] | None = None
     ) -> np.ndarray:
@@ -214,29 +241,74 @@ class Encoder(nn.Module):
         Returns:
             ``[N, D]`` float32, in the order of ``texts``.
         """
-        at_once = facts(self.device).encode_texts
-        parts = (
-            partial(self.tokenize, texts[start : start + at_once], prompt) for start in range(0, len(texts), at_once)
-        )
-        return self._encode(made_ahead(parts, self.device), len(texts), progress)  # tokenised one part ahead
+        return self._encode(self._tokenized_ahead(texts, partial(self.tokenize, prompt=prompt)), len(texts), progress)
 
     def encode_tokens(self, texts: Sequence[Tokens], progress: Callable[[int], None] | None = None) -> np.ndarray:
         """Vectors of texts that are token ids already, special tokens included: ``[N, D]`` float32."""
         return self._encode([texts], len(texts), progress)
 
+    def represent_queries(
+        self, texts: Sequence[str], progress: Callable[[int], None] | None = None, prompt: str | None = None
+    ) -> Vectors:
+        """What the model compares of queries: vectors ``[N, D]``, or those of their tokens.
+
+        Args:
+            texts: the queries.
+            progress: called with the number of texts done.
+            prompt: put before each text; None for the model's query prompt.
+        """
+        prompt = self.settings.query_prompt if prompt is None else prompt
+        if not self.settings.multi:
+            return self.encode(texts, prompt, progress)
+        tokenize = partial(self.tokenize_queries, prompt=prompt)
+        return self._represent(self._tokenized_ahead(texts, tokenize), progress)
+
+    def represent_passages(
+        self, texts: Sequence[str], progress: Callable[[int], None] | None = None, prompt: str | None = None
+    ) -> Vectors:
+        """What the model compares of passages; see :meth:`represent_queries`."""
+        prompt = self.settings.passage_prompt if prompt is None else prompt
+        if not self.settings.multi:
+            return self.encode(texts, prompt, progress)
+        tokenize = partial(self.tokenize_passages, prompt=prompt)
+        return self._represent(self._tokenized_ahead(texts, tokenize), progress)
+
+    def _tokenized_ahead(
+        self, texts: Sequence[str], tokenize: Callable[[Sequence[str]], list[Tokens]]
+    ) -> Iterable[list[Tokens]]:
+        """The texts in parts, each tokenised while the one before it is encoded."""
+        at_once = facts(self.device).encode_texts
+        parts = (partial(tokenize, texts[start : start + at_once]) for start in range(0, len(texts), at_once))
+        return made_ahead(parts, self.device)
+
     def _encode(
         self, parts: Iterable[Sequence[Tokens]], texts: int, progress: Callable[[int], None] | None
     ) -> np.ndarray:
         vectors = np.empty((texts, self.dim), dtype=np.float32)
+        for places, found in self._in_chunks(parts, self.embed, progress):
+            vectors[places] = found.cpu().numpy()
+        return vectors
+
+    def _represent(self, parts: Iterable[Sequence[Tokens]], progress: Callable[[int], None] | None) -> Vectors:
+        found: list[tuple[np.ndarray, Vectors]] = [(np.empty(0, np.int64), TokenVectors.none(self.dim))]
+        found += [(places, TokenVectors.of(texts)) for places, texts in self._in_chunks(parts, self, progress)]
+        return in_order(found, self.dim)
+
+    def _in_chunks(
+        self,
+        parts: Iterable[Sequence[Tokens]],
+        encode: Callable[[PackedBatch], Any],
+        progress: Callable[[int], None] | None,
+    ) -> Iterator[tuple[np.ndarray, Any]]:
+        """What ``encode`` makes of each chunk of texts, and the places of these."""
         done = 0
         with self._inference(), autocast(self.precision, self.device):  # weights are cast once, not for each chunk
-            encoded = ((places, self.embed(chunk)) for places, chunk in self._chunks(parts))
+            encoded = ((places, encode(chunk)) for places, chunk in self._chunks(parts))
             for places, found in one_behind(encoded):
-                vectors[places] = found.cpu().numpy()
+                yield places, found
                 done += len(places)
                 if progress is not None:
                     progress(done)
-        return vectors
 
     def _chunks(self, parts: Iterable[Sequence[Tokens]]) -> Iterator[tuple[np.ndarray, PackedBatch]]:
         """The texts in packed chunks, and their places."""
@@ -254,10 +326,12 @@ class Encoder(nn.Module):
         """Vectors of passages, under the model's passage prompt: ``[N, D]`` float32."""
         return self.encode(texts, self.settings.passage_prompt, progress)
 
-    def cut(self, vectors: np.ndarray, dim: int) -> np.ndarray:
-        """The first dimensions of this encoder's vectors, as one loaded with ``dim`` makes them: ``[N, dim]``."""
-        if dim == vectors.shape[1]:
+    def cut(self, vectors: AnyVectors, dim: int) -> AnyVectors:
+        """The first dimensions of this encoder's vectors, as one loaded with ``dim`` makes them."""
+        if dim == self.dim:
             return vectors
+        if isinstance(vectors, TokenVectors):
+            return vectors.cut(dim)
         return Dense(torch.from_numpy(vectors)).cut(dim, normalize=bool(self.settings.normalize)).vectors.numpy()
 
     def save(self, folder: Path) -> None:
@@ -266,7 +340,9 @@ class Encoder(nn.Module):
         Raises:
             ValueError: the head has weights of its own, and no file of such a folder would hold them.
         """
-        layers = [layer.state_dict() for layer in self.head.layers] if isinstance(self.head, DenseHead) else []
+        layers = []
+        if isinstance(self.head, DenseHead | MultiVectorHead):
+            layers = [layer.state_dict() for layer in self.head.projections]
         if self.head.state_dict() and not layers:
             raise ValueError("the head has weights of its own: save encoder.head.state_dict() beside the backbone")
         save_model(folder, self.backbone, self._tokenizer, self.settings, layers)
@@ -301,16 +377,22 @@ def load_with(config: EncodingOptions, model: str) -> Encoder:
     )
 
 
-def _refuse_other_pooling(pooling: str) -> None:
+def _refuse_other_pooling(pooling: str, settings: ModelSettings) -> None:
+    if settings.multi and pooling != AUTO:
+        raise UserError(f"--pooling {pooling}: a multi-vector model has a vector for each token, and pools none")
     if pooling not in (AUTO, MEAN):
         raise UserError(f"--pooling {pooling}: the vectors of a static model are means of its tokens' vectors")
 
 
-def _dense_head(folder: Path, path: str | Path, settings: ModelSettings, width: int, dim: int | None) -> DenseHead:
+def _head(folder: Path, path: str | Path, settings: ModelSettings, width: int, dim: int | None) -> Head:
     with loading(path):
         layers = projections(settings.layers, width, read_weights(layer_folders(folder)))
     assert settings.pooling is not None
-    head = DenseHead(width, pooling=settings.pooling, normalize=bool(settings.normalize), layers=layers, dim=dim)
+    head: DenseHead | MultiVectorHead
+    if settings.multi:
+        head = MultiVectorHead(width, layers=layers, dim=dim)
+    else:
+        head = DenseHead(width, pooling=settings.pooling, normalize=bool(settings.normalize), layers=layers, dim=dim)
     if head.dim > head.full_dim:
         raise UserError(f"--dim {dim}: {path} makes {head.full_dim} dimensions")
     return head

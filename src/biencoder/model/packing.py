@@ -187,7 +187,8 @@ class PackedBatch:
     """Texts as one row of tokens, end to end.
 
     Attributes:
-        input_ids: ``[T]`` int64, the tokens of text 0, then the tokens of text 1, and so on.
+        input_ids: ``[T]`` int64, the tokens of text 0, then the tokens of text 1, and so on; ``~id`` for a token that
+            the model reads and no head compares.
         lengths: the number of tokens of each of the N texts; their sum is T.
         token_type_ids: ``[T]`` int64, for callers that tokenise pairs of segments themselves.
     """
@@ -200,6 +201,17 @@ class PackedBatch:
     def packing(self) -> Packing:
         """Where the texts lie in the row."""
         return Packing(self.lengths, self.input_ids.device)
+
+    @cached_property
+    def is_compared(self) -> Tensor:
+        """Which tokens a head with a vector for each token compares: bool ``[T]``."""
+        return self.input_ids >= 0
+
+    def as_read(self) -> "PackedBatch":
+        """The batch as a model reads it."""
+        read = copy(self)
+        object.__setattr__(read, "input_ids", torch.where(self.is_compared, self.input_ids, ~self.input_ids))
+        return read
 
     def to(self, device: torch.device) -> "PackedBatch":
         """The same batch on ``device``."""

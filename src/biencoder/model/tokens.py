@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-Tokens = NDArray[np.int32]  # of one text
+Tokens = NDArray[np.int32]  # of one text; ~id stands for a token that the model reads and no head compares
 TEXTS_AT_ONCE = 256  # tokenizers keep offsets, words and what is cut off beside the ids: many times their memory
 LETTERS_A_TOKEN = 1000  # letters of a text that are tokenised for each token it may have: 250 times the usual number
 LETTERS_COUNTED = 1_000_000  # letters of a text whose tokens are counted: more tokens than any model takes
@@ -41,6 +41,22 @@ def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int) 
     # Its library is set up by now to cut texts and to add special tokens, and is faster without transformers around it.
     others = tokenizer.backend_tokenizer.encode_batch_fast(texts[1:]) if tokenizer.is_fast else []
     return encoded + [each.ids for each in others]
+
+
+def expanded(texts: Sequence[Tokens], length: int, mask: int) -> list[Tokens]:
+    """Mask tokens behind each text up to ``length`` tokens (Khattab and Zaharia 2020, section 3.2)."""
+    return [np.concatenate([ids, np.full(max(0, length - len(ids)), mask, np.int32)]) for ids in texts]
+
+
+def marked(texts: Sequence[Tokens], skipped: NDArray[np.int32]) -> list[Tokens]:
+    """The texts with the tokens ``skipped`` marked as not to be compared, see :data:`Tokens`."""
+    return [np.where(np.isin(ids, skipped), ~ids, ids) for ids in texts]
+
+
+def skipped_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> NDArray[np.int32]:
+    """The tokens that are one of some words; a word that is no token of the vocabulary is left out."""
+    ids = [tokenizer.convert_tokens_to_ids(word) for word in words if word != tokenizer.unk_token]
+    return np.array([i for i in ids if i not in (None, tokenizer.unk_token_id)], np.int32)
 
 
 def token_counter(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[str]], NDArray[np.int64]]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from biencoder.config.choices import KL
-from biencoder.model.representation import Kind
+from biencoder.model.representations.representation import Kind
 from biencoder.objective.labels import Labels
 from biencoder.objective.losses import DISTILLATIONS, contrastive
 from biencoder.objective.objective import Losses
@@ -90,7 +90,7 @@ class ContrastiveObjective:
 
     def _backwards(self, passages: Kind, all_queries: Kind, labels: Labels) -> Tensor:
         """``[B]``: the loss of finding each positive's query among all queries."""
-        scores = passages[labels.groups[:, 0]].scores(all_queries) / self.temperature
+        scores = all_queries.scores(passages[labels.groups[:, 0]]).T / self.temperature
         return contrastive(_only(_query_candidates(labels), scores), labels.own_numbers)
 
 

@@ -40,7 +40,7 @@ class Objective(Protocol):
         """Losses of B queries over P passages, in float32 also under autocast.
 
         Args:
-            queries: a :class:`~biencoder.model.representation.Representation` of the B queries.
+            queries: a :class:`~biencoder.model.representations.representation.Representation` of the B queries.
             passages: one of the P passages.
             labels: of these queries over these passages.
             all_queries: one of all Q queries of the batch, for a loss that goes both ways. None: the B are all.

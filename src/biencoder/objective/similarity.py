@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from biencoder.model.representation import Kind
+from biencoder.model.representations.representation import Kind
 from biencoder.objective.labels import Labels
 from biencoder.objective.objective import Losses
 

@@ -135,6 +135,7 @@ def write_model_card(path: Path, encoder: Encoder, outcome: Outcome) -> None:
     continued = [inline(outcome.continued)] if outcome.continued else []
     sentences = [*continued, *outcome.kept.sentences(), *outcome.skipped_said]
     notes = "".join(f"\n{sentence}\n" for sentence in sentences)
+    peer = "MultiVectorEncoder" if settings.multi else "SentenceTransformer"
     with atomic_write(path) as file:
         file.write(
             f"""---
@@ -146,7 +147,7 @@ tags: [sentence-transformers, sentence-similarity, feature-extraction, biencoder
 # {inline(path.parent.resolve().name)}
 
 {code(config.model)}, fine-tuned with [biencoder](https://pypi.org/project/biencoder/) on {outcome.rows:,} rows.
-It maps texts to {encoder.dim} dimensions; {settings.pooling} pooling, {"" if settings.normalize else "not "}normalised,
+{_what_it_makes(encoder)},
 at most {encoder.max_length} tokens; prompts: {named}.
 {notes}
 ## What it is worth
@@ -159,15 +160,23 @@ On {inline(outcome.after.description)}:
 {_second_look_in_card(outcome)}{_guards_in_card(outcome)}
 ## Use
 
-{fenced(python_usage(path.parent.resolve().name), "python")}
+{fenced(python_usage(path.parent.resolve().name, by_token=settings.multi), "python")}
 
-With sentence-transformers: `SentenceTransformer(folder)`, then `encode_query` and `encode_document`.
+With sentence-transformers: `{peer}(folder)`, then `encode_query` and `encode_document`.
 
 ## Settings
 
 {fenced(config.to_yaml().rstrip(), "yaml")}
 """
         )
+
+
+def _what_it_makes(encoder: Encoder) -> str:
+    settings = encoder.settings
+    if settings.multi:
+        return f"It makes a vector of {encoder.dim} dimensions for each token, compared by the best matches (MaxSim)"
+    scaled = "normalised" if settings.normalize else "not normalised"
+    return f"It maps texts to {encoder.dim} dimensions; {settings.pooling} pooling, {scaled}"
 
 
 def _second_look_in_card(outcome: Outcome) -> str:

@@ -32,10 +32,12 @@ def search_command(folder: object) -> str:
     return f'biencoder search --model {shlex.quote(str(folder))} --corpus YOUR_PASSAGES.jsonl --query "YOUR QUESTION"'
 
 
-def python_usage(folder: str) -> str:
-    """How to use the model in a folder, in Python."""
-    return (
-        "from biencoder import Encoder\n\n"
-        f"encoder = Encoder.load({json.dumps(folder)})\n"
-        'scores = encoder.encode_queries(["a question"]) @ encoder.encode_passages(["a passage", "another one"]).T'
-    )
+def python_usage(folder: str, *, by_token: bool) -> str:
+    """How to use the model in a folder, in Python; ``by_token``: it makes a vector for each token."""
+    if by_token:
+        texts = 'queries = encoder.represent_queries(["a question"])\n'
+        texts += 'scores = queries.scores(encoder.represent_passages(["a passage", "another one"]))'
+    else:
+        texts = 'queries = encoder.encode_queries(["a question"])\n'
+        texts += 'scores = queries @ encoder.encode_passages(["a passage", "another one"]).T'
+    return f"from biencoder import Encoder\n\nencoder = Encoder.load({json.dumps(folder)})\n{texts}"

@@ -2,27 +2,27 @@
 
 During the run, ``EMB.npy.partial`` holds the rows done so far. ``EMB.npy.partial.json`` says how many they are and what
 they are made from. When the matrix is complete, it is renamed to ``EMB.npy``, and ``EMB.npy.json`` says what it is made
-from.
+from. Where texts have a vector for each token, the rows are these vectors, and ``EMB.npy.lengths.npy`` counts those of
+each text.
 """
 
-import io
 import logging
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from biencoder.config.choices import FLOAT32, PASSAGE, QUERY
+from biencoder.config.choices import FLOAT16, FLOAT32, PASSAGE, QUERY
 from biencoder.device.choice import facts
 from biencoder.errors import UserError
 from biencoder.files import beside, open_claimed, read_json, sync_folder, write_json
+from biencoder.model.representations.token_vectors import Vectors
 from biencoder.retrieval.text_encoder import Advance, StartProgress, TextEncoder, finite, shifted
 from biencoder.retrieval.texts import in_batches, read_texts, summarize
 from biencoder.retrieval.vectors.parquet import PARQUET, write_parquet
 from biencoder.retrieval.vectors.small import RANGES, shrink_file
+from biencoder.retrieval.vectors.stored import lengths_of, write_lengths
+from biencoder.retrieval.vectors.unfinished import TOKENS, Unfinished, lengths_so_far
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def encode_file(
     vectors: str = FLOAT32,
     progress: StartProgress | None = None,
 ) -> Encoded:
-    """Encode a file of texts into a ``.npy`` or ``.parquet`` file, row i for text i.
+    """Encode a file of texts into a ``.npy`` or ``.parquet`` file, row i for text i, or a row for each of its tokens.
 
     Memory never holds all texts or all vectors. A killed run continues from its last record if texts, model and
     settings are the same. It then makes the same file as a run that was never killed. Otherwise it starts over
@@ -77,35 +77,31 @@ def encode_file(
     """
     if output.suffix not in (".npy", PARQUET) or output.is_dir():
         raise UserError(f"--output {output}: must be a file that ends in .npy (a numpy matrix) or .parquet")
+    by_token = encoder.text_size != encoder.dim
+    if by_token and (output.suffix == PARQUET or vectors not in (FLOAT32, FLOAT16)):
+        raise UserError("vectors of tokens are stored in a .npy file, with --vectors float32 or float16")
     summary = summarize(input)
     rows, dim = summary.rows, encoder.dim
     source = {"rows": rows, "dim": dim, "kind": kind, "texts": summary.fingerprint, "model": encoder.fingerprint}
-    source |= {} if vectors == FLOAT32 else {"vectors": vectors}
+    source |= ({} if vectors == FLOAT32 else {"vectors": vectors}) | ({TOKENS: True} if by_token else {})
     partial, record = beside(output, ".partial"), beside(output, ".partial.json")
     if _is_whole(output, partial, record, source):
         return Encoded(output, rows, dim, rows, vectors)
-    header = _header(rows, dim)
     output.parent.mkdir(parents=True, exist_ok=True)
     _check_space(output, 4 * dim * rows - (partial.stat().st_size if partial.exists() else 0))
     with open_claimed(partial) as file:
-        reused = _rows_done(partial, record, source, len(header))
-        if reused == 0:
-            record.unlink(missing_ok=True)  # first: a record must never describe another run's rows
+        unfinished = Unfinished(file, output, source)
+        reused = unfinished.texts
         advance = None if progress is None else progress(rows, reused)
-        file.write(header)
-        file.truncate(len(header) + 4 * dim * reused)
-        file.seek(0, os.SEEK_END)
         done = 0
         for batch in in_batches(read_texts(input), CHUNK * facts(encoder.device).bulk):
             if done >= reused:
                 made = _encode_batch(encoder, [row.text for row in batch], kind, shifted(advance, done))
-                file.write(finite(made, f"{input}, text", done).astype("<f4").tobytes())
-                file.flush()
-                os.fsync(file.fileno())
-                write_json(record, {"rows_done": done + len(batch), "source": source})
+                unfinished.append(finite(made, f"{input}, text", done))
             done += len(batch)
         if done != rows:
             raise UserError(f"{input}: the file changed while biencoder read it; start again")
+        unfinished.finish()
         _publish(input, output, partial, record, source)
     return Encoded(output, rows, dim, reused, vectors)
 
@@ -138,37 +134,10 @@ def _is_whole(output: Path, partial: Path, record: Path, source: dict[str, Any])
     return False
 
 
-def _encode_batch(encoder: TextEncoder, texts: list[str], kind: str, progress: Advance | None) -> np.ndarray:
+def _encode_batch(encoder: TextEncoder, texts: list[str], kind: str, progress: Advance | None) -> Vectors:
     if kind == QUERY:
-        return encoder.encode_queries(texts, progress)
-    if kind == PASSAGE:
-        return encoder.encode_passages(texts, progress)
-    return encoder.encode(texts, progress=progress)
-
-
-def _header(rows: int, dim: int) -> bytes:
-    file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)})
-    return file.getvalue()
-
-
-def _rows_done(partial: Path, record: Path, source: dict[str, Any], header: int) -> int:
-    """How many rows of ``partial`` can be kept."""
-    earlier = read_json(record)
-    if earlier is None or not partial.is_file():
-        return 0
-    if earlier.get("source") != source:
-        names = {"texts": "the texts", "model": "the model or its settings", "kind": "the kind of text"}
-        was = earlier.get("source") or {}
-        changed = [name for key, name in names.items() if was.get(key) != source[key]]
-        logger.warning("%s belongs to another run (%s differ); starting over", partial, " and ".join(changed))
-        return 0
-    rows = int(earlier["rows_done"])
-    if partial.stat().st_size < header + 4 * source["dim"] * rows:
-        logger.warning("%s is shorter than its record says; starting over", partial)
-        return 0
-    logger.info("continuing after %s of %s texts, which are in %s", f"{rows:,}", f"{source['rows']:,}", partial)
-    return rows
+        return encoder.represent_queries(texts, progress)
+    return encoder.represent_passages(texts, progress, prompt=None if kind == PASSAGE else "")
 
 
 def _check_space(output: Path, needed: int) -> None:
@@ -180,21 +149,26 @@ def _check_space(output: Path, needed: int) -> None:
 
 
 def _is_converted(output: Path, source: dict[str, Any]) -> bool:
-    """Whether the output is not the matrix of float32 that encoding fills."""
-    return "vectors" in source or output.suffix == PARQUET
+    """Whether the output is not the one file of float32 that encoding fills."""
+    return "vectors" in source or TOKENS in source or output.suffix == PARQUET
 
 
 def _publish(input: Path, output: Path, partial: Path, record: Path, source: dict[str, Any]) -> None:
     # The old description goes first, so that no description is ever beside a matrix that it does not describe.
     beside(output, ".json").unlink(missing_ok=True)
+    if TOKENS not in source:
+        lengths_of(output).unlink(missing_ok=True)
     if _is_converted(output, source):
         kind = source.get("vectors", FLOAT32)
+        if TOKENS in source:
+            write_lengths(output, lengths_so_far(output))
         if output.suffix == PARQUET:
             needed = write_parquet(partial, input, output, kind)
         else:
             needed = shrink_file(partial, output, kind)
         _describe(output, record, source | needed)
         partial.unlink()
+        beside(partial, ".lengths").unlink(missing_ok=True)
         return
     partial.replace(output)
     sync_folder(output.parent)

@@ -105,11 +105,11 @@ def _retrieve(
     query_ids, query_texts = _answerable(collection)
     if not query_ids:
         raise UserError(f"{collection.description}: no query has a relevant document (a judgement above 0)")
-    queries = finite(encoder.encode_queries(query_texts, progress), "query")
+    queries = finite(encoder.represent_queries(query_texts, progress), "query")
     queries_cut = [encoder.cut(queries, dim) for dim in dims]
     best = [nothing(len(queries)) for _ in dims]
-    for start, stop in blocks(len(collection.corpus_ids), encoder.dim):
-        documents = encoder.encode_passages(
+    for start, stop in blocks(len(collection.corpus_ids), encoder.text_size):
+        documents = encoder.represent_passages(
             collection.corpus_texts[start:stop], shifted(progress, len(queries) + start)
         )
         finite(documents, "document", start)

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from biencoder.data.files.beir import Collection
+from biencoder.model.representations.token_vectors import Vectors
 from biencoder.retrieval.metrics import Run, ranking
+from biencoder.retrieval.search import score_pairs
 
 RANKED = 10  # documents of a ranking that are kept
 RANKED_QUERIES = 2000  # whose rankings are kept; a checkpoint holds them for two models
@@ -59,19 +61,19 @@ class RelevantScores:
         self._documents, self._queries = np.array(pairs, np.int64).reshape(-1, 2).T
         self.best = np.full(len(query_ids), -np.inf, np.float32)
 
-    def see(self, queries: np.ndarray, block: np.ndarray, start: int) -> None:
+    def see(self, queries: Vectors, block: Vectors, start: int) -> None:
         """Score the relevant documents of a block.
 
         Args:
-            queries: ``[Q, D]``.
-            block: ``[B, D]``, the documents ``start``, ``start + 1``, and so on.
+            queries: of the Q queries.
+            block: of the B documents ``start``, ``start + 1``, and so on.
             start: index of the block's first document.
         """
         first, last = np.searchsorted(self._documents, (start, start + len(block))).tolist()
         for at in range(first, last, PAIRS):
             pairs = slice(at, min(at + PAIRS, last))
             rows = self._queries[pairs]
-            scores_P = np.einsum("pd,pd->p", queries[rows], block[self._documents[pairs] - start])
+            scores_P = score_pairs(queries[rows], block[self._documents[pairs] - start])
             np.maximum.at(self.best, rows, scores_P)
 
 

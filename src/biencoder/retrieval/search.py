@@ -5,19 +5,26 @@ Shapes: Q queries, N documents, D dimensions, B documents in a block, K results 
 
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, overload
 
 import numpy as np
+
+from biencoder.model.representations.token_vectors import AnyVectors, TokenVectors, Vectors
 
 if TYPE_CHECKING:
     import torch
 
-Documents: TypeAlias = "np.ndarray | torch.Tensor"  # ``[N, D]`` float32; a tensor on a GPU is searched there
+    from biencoder.model.representations.multi_vector import MultiVector
+
+Matrix: TypeAlias = "np.ndarray | torch.Tensor"  # ``[N, D]`` float32; a tensor on a GPU is searched there
+Documents: TypeAlias = "Matrix | MultiVector"
 
 BLOCK_BYTES = 64 << 20  # bytes of document vectors searched at a time: large enough for full speed
 SCORE_BYTES = 64 << 20  # bytes of scores held at a time
 GPU_SCORE_BYTES = 1 << 30
 GPU_SHARE = 0.5  # of a GPU's free memory, for vectors that are searched again and again
+PAIRS_AT_ONCE = 256  # of texts with a vector for each token
+TEXTS_AT_ONCE = 1024  # queries with a vector for each token that are searched for at a time
 MANY = 384  # from this many queries on, faiss is faster; for 256, one product and torch's top-k are 6 times as fast
 
 
@@ -37,8 +44,8 @@ class Blocks(Protocol):
 
 
 def search(
-    queries: np.ndarray,
-    corpus: "Documents | Blocks",
+    queries: Vectors,
+    corpus: "Vectors | Matrix | Blocks",
     k: int,
     block_rows: int | None = None,
     device: "torch.device | None" = None,
@@ -49,10 +56,10 @@ def search(
     place. A score is a float32 sum, so its last bits depend on the machine's order of adding.
 
     Args:
-        queries: ``[Q, D]`` float32.
-        corpus: ``[N, D]`` float32, in memory, memory-mapped, or where :func:`resident` has put it; it is read once,
-            block by block. Its values must be finite. This function does not check that: the caller checks vectors
-            once, when it reads the file.
+        queries: ``[Q, D]`` float32, or a vector for each of their tokens.
+        corpus: ``[N, D]`` float32, or the same of passages, in memory, memory-mapped, or where
+            :func:`resident` has put it; it is read once, block by block. Its values must be finite. This function does
+            not check that: the caller checks vectors once, when it reads the file.
         k: results per query.
         block_rows: documents in a block; None for about 64 MB of them.
         device: where each block is searched; None for where the corpus is.
@@ -63,14 +70,17 @@ def search(
     Raises:
         ValueError: shapes that do not fit, k below 1, or queries with values that are not finite.
     """
-    if queries.ndim != 2 or corpus.ndim != 2 or queries.shape[1] != corpus.shape[1]:
-        raise ValueError(f"queries {queries.shape} and corpus {corpus.shape} must be matrices of the same width")
-    if not (good := np.isfinite(queries).all(axis=1)).all():
+    asked = queries.vectors if isinstance(queries, TokenVectors) else queries
+    rows = corpus.vectors if isinstance(corpus, TokenVectors) else corpus
+    if asked.ndim != 2 or rows.ndim != 2 or asked.shape[1] != rows.shape[1] or (asked is queries) != (rows is corpus):
+        raise ValueError(f"queries {asked.shape} and corpus {rows.shape} must be matrices of the same kind and width")
+    if not (good := np.isfinite(asked).all(axis=1)).all():
         raise ValueError(f"the vector of query {int(good.argmin())} has values that are not finite")
     best = nothing(len(queries))
-    for start, stop in blocks(len(corpus), corpus.shape[1], block_rows):
+    text_size = rows.shape[1] * (corpus.longest if isinstance(corpus, TokenVectors) else 1)
+    for start, stop in blocks(len(corpus), text_size, block_rows):
         block = corpus[start:stop]
-        best = extend(best, queries, block if device is None else on(device, block), start, k)
+        best = extend(best, queries, on(device, block), start, k)
     return best
 
 
@@ -86,21 +96,27 @@ def blocks(rows: int, dim: int, block_rows: int | None = None) -> Iterator[tuple
         yield start, min(start + step, rows)
 
 
-def resident(vectors: np.ndarray, device: "torch.device") -> Documents:
+def resident(vectors: AnyVectors, device: "torch.device") -> "AnyVectors | Matrix":
     """The vectors in a GPU's memory, if that is where they are searched and half of what is free holds them."""
     import torch
 
-    if device.type != "cuda":
+    if device.type != "cuda" or isinstance(vectors, TokenVectors):
         return vectors
     free, _ = torch.cuda.mem_get_info(device)
     return on(device, vectors) if vectors.nbytes <= GPU_SHARE * free else vectors
 
 
-def on(device: "torch.device", vectors: Documents) -> Documents:
-    """The vectors on the device where they are searched."""
+@overload
+def on(device: "torch.device | None", vectors: Matrix) -> Matrix: ...
+@overload
+def on(device: "torch.device | None", vectors: "Vectors | Matrix") -> Documents: ...
+def on(device: "torch.device | None", vectors: "Vectors | Matrix") -> Documents:
+    """The vectors on the device where they are searched; None is a CPU."""
     import torch
 
-    if device.type == "cpu" or not isinstance(vectors, np.ndarray):
+    if isinstance(vectors, TokenVectors):
+        return vectors.padded(device)
+    if device is None or device.type == "cpu" or not isinstance(vectors, np.ndarray):
         return vectors
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch warns of a mapped file that must not be written; we only read
@@ -108,14 +124,15 @@ def on(device: "torch.device", vectors: Documents) -> Documents:
 
 
 def extend(
-    best: tuple[np.ndarray, np.ndarray], queries: np.ndarray, block: Documents, offset: int, k: int
+    best: tuple[np.ndarray, np.ndarray], queries: Vectors, block: Documents, offset: int, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The best ``k`` of earlier results and of one more block.
 
     Args:
         best: scores and indices so far, from :func:`nothing` or from here.
-        queries: ``[Q, D]``, finite.
-        block: ``[B, D]``, finite, the documents ``offset``, ``offset + 1``, and so on; blocks come in ascending order.
+        queries: ``[Q, D]``, or a vector for each of their tokens; finite.
+        block: ``[B, D]``, or the same of passages, from :func:`on`; finite, the documents ``offset``, ``offset + 1``,
+            and so on; blocks come in ascending order.
         offset: index of the block's first document.
         k: results per query.
 
@@ -124,7 +141,8 @@ def extend(
     """
     if k < 1:
         raise ValueError(f"k is {k}: at least 1 result a query")
-    queries = np.ascontiguousarray(queries, dtype=np.float32)
+    if not isinstance(queries, TokenVectors):
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
     if isinstance(block, np.ndarray):
         block = np.ascontiguousarray(block, dtype=np.float32)
     scores, indices = _search_block(queries, block, k)
@@ -135,10 +153,10 @@ def extend(
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(indices, order, axis=1)
 
 
-def _search_block(queries: np.ndarray, block: Documents, k: int) -> tuple[np.ndarray, np.ndarray]:
+def _search_block(queries: Vectors, block: Documents, k: int) -> tuple[np.ndarray, np.ndarray]:
     # Ask for one more result. If it ties with the last one, more may tie, and the choice among them was arbitrary.
     found = min(k + 1, len(block))
-    if isinstance(block, np.ndarray) and len(queries) >= MANY:
+    if isinstance(block, np.ndarray) and isinstance(queries, np.ndarray) and len(queries) >= MANY:
         scores, indices = _faiss_top(queries, block, found)
     else:
         scores, indices = _product_and_top(queries, block, found)
@@ -154,20 +172,39 @@ def _search_block(queries: np.ndarray, block: Documents, k: int) -> tuple[np.nda
     return scores, indices
 
 
-def _products(queries: np.ndarray, block: Documents) -> "torch.Tensor":
+def score_pairs(queries: Vectors, documents: Vectors) -> np.ndarray:
+    """The score of each query with the document of the same number: ``[Q]``."""
+    if isinstance(queries, TokenVectors):
+        assert isinstance(documents, TokenVectors)
+        parts = [slice(start, start + PAIRS_AT_ONCE) for start in range(0, len(queries), PAIRS_AT_ONCE)]
+        scored = [queries[part].padded().pair_scores(documents[part].padded()).numpy() for part in parts]
+        return np.concatenate([np.empty(0, np.float32), *scored])
+    assert isinstance(documents, np.ndarray)
+    scores: np.ndarray = np.einsum("qd,qd->q", queries, documents)
+    return scores
+
+
+def _products(queries: Vectors, block: Documents) -> "torch.Tensor":
     """The scores ``[Q, B]``, where the block is."""
     import torch
 
+    if isinstance(queries, TokenVectors):
+        assert not isinstance(block, np.ndarray | torch.Tensor)
+        with torch.no_grad():
+            return queries.padded(block.device).scores(block)
+    assert isinstance(block, np.ndarray | torch.Tensor)
     if isinstance(block, np.ndarray):
         return torch.from_numpy(queries @ block.T)
     return block.new_tensor(queries) @ block.T
 
 
-def _product_and_top(queries: np.ndarray, block: Documents, k: int) -> tuple[np.ndarray, np.ndarray]:
+def _product_and_top(queries: Vectors, block: Documents, k: int) -> tuple[np.ndarray, np.ndarray]:
     import torch
 
     held = SCORE_BYTES if isinstance(block, np.ndarray) else GPU_SCORE_BYTES
     step = max(1, held // (4 * len(block)))
+    if isinstance(queries, TokenVectors):
+        step = min(step, TEXTS_AT_ONCE)
     parts = [_products(queries[i : i + step], block).topk(k) for i in range(0, max(1, len(queries)), step)]
     values, indices = (torch.cat([part[place] for part in parts]).cpu().numpy() for place in range(2))
     return values, indices

@@ -8,11 +8,14 @@ import numpy as np
 
 from biencoder.config.choices import FLOAT32
 from biencoder.errors import UserError
+from biencoder.model.representations.token_vectors import TokenVectors, Vectors
 from biencoder.retrieval.encode import description
 from biencoder.retrieval.search import BLOCK_BYTES, blocks, extend, nothing, on, search
 from biencoder.retrieval.text_encoder import StartProgress, TextEncoder, finite, shifted
 from biencoder.retrieval.texts import Summary, in_batches, read_texts, summarize
 from biencoder.retrieval.vectors.small import TYPES, SmallVectors, width
+from biencoder.retrieval.vectors.stored import open_vectors
+from biencoder.retrieval.vectors.unfinished import TOKENS
 
 CANDIDATES, LEAST_CANDIDATES = 10, 100  # that small vectors name for each text that is wanted, and at all
 
@@ -57,7 +60,7 @@ def search_texts(
         UserError: bad files, embeddings of another corpus or model, or vectors that are not finite.
     """
     summary = summarize(corpus)
-    vectors = finite(encoder.encode_queries(queries), "query")
+    vectors = finite(encoder.represent_queries(queries), "query")
     small = False
     if embeddings is not None:
         matrix = _open_embeddings(embeddings, corpus, summary, encoder)
@@ -68,15 +71,17 @@ def search_texts(
         advance = None if progress is None else progress(summary.rows, 0)
         scores, indices = nothing(len(queries))
         offset = 0
-        for batch in in_batches(read_texts(corpus), max(1, BLOCK_BYTES // (4 * encoder.dim))):
-            documents = encoder.encode_passages([row.text for row in batch], shifted(advance, offset))
+        for batch in in_batches(read_texts(corpus), max(1, BLOCK_BYTES // (4 * encoder.text_size))):
+            documents = encoder.represent_passages([row.text for row in batch], shifted(advance, offset))
             finite(documents, f"{corpus}, text", offset)
             scores, indices = extend((scores, indices), vectors, on(encoder.device, documents), offset, k)
             offset += len(batch)
     found_rows = set(indices.ravel().tolist())
     rows = {i: row for i, row in enumerate(read_texts(corpus)) if i in found_rows}
     if small:
-        exact = encoder.encode_passages([row.text for row in rows.values()])
+        exact = encoder.represent_passages([row.text for row in rows.values()])
+        assert isinstance(vectors, np.ndarray)
+        assert isinstance(exact, np.ndarray)
         scores, indices = best_by_vectors(vectors, indices, dict(zip(rows, exact, strict=True)), k)
     return [
         [Hit(rows[i].id, rows[i].text, value) for i, value in zip(found, values, strict=True)]
@@ -101,24 +106,25 @@ def best_by_vectors(
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(candidates, order, axis=1)
 
 
-def _open_embeddings(path: Path, corpus: Path, texts: Summary, encoder: TextEncoder) -> "np.ndarray | SmallVectors":
+def _open_embeddings(path: Path, corpus: Path, texts: Summary, encoder: TextEncoder) -> "Vectors | SmallVectors":
     """Check the matrix as far as possible and map it: a search in a wrong one would find nonsense without an error."""
     flag = f"--corpus-embeddings {path}"
-    try:
-        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{flag}: cannot be read as a .npy file ({error})") from error
     made_from = description(path)
+    try:
+        found = open_vectors(path, by_token=TOKENS in (made_from or {}))
+    except UserError as error:
+        raise UserError(f"--corpus-embeddings {error}") from error
+    matrix = found.vectors if isinstance(found, TokenVectors) else found
     kind = (made_from or {}).get("vectors", FLOAT32)
-    if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.dtype != TYPES.get(kind):
+    if matrix.ndim != 2 or matrix.dtype != TYPES.get(kind):
         raise UserError(
             f"{flag}: must hold a float32 matrix, or be what biencoder encode --vectors wrote, with its .json beside"
         )
     dim = made_from["dim"] if made_from and kind != FLOAT32 else matrix.shape[1]
-    if (len(matrix), dim, matrix.shape[1]) != (texts.rows, encoder.dim, width(kind, encoder.dim)):
+    if (len(found), dim, matrix.shape[1]) != (texts.rows, encoder.dim, width(kind, encoder.dim)):
         raise UserError(
-            f"{flag}: holds {len(matrix):,} vectors of {dim} dimensions, but {corpus} has {texts.rows:,} texts and the "
-            f"model makes {encoder.dim} dimensions; encode the corpus again"
+            f"{flag}: holds vectors of {len(found):,} texts, of {dim} dimensions, but {corpus} has {texts.rows:,} "
+            f"texts and the model makes {encoder.dim} dimensions; encode the corpus again"
         )
     if made_from is None:  # biencoder may not have made it, so its values may not be finite
         for start, stop in blocks(*matrix.shape):
@@ -131,6 +137,6 @@ def _open_embeddings(path: Path, corpus: Path, texts: Summary, encoder: TextEnco
                 f"{flag}: was made with another model or other settings (pooling, precision, length); "
                 "use the same ones here, or encode the corpus again"
             )
-        if kind != FLOAT32:
+        if kind != FLOAT32 and not isinstance(found, TokenVectors):
             return SmallVectors(matrix, made_from)
-    return matrix
+    return found

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from biencoder.errors import UserError
+from biencoder.model.representations.token_vectors import AnyVectors, TokenVectors, Vectors
 
 if TYPE_CHECKING:
     import torch
@@ -15,11 +16,15 @@ StartProgress = Callable[[int, int], Advance]  # called once with the number of 
 
 
 class TextEncoder(Protocol):
-    """What retrieval needs from :class:`biencoder.model.encoder.Encoder`: texts to float32 vectors ``[N, D]``."""
+    """What retrieval needs from :class:`biencoder.model.encoder.Encoder`: what a model compares of texts."""
 
     @property
     def dim(self) -> int:
         """Dimensions D of a vector."""
+
+    @property
+    def text_size(self) -> int:
+        """About how many numbers a long text takes: those of its vector, or of the vectors of its tokens."""
 
     @property
     def device(self) -> "torch.device":
@@ -29,29 +34,31 @@ class TextEncoder(Protocol):
     def fingerprint(self) -> str:
         """Equal fingerprints give equal vectors."""
 
-    def encode(self, texts: Sequence[str], prompt: str = "", progress: Advance | None = None) -> np.ndarray:
-        """Vectors of texts under the given prompt; ``progress`` is called with the number done."""
+    def represent_queries(
+        self, texts: Sequence[str], progress: Advance | None = None, prompt: str | None = None
+    ) -> Vectors:
+        """A vector of each query, or vectors of its tokens; ``prompt`` stands before it, None for the model's."""
 
-    def encode_queries(self, texts: Sequence[str], progress: Advance | None = None) -> np.ndarray:
-        """Vectors of queries under the model's query prompt."""
+    def represent_passages(
+        self, texts: Sequence[str], progress: Advance | None = None, prompt: str | None = None
+    ) -> Vectors:
+        """The same of passages."""
 
-    def encode_passages(self, texts: Sequence[str], progress: Advance | None = None) -> np.ndarray:
-        """Vectors of passages under the model's passage prompt."""
-
-    def cut(self, vectors: np.ndarray, dim: int) -> np.ndarray:
-        """The first ``dim`` dimensions of vectors, as the model would make them: ``[N, dim]``."""
+    def cut(self, vectors: AnyVectors, dim: int) -> AnyVectors:
+        """The first ``dim`` dimensions of vectors, as the model would make them."""
 
 
-def finite(vectors: np.ndarray, what: str, first: int = 0) -> np.ndarray:
+def finite(vectors: AnyVectors, what: str, first: int = 0) -> AnyVectors:
     """The vectors, unchanged.
 
     Raises:
         UserError: a vector has values that are not finite. The message names it by ``what`` and its number, counted
             from ``first + 1``.
     """
-    good = np.isfinite(vectors).all(axis=1)
-    if not good.all():
-        number = first + int(good.argmin()) + 1
+    rows: np.ndarray = vectors.vectors if isinstance(vectors, TokenVectors) else vectors
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(bad):
+        number = first + 1 + (vectors.owner(bad[0]) if isinstance(vectors, TokenVectors) else int(bad[0]))
         raise UserError(
             f"{what} {number}: the vector has values that are not finite; the model is damaged or has diverged"
         )

@@ -29,7 +29,10 @@ def announce(setup: Setup, progress: TrainingProgress, asked: TrainConfig) -> Au
     table(found.rows(config.group_size), ["data", "found", ""])
     _announce_data_sets(setup, progress)
     settings = encoder.settings
-    shape = f"{settings.pooling} pooling, {'' if settings.normalize else 'not '}normalised, {encoder.precision}"
+    made = f"{settings.pooling} pooling, {'' if settings.normalize else 'not '}normalised"
+    if settings.multi:
+        made = f"a vector of {encoder.dim:,} dimensions for each token"
+    shape = f"{made}, {encoder.precision}"
     batch = f"batches of {config.batch_size:,} queries over {world_size()} process{'es' * (world_size() > 1)}"
     say(f"{config.model}: {shape} on {encoder.device}{_by_what(encoder)}")
     often = config.epochs if config.max_steps is None else 1

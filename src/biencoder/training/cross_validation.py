@@ -21,7 +21,7 @@ from biencoder.retrieval.comparing.second_look import SecondLook, second_look
 from biencoder.retrieval.evaluate import Evaluation
 from biencoder.terminal import ProgressLine, say
 from biencoder.training.keep_base import keep_base
-from biencoder.training.preparation import HELD_OUT_PASSAGES, HELD_OUT_QUERIES, add_layer, prepare_encoder, set_up
+from biencoder.training.preparation import HELD_OUT_PASSAGES, HELD_OUT_QUERIES, give_head, prepare_encoder, set_up
 from biencoder.training.setup import Setup
 from biencoder.training.state.output_folder import CROSS_VALIDATION, OutputFolder
 from biencoder.training.steps.loop import train_steps
@@ -80,7 +80,7 @@ class CrossValidation:
         queries = len(held.collection.query_ids)
         say(f"part {number + 1} of {PARTS}: {len(held.train):,} rows to train on, {queries:,} queries to ask")
         encoder, config = prepare_encoder(asked, len(held.train))
-        add_layer(config, encoder, held.train)
+        give_head(config, encoder, held.train)
         choose_trained(encoder, config)
         part, progress = set_up(config, encoder, held.train, held.collection)
         folder, identity = OutputFolder(config.output_dir), identity_of(part, self.base)

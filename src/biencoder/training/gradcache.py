@@ -33,7 +33,7 @@ from biencoder.model.architectures.narrowing import NarrowWeights, narrow_weight
 from biencoder.model.architectures.native_layer import prepared_weights
 from biencoder.model.encoder import Encoder
 from biencoder.model.packing import Chunk
-from biencoder.model.representation import Representation, concatenate, in_order
+from biencoder.model.representations.representation import Representation, concatenate, in_order
 from biencoder.objective.objective import Objective
 from biencoder.training.batch import TrainingBatch
 from biencoder.training.guide import Guidance, Guide

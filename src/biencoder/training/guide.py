@@ -9,7 +9,7 @@ import torch
 
 from biencoder.distributed import gather_texts
 from biencoder.model.encoder import Encoder
-from biencoder.model.representation import Representation, in_order
+from biencoder.model.representations.representation import Representation, in_order
 from biencoder.objective.labels import Labels
 from biencoder.training.batch import TrainingBatch
 
@@ -68,7 +68,7 @@ class Guidance:
         positives = self.passages[labels.groups[:, 0]]
         least = (self.queries.pair_scores(positives) - self.margin - ROUNDING)[:, None]
         passages = self.queries.scores(self.passages) >= least
-        queries = positives.scores(self.all_queries) >= least
+        queries = least <= self.all_queries.scores(positives).T
         return replace(
             labels,
             known_positives=passages if labels.known_positives is None else labels.known_positives | passages,

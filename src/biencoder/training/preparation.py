@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 
 from biencoder.config import DataSet, TrainConfig
+from biencoder.config.choices import DENSE, MULTI
 from biencoder.data.data_sets import is_scored, rows_to_evaluate_on
 from biencoder.data.evaluation.general_english import GENERAL_ENGLISH, general_english
 from biencoder.data.evaluation.held_out import LARGEST_SHARE, hold_out
@@ -18,6 +19,7 @@ from biencoder.errors import UserError
 from biencoder.model.base_model import add_dense, prepare_backbone
 from biencoder.model.encoder import ANY_LENGTH, Encoder
 from biencoder.model.files.pretrained import checkpoint_activations
+from biencoder.model.multi_vector import TOKEN_DIM, expand_queries, make_multi_vector, refuse_multi_vector
 from biencoder.model.tokens import Tokens
 from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.objective.objective import Objective
@@ -75,6 +77,7 @@ def prepare_encoder(config: TrainConfig, rows: int) -> tuple[Encoder, TrainConfi
         settings = replace(settings, max_length=ANY_LENGTH)  # in training alone texts are cut; other tools never cut
     encoder.adopt(settings)
     assert settings.pooling is not None
+    config = _with_heads(config, encoder)
     dim = config.add_dense or encoder.dim
     if config.dims is not None and config.dims[0] > dim:
         maker = config.model if config.add_dense is None else f"--add-dense {dim}"
@@ -104,6 +107,17 @@ def prepare_encoder(config: TrainConfig, rows: int) -> tuple[Encoder, TrainConfi
     )
 
 
+def _with_heads(config: TrainConfig, encoder: Encoder) -> TrainConfig:
+    """The configuration with the kind of vectors that the model will make, and their size where that is new."""
+    has_tokens = encoder.settings.multi
+    if config.heads == DENSE and has_tokens:
+        raise UserError(f"--heads {DENSE}: {config.model} makes a vector for each token, and pools none")
+    if config.heads == MULTI and not has_tokens:
+        refuse_multi_vector(encoder, config)
+        return replace(config, add_dense=config.add_dense or TOKEN_DIM)
+    return replace(config, heads=MULTI if has_tokens else DENSE)
+
+
 def _learning_rate(config: TrainConfig, encoder: Encoder, rows: int) -> float:
     """The usual rate, or a higher one in a run of some length whose model is averaged with its base."""
     if encoder.settings.static:
@@ -113,11 +127,16 @@ def _learning_rate(config: TrainConfig, encoder: Encoder, rows: int) -> float:
     return usual_learning_rate(width, lora=config.lora_rank is not None, averaged=averaged)
 
 
-def add_layer(config: TrainConfig, encoder: Encoder, examples: ExampleTable) -> None:
-    """Add the linear layer that was asked for."""
+def give_head(config: TrainConfig, encoder: Encoder, examples: ExampleTable) -> None:
+    """Give the encoder the head that was asked for."""
     if config.add_dense is not None:
         rows = np.linspace(0, len(examples) - 1, min(len(examples), LAYER_PASSAGES)).astype(np.int64)
-        add_dense(encoder, config.add_dense, [examples[int(row)].positives[0] for row in rows])
+        passages = [examples[int(row)].positives[0] for row in rows]
+        if config.heads == MULTI and not encoder.settings.multi:
+            make_multi_vector(encoder, config.add_dense, passages, skip_punctuation=config.skip_punctuation)
+        else:
+            add_dense(encoder, config.add_dense, passages)
+    expand_queries(encoder, config)
 
 
 def _epochs(config: TrainConfig, rows: int) -> int:
@@ -218,8 +237,8 @@ def _batcher(
 ) -> Batcher:
     return Batcher(
         table=examples,
-        tokenize_queries=lambda texts: encoder.tokenize(texts, max_length=config.query_max_len),
-        tokenize_passages=lambda texts: encoder.tokenize(texts, max_length=config.passage_max_len),
+        tokenize_queries=lambda texts: encoder.tokenize_queries(texts, max_length=config.query_max_len),
+        tokenize_passages=lambda texts: encoder.tokenize_passages(texts, max_length=config.passage_max_len),
         prompts=[Prompts(each.query_prompt or "", each.passage_prompt or "") for each in config.data_sets],
         chunk_tokens=chunk_tokens,
         known_positives=KnownPositives(examples) if config.mask_false_negatives else None,
@@ -268,6 +287,6 @@ def _tokenize_for_guide(
     config: TrainConfig, guide: Encoder, queries: Sequence[str], passages: Sequence[str]
 ) -> list[Tokens]:
     settings = guide.settings
-    return guide.tokenize(queries, settings.query_prompt, config.query_max_len) + guide.tokenize(
+    return guide.tokenize_queries(queries, settings.query_prompt, config.query_max_len) + guide.tokenize_passages(
         passages, settings.passage_prompt, config.passage_max_len
     )

@@ -24,7 +24,7 @@ from biencoder.training.announcement import announce
 from biencoder.training.cross_validation import CrossValidation, forget_parts
 from biencoder.training.keep_base import keep_base
 from biencoder.training.memory.out_of_memory import ran_out_of_memory
-from biencoder.training.preparation import add_layer, evaluation_data, prepare_encoder, set_up
+from biencoder.training.preparation import evaluation_data, give_head, prepare_encoder, set_up
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
 from biencoder.training.state.checkpoint import load_best, restore_state
@@ -120,7 +120,7 @@ def _train(config: TrainConfig) -> TrainResult | None:
     asked = config
     encoder, config = prepare_encoder(asked, len(examples))
     base = encoder.weights_fingerprint
-    add_layer(config, encoder, examples)
+    give_head(config, encoder, examples)
     choose_trained(encoder, config)
     if any(is_of_single_texts(examples, number) for number in range(len(config.data_sets))):
         refuse_without_dropout(encoder)

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +15,7 @@ from hashing_encoder import HashingEncoder
 from biencoder import MineConfig, UserError, mine_hard_negatives
 from biencoder.commands.data.mine import run
 from biencoder.data.table import ExampleTable
+from biencoder.model.representations.token_vectors import Vectors
 
 WORDS = ["red", "green", "blue", "black", "white", "grey"]
 ROWS: list[dict[str, Any]] = [
@@ -159,9 +159,9 @@ def test_a_file_that_changes_meanwhile_is_refused(
     path = write(tmp_path / "in.jsonl", ROWS)
 
     class Meddler(HashingEncoder):
-        def encode_queries(self, *args: Any, **kwargs: Any) -> np.ndarray:
+        def represent_queries(self, *args: Any, **kwargs: Any) -> Vectors:
             write(path, changed)
-            return super().encode_queries(*args, **kwargs)
+            return super().represent_queries(*args, **kwargs)
 
     monkeypatch.setattr("biencoder.retrieval.mining.mine_files.load_encoder", lambda _: Meddler(dim=256))
     with pytest.raises(UserError, match=r"in\.jsonl:\d: the file changed while"):

@@ -28,6 +28,6 @@ def test_nothing_to_ask() -> None:
 
 def test_vectors_that_are_not_finite_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = BagOfWords(WORDS)
-    monkeypatch.setattr(encoder, "encode_passages", lambda texts, _: np.full((len(texts), 8), np.nan, np.float32))
+    monkeypatch.setattr(encoder, "represent_passages", lambda texts, _: np.full((len(texts), 8), np.nan, np.float32))
     with pytest.raises(UserError, match="passage 1: the vector has values that are not finite"):
         round_trip(encoder, PASSAGES, [("x", 0)], 1)

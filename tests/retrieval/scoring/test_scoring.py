@@ -180,7 +180,7 @@ def test_an_embedding_model_as_teacher(data: Path, tmp_path: Path, monkeypatch: 
         assert main(words) == 130
     assert not (tmp_path / "out.jsonl").exists()
     with monkeypatch.context() as patch:
-        patch.setattr(Encoder, "encode_passages", die)  # they are not encoded again
+        patch.setattr(Encoder, "represent_passages", die)  # they are not encoded again
         assert main(words) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "model", "out.jsonl"]
     encoder = Encoder.load(model)

@@ -143,7 +143,7 @@ def test_small_vectors_of_something_else_are_refused(
     np.save(output, np.zeros((len(TEXTS), encoder.dim), np.float32))
     refused("must hold a float32 matrix, or be what biencoder encode --vectors wrote")
     np.save(output, np.zeros((len(TEXTS), encoder.dim - 1), np.int8))
-    refused("holds 400 vectors of")
+    refused("holds vectors of 400 texts")
     (tmp_path / "small.npy.json").unlink()
     np.save(output, np.zeros((len(TEXTS), encoder.dim), np.int8))
     refused("with its .json beside")

@@ -19,7 +19,7 @@ from biencoder.distributed import sum_gradients
 from biencoder.errors import TrainingError
 from biencoder.model.encoder import Encoder
 from biencoder.model.packing import PackedBatch
-from biencoder.model.representation import Representation
+from biencoder.model.representations.representation import Representation
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.run import train
 from biencoder.training.setup import Setup

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from biencoder.errors import TrainingError
 from biencoder.model.encoder import Encoder
 from biencoder.model.packing import PackedBatch
-from biencoder.model.representation import Representation
+from biencoder.model.representations.representation import Representation
 from biencoder.training import preparation
 from biencoder.training.memory.out_of_memory import OutOfMemoryError, memory_for_all, ran_out_of_memory
 from biencoder.training.progress import TrainingProgress

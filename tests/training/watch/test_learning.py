@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from biencoder.model.encoder import Encoder
-from biencoder.model.representation import Dense, Representation
+from biencoder.model.representations.dense import Dense
+from biencoder.model.representations.representation import Representation
 from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.objective.labels import Labels
 from biencoder.training.run import train

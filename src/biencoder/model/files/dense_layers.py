@@ -14,10 +14,11 @@ from biencoder.model.heads.projection import ACTIVATIONS, DenseLayer
 
 WEIGHTS = "model.safetensors"
 VECTOR = "sentence_embedding"  # their name for the one vector of a text
+TOKENS = "token_embeddings"  # and for the vectors of its tokens
 
 
-def read_layer(folder: Path) -> DenseLayer:
-    """What the folder of a ``Dense`` module says of it.
+def read_layer(folder: Path, of: str = VECTOR) -> DenseLayer:
+    """What the folder of a ``Dense`` module says of it; ``of`` is what the layer takes and gives.
 
     Raises:
         UserError: no such module, a damaged one, or one that biencoder does not run.
@@ -30,8 +31,8 @@ def read_layer(folder: Path) -> DenseLayer:
     if any(type(size) is not int or size < 1 for size in sizes):
         raise UserError(f"{path}: in_features and out_features must be numbers of dimensions")
     places = (config.get("module_input_name") or VECTOR, config.get("module_output_name") or VECTOR)
-    if places != (VECTOR, VECTOR):
-        raise UserError(f"{path}: the layer goes from {places[0]} to {places[1]}; biencoder runs layers on {VECTOR}")
+    if places != (of, of):
+        raise UserError(f"{path}: the layer goes from {places[0]} to {places[1]}; biencoder runs this one on {of}")
     return DenseLayer(
         inputs=sizes[0],
         outputs=sizes[1],
@@ -66,7 +67,7 @@ def read_weights(folders: Sequence[Path]) -> list[dict[str, Tensor]]:
     return [{name: weight.float() for name, weight in load_file(folder / WEIGHTS).items()} for folder in folders]
 
 
-def write_layer(folder: Path, layer: DenseLayer, weights: Mapping[str, Tensor]) -> None:
+def write_layer(folder: Path, layer: DenseLayer, weights: Mapping[str, Tensor], of: str = VECTOR) -> None:
     """Write the folder of a ``Dense`` module, as every version of sentence-transformers since 2 reads it."""
     kind = ACTIVATIONS[layer.activation]
     config: dict[str, Any] = {
@@ -75,6 +76,8 @@ def write_layer(folder: Path, layer: DenseLayer, weights: Mapping[str, Tensor]) 
         "bias": layer.bias,
         "activation_function": f"{kind.__module__}.{kind.__name__}",
     }
+    if of != VECTOR:
+        config |= {"module_input_name": of, "module_output_name": of}
     if layer.residual:  # releases before 5.7 do not know it
         config["use_residual"] = True
     write_json(folder / "config.json", config)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from biencoder.config.choices import CLS, LAST, MEAN
 from biencoder.errors import UserError
-from biencoder.model.files.dense_layers import read_layer, write_layer
+from biencoder.model.files.dense_layers import TOKENS, VECTOR, read_layer, write_layer
 from biencoder.model.files.json_files import inside, read_json, write_json
+from biencoder.model.files.multi_vector import MASK, read_expansion, read_skipped, write_multi_vector
 from biencoder.model.files.static import MODULE as STATIC
 from biencoder.model.files.static import is_model2vec
 from biencoder.model.heads.projection import DenseLayer
@@ -33,6 +34,8 @@ ADAPTER_CONFIG = "adapter_config.json"
 TRANSFORMER, POOLING, DENSE, NORMALIZE = "Transformer", "Pooling", "Dense", "Normalize"
 ORDER = (TRANSFORMER, POOLING, DENSE, NORMALIZE)
 ORDER_OF_STATIC = (STATIC, DENSE, NORMALIZE)
+ORDER_OF_MULTI = (TRANSFORMER, DENSE, MASK, NORMALIZE)
+KNOWN = tuple(dict.fromkeys((*ORDER, *ORDER_OF_STATIC, *ORDER_OF_MULTI)))
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,9 @@ class ModelSettings:
         similarity: ``cosine``, ``dot``, …; None where the folder does not say.
         layers: linear layers after the pooling, in order.
         static: tokens have vectors of their own, and the pooling is their mean.
+        multi: a text has a vector for each token; the layers project them, and nothing is pooled.
+        skipped: words whose tokens have no vector in a passage of a multi-vector model.
+        query_expansion: tokens to which mask tokens fill a query of a multi-vector model; None for none.
     """
 
     pooling: str | None = None
@@ -60,6 +66,9 @@ class ModelSettings:
     similarity: str | None = None
     layers: tuple[DenseLayer, ...] = ()
     static: bool = False
+    multi: bool = False
+    skipped: tuple[str, ...] = ()
+    query_expansion: int | None = None
 
     @property
     def query_prompt(self) -> str:
@@ -100,10 +109,16 @@ def read_settings(folder: Path) -> ModelSettings:
     max_length = transformer.get("max_seq_length")
     if max_length is not None and (type(max_length) is not int or max_length < 1):
         raise UserError(f"{folder / 'sentence_bert_config.json'}: max_seq_length must be a number of tokens")
+    multi = MASK in kinds
+    if multi and NORMALIZE not in kinds:
+        raise UserError(f"{folder / 'modules.json'}: biencoder runs no multi-vector model without a {NORMALIZE} module")
     return ModelSettings(
         pooling=pooling,
         static=STATIC in kinds,
-        layers=tuple(read_layer(path) for kind, path in steps if kind == DENSE),
+        multi=multi,
+        skipped=next((read_skipped(path / "config.json") for kind, path in steps if kind == MASK), ()),
+        query_expansion=read_expansion(folder / "sentence_bert_config.json", transformer) if multi else None,
+        layers=tuple(read_layer(path, TOKENS if multi else VECTOR) for kind, path in steps if kind == DENSE),
         normalize=NORMALIZE in kinds,
         max_length=max_length,
         lowercase=bool(transformer.get("do_lower_case", False)),
@@ -132,12 +147,12 @@ def _steps(folder: Path) -> list[tuple[str, Path]]:
         if not isinstance(module, dict):
             raise UserError(f"{path}: a list of JSON objects is wanted there")
         kind = str(module.get("type", "")).rsplit(".", 1)[-1]
-        if kind not in {*ORDER, *ORDER_OF_STATIC}:
-            known = ", ".join(dict.fromkeys((*ORDER, *ORDER_OF_STATIC)))
+        if kind not in KNOWN:
+            known = ", ".join(KNOWN)
             raise UserError(f"{path}: the model has a {kind} module, which biencoder does not run; it handles {known}")
         steps.append((kind, inside(folder, module.get("path", ""))))
     kinds = [kind for kind, _ in steps]
-    order = ORDER_OF_STATIC if STATIC in kinds else ORDER
+    order = ORDER_OF_STATIC if STATIC in kinds else ORDER_OF_MULTI if MASK in kinds else ORDER
     if kinds != [kind for known in order for kind in kinds if kind == known]:
         raise UserError(f"{path}: biencoder runs modules in the order {', '.join(order)} only")
     return steps
@@ -215,6 +230,14 @@ def write_settings(
     Raises:
         UserError: the files have no word for the pooling.
     """
+    sentence = _sentence_settings(settings)
+    transformer = {"max_seq_length": settings.max_length, "do_lower_case": settings.lowercase}
+    if settings.multi:
+        layers = list(zip(settings.layers, weights, strict=True))
+        write_multi_vector(
+            folder, layers, transformer, sentence, skipped=settings.skipped, expansion=settings.query_expansion
+        )
+        return
     assert settings.pooling is not None
     if settings.pooling not in POOLING_KEYS.values():
         raise UserError(f"{folder}: sentence-transformers has no {settings.pooling} pooling to load the model with")
@@ -225,14 +248,6 @@ def write_settings(
         for i, kind in enumerate(kinds)
     ]
     modes = {key: name == settings.pooling for key, name in POOLING_KEYS.items()}
-    sentence = {
-        "__version__": _versions(),
-        "model_type": "SentenceTransformer",
-        "prompts": {"query": "", "document": ""} | settings.prompts,
-        "default_prompt_name": settings.default_prompt,
-        "similarity_fn_name": "cosine" if settings.normalize else settings.similarity or "dot",
-    }
-    transformer = {"max_seq_length": settings.max_length, "do_lower_case": settings.lowercase}
     if not settings.static:  # which takes texts of any length
         write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width} | modes)
         write_json(folder / "sentence_bert_config.json", transformer)
@@ -242,6 +257,16 @@ def write_settings(
         write_json(folder / f"{len(kinds) - 1}_{NORMALIZE}" / "config.json", {})
     write_json(folder / "config_sentence_transformers.json", sentence)
     write_json(folder / "modules.json", modules)
+
+
+def _sentence_settings(settings: ModelSettings) -> dict[str, Any]:
+    return {
+        "__version__": _versions(),
+        "model_type": "SentenceTransformer",
+        "prompts": {"query": "", "document": ""} | settings.prompts,
+        "default_prompt_name": settings.default_prompt,
+        "similarity_fn_name": "cosine" if settings.normalize else settings.similarity or "dot",
+    }
 
 
 def _versions() -> dict[str, str]:

@@ -11,8 +11,9 @@ from torch.nn.functional import normalize as unit_length
 
 from biencoder.model.heads.head import Head
 from biencoder.model.heads.projection import Projection
+from biencoder.model.packing import PackedBatch
 from biencoder.model.pooling import POOLED_TOKEN, POOLINGS
-from biencoder.model.representation import Dense
+from biencoder.model.representations.dense import Dense
 
 
 class DenseHead(Head):
@@ -40,7 +41,7 @@ class DenseHead(Head):
         self.full_dim = layers[-1].layer.outputs if layers else width
         self._dim = dim or self.full_dim
 
-    def forward(self, hidden_TD: Tensor, starts: Tensor) -> Dense:
+    def forward(self, hidden_TD: Tensor, starts: Tensor, batch: PackedBatch) -> Dense:  # noqa: ARG002 - one signature
         """``[T, H]`` -> a vector for each text: ``[N, D]``."""
         vectors_ND = POOLINGS[self.pooling](hidden_TD, starts).float()
         for layer in self.layers:
@@ -61,13 +62,14 @@ class DenseHead(Head):
 
     def adopt(self, *, pooling: str, normalize: bool) -> "DenseHead":
         """The same layers, after another pooling."""
-        return DenseHead(self.width, pooling=pooling, normalize=normalize, layers=self._projections, dim=self.dim)
+        return DenseHead(self.width, pooling=pooling, normalize=normalize, layers=self.projections, dim=self.dim)
 
     def followed_by(self, layer: Projection) -> "DenseHead":
         """The same head with one more layer, and all of its dimensions."""
-        layers = [*self._projections, layer]
+        layers = [*self.projections, layer]
         return DenseHead(self.width, pooling=self.pooling, normalize=self.normalize, layers=layers)
 
     @property
-    def _projections(self) -> list[Projection]:
+    def projections(self) -> list[Projection]:
+        """The layers, in order."""
         return cast("list[Projection]", list(self.layers))

@@ -8,15 +8,16 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from biencoder.model.representation import Representation
+from biencoder.model.packing import PackedBatch
+from biencoder.model.representations.representation import Representation
 
 
 class Head(nn.Module, ABC):
     """What stands on a backbone. Its parameters train, and are saved in checkpoints, with the backbone's."""
 
     @abstractmethod
-    def forward(self, hidden_TD: Tensor, starts: Tensor) -> Representation:
-        """The representation of each of the N texts, in float32.
+    def forward(self, hidden_TD: Tensor, starts: Tensor, batch: PackedBatch) -> Representation:
+        """The representation of each of the N texts of ``batch``, in float32.
 
         Autocast is off here. Hidden states may come in half precision; what training compares must not.
         """
@@ -24,7 +25,7 @@ class Head(nn.Module, ABC):
     @property
     @abstractmethod
     def dim(self) -> int:
-        """Dimensions of :attr:`~biencoder.model.representation.Representation.vectors`."""
+        """Dimensions of :attr:`~biencoder.model.representations.representation.Representation.vectors`."""
 
     def used_tokens(self, starts: Tensor) -> Tensor | None:  # noqa: ARG002 - one signature for all heads
         """The one token of each text that the head looks at, ``[N]``; None when it looks at all of them."""

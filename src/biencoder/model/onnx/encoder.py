@@ -11,6 +11,7 @@ import torch
 
 from biencoder.model.encoder import Encoder
 from biencoder.model.onnx.export import TEXTS
+from biencoder.model.representations.token_vectors import AnyVectors, Vectors
 
 Advance = Callable[[int], None]  # called with the number of texts done
 BATCH = 32  # texts of similar lengths at a time
@@ -34,7 +35,7 @@ class OnnxEncoder:
         self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         self._inputs = {each.name for each in self._session.get_inputs()}
         self._encoder = encoder
-        self.dim = encoder.dim
+        self.dim = self.text_size = encoder.dim
 
     @property
     def fingerprint(self) -> str:
@@ -61,7 +62,19 @@ class OnnxEncoder:
         """Vectors of passages, under the model's passage prompt."""
         return self.encode(texts, self._encoder.settings.passage_prompt, progress)
 
-    def cut(self, vectors: np.ndarray, dim: int) -> np.ndarray:
+    def represent_queries(
+        self, texts: Sequence[str], progress: Advance | None = None, prompt: str | None = None
+    ) -> Vectors:
+        """Vectors of queries, under the model's query prompt if ``prompt`` is None: it compares one for each text."""
+        return self.encode(texts, self._encoder.settings.query_prompt if prompt is None else prompt, progress)
+
+    def represent_passages(
+        self, texts: Sequence[str], progress: Advance | None = None, prompt: str | None = None
+    ) -> Vectors:
+        """The same of passages."""
+        return self.encode(texts, self._encoder.settings.passage_prompt if prompt is None else prompt, progress)
+
+    def cut(self, vectors: AnyVectors, dim: int) -> AnyVectors:
         """The first dimensions, as the original cuts them."""
         return self._encoder.cut(vectors, dim)
 

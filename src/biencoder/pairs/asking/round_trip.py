@@ -1,6 +1,6 @@
 """Is a question's own passage among the best that a model finds for it?
 
-Shapes: N passages, Q questions, D dimensions.
+Shapes: Q questions.
 """
 
 from collections.abc import Iterable, Iterator
@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from biencoder.model.representations.token_vectors import Vectors
 from biencoder.retrieval.search import resident, search
 from biencoder.retrieval.text_encoder import Advance, TextEncoder, finite, shifted
 from biencoder.retrieval.vectors.mapped import map_vectors
@@ -43,20 +44,20 @@ def round_trip(
         UserError: a vector is not finite, or the folder for temporary files is full.
     """
 
-    def encoded() -> Iterator[NDArray[np.float32]]:
+    def encoded() -> Iterator[Vectors]:
         rows = 0
         for texts in _batches(passages):
-            yield finite(encoder.encode_passages(texts, shifted(progress, rows)), "passage", rows)
+            yield finite(encoder.represent_passages(texts, shifted(progress, rows)), "passage", rows)
             rows += len(texts)
 
-    corpus_ND = resident(map_vectors(encoded(), encoder.dim), encoder.device)
+    corpus = resident(map_vectors(encoded(), encoder.dim), encoder.device)
     found = [np.empty(0, dtype=np.bool_)]
     asked = 0
     for batch in _batches(questions):
         texts, own = [text for text, _ in batch], np.array([number for _, number in batch])
-        progress_here = shifted(progress, len(corpus_ND) + asked)
-        vectors_QD = finite(encoder.encode_queries(texts, progress_here), "question", asked)
-        _, best = search(vectors_QD, corpus_ND, k, device=encoder.device)
+        progress_here = shifted(progress, len(corpus) + asked)
+        vectors = finite(encoder.represent_queries(texts, progress_here), "question", asked)
+        _, best = search(vectors, corpus, k, device=encoder.device)
         found.append((best == own[:, None]).any(axis=1))
         asked += len(batch)
     return np.concatenate(found)

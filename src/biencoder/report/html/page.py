@@ -87,7 +87,7 @@ def _of_one(run: RunFiles) -> str:
         similarity=record and record.similarity and charts.similarity(record.similarity),
         cost=cost(run),
         settings=of_run(run.settings),
-        usage=usage(run.name),
+        usage=usage(run),
     )
 
 

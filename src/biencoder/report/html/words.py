@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from biencoder.config.choices import MULTI
 from biencoder.report.run_files import RunFiles
 from biencoder.report.wording import best_step_said, python_usage, search_command, skipped_said
 from biencoder.retrieval.comparing.comparison import SIGNIFICANT, Comparison, deciding_of
@@ -69,7 +70,7 @@ def facts(run: RunFiles) -> list[Fact]:
         found += [
             Fact("trained on", f"{record.rows:,} rows"),
             Fact("weights", _millions(record.parameters)),
-            Fact("vectors", f"{record.dim:,} dimensions"),
+            Fact("vectors", f"{record.dim:,} dimensions", "one for each token" if makes_tokens(run) else ""),
         ]
     found.append(Fact("steps", f"{run.curves.last_step:,}"))
     return found if record is None else [*found, Fact("biencoder", record.biencoder)]
@@ -123,10 +124,16 @@ def size(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
-def usage(name: str) -> Usage:
-    """How to use the model in the folder of that name."""
+def makes_tokens(run: RunFiles) -> bool:
+    """Whether the model makes a vector for each token."""
+    return run.settings.get("heads") == MULTI
+
+
+def usage(run: RunFiles) -> Usage:
+    """How to use the model of a run."""
+    name = run.name
     encode = f"biencoder encode --model {shlex.quote(name)} --input YOUR_PASSAGES.jsonl --output vectors.npy"
-    return Usage(f"{search_command(name)}\n{encode}", python_usage(name))
+    return Usage(f"{search_command(name)}\n{encode}", python_usage(name, by_token=makes_tokens(run)))
 
 
 def _millions(count: int) -> str:

@@ -17,6 +17,7 @@ from biencoder.data.random_bits import splitmix64
 from biencoder.data.table import ExampleTable
 from biencoder.data.text import fold, text_hash
 from biencoder.errors import UserError
+from biencoder.model.representations.token_vectors import Vectors
 from biencoder.retrieval.text_encoder import Advance, TextEncoder, finite, shifted
 from biencoder.retrieval.vectors.mapped import map_vectors
 
@@ -111,16 +112,16 @@ class Candidates:
     def __getitem__(self, number: int) -> str:
         return self._texts[int(self._entries[number])]
 
-    def vectors(self, encoder: TextEncoder, progress: Advance | None = None) -> NDArray[np.float32]:
-        """All texts as passages, float32 ``[len(self), D]``, memory-mapped from an unnamed temporary file.
+    def vectors(self, encoder: TextEncoder, progress: Advance | None = None) -> Vectors:
+        """What the encoder compares of all texts as passages, memory-mapped from an unnamed temporary file.
 
         Raises:
             UserError: a vector is not finite, or the folder for temporary files is full.
         """
 
-        def encoded(start: int) -> NDArray[np.float32]:
+        def encoded(start: int) -> Vectors:
             texts = [self[number] for number in range(start, min(start + ENCODED_AT_ONCE, len(self)))]
-            return finite(encoder.encode_passages(texts, shifted(progress, start)), "passage", start)
+            return finite(encoder.represent_passages(texts, shifted(progress, start)), "passage", start)
 
         return map_vectors(map(encoded, range(0, len(self), ENCODED_AT_ONCE)), encoder.dim)
 

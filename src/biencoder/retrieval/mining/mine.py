@@ -17,6 +17,7 @@ from biencoder.config import MiningOptions
 from biencoder.config.choices import KEEP, TOP
 from biencoder.data.files.records import Example
 from biencoder.data.table import ExampleTable
+from biencoder.model.representations.token_vectors import Vectors
 from biencoder.retrieval.mining.corpus import Candidates, contradicted, gather
 from biencoder.retrieval.mining.filters import (
     Funnel,
@@ -136,21 +137,21 @@ def mine(
     queries = Queries.of(candidates.table.prompted_query)
     units = len(candidates) + len(queries) + (len(table) if reranker else 0)
     advance = progress(units, 0) if progress is not None else _silent
-    matrix_CD = candidates.vectors(encoder, advance)
-    miner = _Miner(table, candidates, matrix_CD, options, reranker)
-    searched = resident(matrix_CD[: candidates.searchable], encoder.device)
+    vectors = candidates.vectors(encoder, advance)
+    miner = _Miner(table, candidates, vectors, options, reranker)
+    searched = resident(vectors[: candidates.searchable], encoder.device)
     depth = min(options.depth, candidates.searchable)
-    block_rows = max(1, BLOCK_BYTES // (4 * encoder.dim))
+    block_rows = max(1, BLOCK_BYTES // (4 * encoder.text_size))
     done = len(candidates)
     for start, stop, rows in queries.blocks(max(1, CELLS // depth)):
-        vectors_QD = encode_queries(encoder, table, queries.first[start:stop])
-        found = search(vectors_QD, searched, depth, block_rows, encoder.device)
+        asked = encode_queries(encoder, table, queries.first[start:stop])
+        found = search(asked, searched, depth, block_rows, encoder.device)
         done += stop - start
         advance(done)
         step = ROWS_A_VETO if reranker else max(1, CELLS // depth)
         for part in (rows[i : i + step] for i in range(0, len(rows), step)):
             place = queries.number[part] - start
-            miner.select(part, vectors_QD[place], found[0][place], found[1][place])
+            miner.select(part, asked[place], found[0][place], found[1][place])
             if reranker:
                 done += len(part)
                 advance(done)
@@ -164,11 +165,11 @@ class _Miner:
         self,
         table: ExampleTable,
         candidates: Candidates,
-        matrix_CD: Scores,
+        vectors: Vectors,
         options: MiningOptions,
         reranker: PairScorer | None,
     ) -> None:
-        self._table, self._candidates, self._matrix_CD = table, candidates, matrix_CD
+        self._table, self._candidates, self._vectors = table, candidates, vectors
         self._options, self._reranker = options, reranker
         self._funnel = Funnel()
         folded = candidates.table
@@ -186,14 +187,14 @@ class _Miner:
         self._positive_scores = np.zeros(len(table.positive_hashes.values), np.float32)
         self._existing_scores = np.zeros(len(table.negative_hashes.values), np.float32)
 
-    def select(self, rows: Indices, queries_QD: Scores, scores_QK: Scores, indices_QK: Indices) -> None:
+    def select(self, rows: Indices, queries: Vectors, scores_QK: Scores, indices_QK: Indices) -> None:
         """Choose the negatives of ``rows`` from the candidates that the search found for their queries."""
-        lowest_Q = self._lowest_positive(rows, queries_QD)
+        lowest_Q = self._lowest_positive(rows, queries)
         if self._keeps:
             places, offsets = self._table.negative_hashes.positions(rows)
             owners = np.repeat(np.arange(len(rows)), np.diff(offsets))
             numbers = self._candidates.negatives[places]
-            self._existing_scores[places] = similarities(queries_QD, owners, self._matrix_CD, numbers)
+            self._existing_scores[places] = similarities(queries, owners, self._vectors, numbers)
         keep_QK = self._allowed(rows, scores_QK, indices_QK, lowest_Q)
         options = self._options
         top = options.choice == TOP
@@ -243,7 +244,7 @@ class _Miner:
         limit_Q = share_limit(lowest_Q, options.max_share)
         return apply(f"{options.max_share:.0%} of the positive's score or more", keep, below_limit(scores_QK, limit_Q))
 
-    def _lowest_positive(self, rows: Indices, queries_QD: Scores) -> Scores:
+    def _lowest_positive(self, rows: Indices, queries: Vectors) -> Scores:
         """The lowest score among each row's positives.
 
         A row trains with each of its positives in turn, against the same negatives. So a candidate that scores like the
@@ -251,7 +252,7 @@ class _Miner:
         """
         places, offsets = self._table.positive_hashes.positions(rows)
         owners = np.repeat(np.arange(len(rows)), np.diff(offsets))
-        scores = similarities(queries_QD, owners, self._matrix_CD, self._candidates.positives[places])
+        scores = similarities(queries, owners, self._vectors, self._candidates.positives[places])
         self._positive_scores[places] = scores
         return np.asarray(np.minimum.reduceat(scores, offsets[:-1]))
 

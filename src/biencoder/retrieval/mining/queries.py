@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biencoder.data.table import ExampleTable
+from biencoder.model.representations.token_vectors import Vectors, in_order
+from biencoder.retrieval.search import score_pairs
 from biencoder.retrieval.text_encoder import TextEncoder, finite
 
 PAIRS_AT_ONCE = 1 << 14  # pairs whose vectors are gathered at a time
 
 Indices = NDArray[np.int64]
-Vectors = NDArray[np.float32]
+Scores = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,28 +57,30 @@ class Queries:
 
 
 def encode_queries(encoder: TextEncoder, table: ExampleTable, rows: Indices) -> Vectors:
-    """Vectors of the rows' queries, ``[Q, D]``. A row without its own prompt uses the model's."""
+    """What the encoder compares of the rows' queries. A row without its own prompt uses the model's."""
     examples = [table[int(row)] for row in rows]
     own = np.array([example.prompt is not None for example in examples])
-    vectors_QD = np.empty((len(rows), encoder.dim), np.float32)
+    parts = []
     if own.any():
-        vectors_QD[own] = encoder.encode([f"{e.prompt}{e.query}" for e in examples if e.prompt is not None])
+        prompted = [f"{e.prompt}{e.query}" for e in examples if e.prompt is not None]
+        parts.append((np.flatnonzero(own), encoder.represent_queries(prompted, prompt="")))
     if not own.all():
-        vectors_QD[~own] = encoder.encode_queries([e.query for e in examples if e.prompt is None])
-    return finite(vectors_QD, "query")
+        plain = [e.query for e in examples if e.prompt is None]
+        parts.append((np.flatnonzero(~own), encoder.represent_queries(plain)))
+    return finite(in_order(parts, encoder.dim), "query")
 
 
-def similarities(queries_QD: Vectors, owners: Indices, matrix_CD: Vectors, numbers: Indices) -> Vectors:
-    """Inner products of single pairs: ``[P]``.
+def similarities(queries: Vectors, owners: Indices, passages: Vectors, numbers: Indices) -> Scores:
+    """Scores of single pairs: ``[P]``.
 
     Args:
-        queries_QD: vectors of queries.
+        queries: of which some are asked.
         owners: int64 ``[P]``, the query of each pair.
-        matrix_CD: vectors of passages, in memory or memory-mapped.
+        passages: in memory or memory-mapped.
         numbers: int64 ``[P]``, the passage of each pair.
     """
     scores_P = np.empty(len(numbers), np.float32)
     for start in range(0, len(numbers), PAIRS_AT_ONCE):
         part = slice(start, start + PAIRS_AT_ONCE)
-        scores_P[part] = np.einsum("pd,pd->p", queries_QD[owners[part]], matrix_CD[numbers[part]])
+        scores_P[part] = score_pairs(queries[owners[part]], passages[numbers[part]])
     return scores_P

@@ -9,13 +9,15 @@ import orjson
 from biencoder.config import ScoreConfig
 from biencoder.data.rewrite import as_line, same_rows, write_lines
 from biencoder.data.table import ExampleTable
-from biencoder.files import atomic_write
+from biencoder.files import atomic_write, beside
 from biencoder.model.encoder import Encoder
+from biencoder.model.representations.token_vectors import Vectors
 from biencoder.retrieval.encode import encode_file
 from biencoder.retrieval.mining.corpus import Candidates, gather
-from biencoder.retrieval.mining.queries import Queries, Vectors, encode_queries, similarities
+from biencoder.retrieval.mining.queries import Queries, Scores, encode_queries, similarities
 from biencoder.retrieval.scoring.scored_rows import Scored, with_scores
 from biencoder.retrieval.text_encoder import StartProgress, TextEncoder
+from biencoder.retrieval.vectors.stored import lengths_of, open_vectors
 
 QUERIES_AT_ONCE = 4096
 COSINE_TEMPERATURE = 0.05  # the student's own default
@@ -49,40 +51,38 @@ def score_file_by_vectors(config: ScoreConfig, *, progress: StartProgress | None
         for number in range(len(passages)):
             file.write(orjson.dumps({"text": passages[number]}) + b"\n")
     encoded = encode_file(encoder, texts, matrix, progress=progress)
-    vectors_CD = np.load(matrix, mmap_mode="r", allow_pickle=False)
-    positives, negatives = (
-        part / np.float32(temperature) for part in score_table(encoder, table, passages, vectors_CD)
-    )
+    vectors = open_vectors(matrix, by_token=encoder.settings.multi)
+    positives, negatives = (part / np.float32(temperature) for part in score_table(encoder, table, passages, vectors))
     _write(config, table, positives, negatives)
-    for path in (texts, matrix, matrix.with_name(matrix.name + ".json")):
+    for path in (texts, matrix, beside(matrix, ".json"), lengths_of(matrix)):
         path.unlink(missing_ok=True)
     return Scored(len(table), len(positives) + len(negatives), encoded.reused)
 
 
 def score_table(
-    encoder: TextEncoder, table: ExampleTable, passages: Candidates, vectors_CD: Vectors
-) -> tuple[Vectors, Vectors]:
+    encoder: TextEncoder, table: ExampleTable, passages: Candidates, vectors: Vectors
+) -> tuple[Scores, Scores]:
     """Similarities in the order of ``table.positive_hashes.values`` and of ``table.negative_hashes.values``.
 
     Args:
         encoder: encodes each distinct query once, with its row's own prompt or else the model's.
         table: the rows.
         passages: all of the table's passages, by number.
-        vectors_CD: their vectors.
+        vectors: their vectors.
     """
     queries = Queries.of(passages.table.prompted_query)
     sides = ((table.positive_hashes, passages.positives), (table.negative_hashes, passages.negatives))
     scores = (np.empty(len(passages.positives), np.float32), np.empty(len(passages.negatives), np.float32))
     for start, stop, rows in queries.blocks(QUERIES_AT_ONCE):
-        vectors_QD = encode_queries(encoder, table, queries.first[start:stop])
+        asked = encode_queries(encoder, table, queries.first[start:stop])
         for (texts, numbers), found in zip(sides, scores, strict=True):
             places, offsets = texts.positions(rows)
             owners = np.repeat(queries.number[rows] - start, np.diff(offsets))
-            found[places] = similarities(vectors_QD, owners, vectors_CD, numbers[places])
+            found[places] = similarities(asked, owners, vectors, numbers[places])
     return scores
 
 
-def _write(config: ScoreConfig, table: ExampleTable, positives: Vectors, negatives: Vectors) -> None:
+def _write(config: ScoreConfig, table: ExampleTable, positives: Scores, negatives: Scores) -> None:
     sides = ((table.positive_hashes, positives), (table.negative_hashes, negatives))
     with write_lines(config.output) as write:
         for number, (place, row, example) in enumerate(same_rows(table, config.train_data, config.on_bad_row)):

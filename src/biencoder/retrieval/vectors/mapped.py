@@ -2,31 +2,41 @@
 
 import tempfile
 from collections.abc import Iterable
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from biencoder.errors import UserError
+from biencoder.model.representations.token_vectors import TokenVectors, Vectors
 
 
-def map_vectors(blocks: Iterable[NDArray[np.float32]], dim: int) -> NDArray[np.float32]:
-    """All blocks end to end, float32 ``[N, D]``, memory-mapped from an unnamed file in the temporary folder.
+@overload
+def map_vectors(blocks: Iterable[np.ndarray], dim: int) -> np.ndarray: ...
+@overload
+def map_vectors(blocks: Iterable[Vectors], dim: int) -> Vectors: ...
+def map_vectors(blocks: Iterable[Vectors], dim: int) -> Vectors:
+    """All blocks end to end, float32, memory-mapped from an unnamed file in the temporary folder.
 
     Args:
-        blocks: ``[n, D]`` each.
+        blocks: ``[n, D]`` each, or vectors of tokens.
         dim: D.
 
     Raises:
         UserError: no room in the folder for temporary files.
     """
-    rows = 0
+    rows, starts = 0, list[NDArray[np.int64]]()
     try:
         with tempfile.TemporaryFile(prefix="biencoder-") as file:
             for block in blocks:
-                file.write(np.ascontiguousarray(block, dtype=np.float32).data)
-                rows += len(block)
+                vectors: NDArray[np.float32] = block.vectors if isinstance(block, TokenVectors) else block
+                if isinstance(block, TokenVectors):
+                    starts.append(rows + block.starts[:-1])
+                file.write(np.ascontiguousarray(vectors, dtype=np.float32).data)
+                rows += len(vectors)
             file.flush()
-            return np.memmap(file, np.float32, "r", shape=(rows, dim)) if rows else np.empty((0, dim), np.float32)
+            found = np.memmap(file, np.float32, "r", shape=(rows, dim)) if rows else np.empty((0, dim), np.float32)
+            return TokenVectors(found, np.concatenate([*starts, [rows]])) if starts else found
     except OSError as error:
         raise UserError(
             f"cannot store {rows:,} vectors in {tempfile.gettempdir()}: {error.strerror or error}; set TMPDIR to a "

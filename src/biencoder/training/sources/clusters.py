@@ -15,6 +15,7 @@ from biencoder.data.table import ExampleTable
 from biencoder.device.allocator import give_back
 from biencoder.device.choice import facts
 from biencoder.distributed import broadcast_object, rank
+from biencoder.model.representations.token_vectors import one_vector_each
 from biencoder.retrieval.mining.queries import Queries, encode_queries
 from biencoder.retrieval.text_encoder import TextEncoder
 from biencoder.retrieval.vectors.mapped import map_vectors
@@ -72,7 +73,7 @@ def _places(encoder: TextEncoder, table: ExampleTable, size: int, seed: int) -> 
         progress = start_progress(len(queries), 0)
 
         def encoded(number: int) -> NDArray[np.float32]:
-            vectors = encode_queries(encoder, table, blocks[number])
+            vectors = one_vector_each(encode_queries(encoder, table, blocks[number]))
             progress(number * at_once + len(vectors))
             return vectors
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from biencoder.distributed import sum_gradients
-from biencoder.model.representation import Representation
+from biencoder.model.representations.representation import Representation
 from biencoder.training.batch import TrainingBatch
 from biencoder.training.optimizer import learning_rate_at
 from biencoder.training.progress import TrainingProgress

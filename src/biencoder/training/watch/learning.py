@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from biencoder.model.representation import Representation
+from biencoder.model.representations.representation import Representation
 from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.objective.objective import Objective
 from biencoder.training.batch import TrainingBatch

@@ -14,8 +14,6 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
-from torch.nn.functional import normalize as unit_length
 
 Kind = TypeVar("Kind", bound="Representation")
 
@@ -45,6 +43,15 @@ class Representation(ABC):
         """The first ``dim`` dimensions, scaled to length 1 again if asked (Kusupati et al. 2022, section 3)."""
 
     @property
+    def places(self) -> int | None:
+        """Places of each text in the second dimension, where texts of one batch may have more than those of another."""
+        return None
+
+    def in_places(self: Kind, places: int | None) -> Kind:  # noqa: ARG002 - one signature for all kinds
+        """The same texts in so many places each; those behind the longest text hold zeros."""
+        return self
+
+    @property
     @abstractmethod
     def vectors(self) -> Tensor:
         """One vector for each text: ``[N, D]``."""
@@ -70,12 +77,13 @@ class Representation(ABC):
 
     def plus(self: Kind, other: Kind) -> Kind:
         """The sum of two gradients."""
-        added = {field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)}
-        return replace(self, **added)
+        mine, others = _alike([self, other])
+        added = {field.name: getattr(mine, field.name) + getattr(others, field.name) for field in fields(mine)}
+        return replace(mine, **added)
 
     def backward(self: Kind, gradient: Kind) -> None:
         """Send the gradient of a loss with respect to these texts back into the weights that made them."""
-        torch.autograd.backward(self._tensors, gradient._tensors)
+        torch.autograd.backward(self._tensors, gradient.in_places(self.places)._tensors)
 
     def finite(self) -> Tensor:
         """Which texts are finite numbers throughout: bool ``[N]``."""
@@ -98,7 +106,7 @@ class Representation(ABC):
 
 def concatenate(parts: Sequence[Kind]) -> Kind:
     """All texts of some representations, in order."""
-    names = [field.name for field in fields(parts[0])]
+    names, parts = [field.name for field in fields(parts[0])], _alike(parts)
     return replace(parts[0], **{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
 
@@ -107,38 +115,7 @@ def in_order(parts: Sequence[Kind], places: Sequence[Tensor]) -> Kind:
     return concatenate(parts)[torch.cat(list(places)).argsort()]
 
 
-@dataclass(frozen=True, eq=False)
-class Dense(Representation):
-    """One vector a text; the inner product is the similarity.
-
-    Attributes:
-        vectors_ND: ``[N, D]`` float32.
-    """
-
-    vectors_ND: Tensor
-
-    def scores(self, passages: "Dense") -> Tensor:
-        """Inner products of all queries with all passages: ``[B, P]``."""
-        return self.vectors_ND @ passages.vectors_ND.T
-
-    def pair_scores(self, passages: "Dense") -> Tensor:
-        """Inner products of the queries with the passages of the same number: ``[N]``."""
-        return (self.vectors_ND * passages.vectors_ND).sum(dim=1)
-
-    def group_scores(self, passages: "Dense", groups_BG: Tensor) -> Tensor:
-        """Inner products of each query with its own group: ``[B, G]``."""
-        return torch.einsum("bd,bgd->bg", self.vectors_ND, passages.vectors_ND[groups_BG])
-
-    def cosines(self, passages: "Dense") -> Tensor:
-        """Cosines of the queries with the passages of the same number: ``[N]``."""
-        return cosine_similarity(self.vectors_ND, passages.vectors_ND)
-
-    def cut(self, dim: int, *, normalize: bool) -> "Dense":
-        """The first ``dim`` dimensions, scaled to length 1 again if asked (Kusupati et al. 2022, section 3)."""
-        short = self.vectors_ND[:, :dim]
-        return Dense(unit_length(short, dim=-1) if normalize else short)
-
-    @property
-    def vectors(self) -> Tensor:
-        """The vectors themselves: ``[N, D]``."""
-        return self.vectors_ND
+def _alike(parts: Sequence[Kind]) -> list[Kind]:
+    """The same representations, in equally many places."""
+    places = [part.places for part in parts if part.places is not None]
+    return [part.in_places(max(places, default=None)) for part in parts]

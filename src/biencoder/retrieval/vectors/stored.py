@@ -1,0 +1,49 @@
+"""A file of vectors, as encoding wrote it; where texts have a vector for each token, a second file counts them."""
+
+from pathlib import Path
+
+import numpy as np
+
+from biencoder.errors import UserError
+from biencoder.files import atomic_write, beside
+from biencoder.model.representations.token_vectors import TokenVectors, Vectors
+
+
+def lengths_of(matrix: Path) -> Path:
+    """The file that counts the vectors of each text."""
+    return beside(matrix, ".lengths.npy")
+
+
+def write_lengths(matrix: Path, lengths: np.ndarray) -> None:
+    """Write how many vectors each text has, before the matrix appears."""
+    with atomic_write(lengths_of(matrix), "wb") as file:
+        np.save(file, lengths)
+
+
+def open_vectors(path: Path, *, by_token: bool) -> Vectors:
+    """The vectors of a ``.npy`` file, memory-mapped and as they are stored.
+
+    Args:
+        path: of the matrix.
+        by_token: its rows are vectors of tokens.
+
+    Raises:
+        UserError: the file, or the one with the lengths, cannot be read, or they do not belong together.
+    """
+    matrix = _open(path)
+    if not by_token:
+        return matrix
+    lengths = _open(lengths_of(path))
+    if lengths.ndim != 1 or lengths.dtype.kind != "i" or matrix.ndim != 2 or lengths.sum() != len(matrix):
+        raise UserError(f"{lengths_of(path)}: does not count the vectors of {path}; encode the texts again")
+    return TokenVectors(matrix, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
+
+
+def _open(path: Path) -> np.ndarray:
+    try:
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read as a .npy file ({error})") from error
+    if not isinstance(found, np.ndarray):
+        raise UserError(f"{path}: holds several arrays, not one")
+    return found
