@@ -20,7 +20,7 @@ import torch
 from benchmarks.workload import last_line, model_folder, print_table, save
 
 if TYPE_CHECKING:
-    from biencoder.model.representations.token_vectors import AnyVectors
+    from biencoder.model.representations.ragged import AnyVectors
 
 PART = 16_384  # vectors drawn from one seed
 NOISE = 0.05  # of each value of a query's vector; a passage's are 1 / sqrt(dim) large
@@ -30,6 +30,8 @@ class RandomEncoder:
     """The vector of the passage ``i`` is random; that of the query ``i`` lies near it. Notes when queries begin."""
 
     fingerprint = "random"
+    kind = "dense"
+    words: Sequence[str] = ()
     device = torch.device("cpu")
 
     def __init__(self, dim: int) -> None:

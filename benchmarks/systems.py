@@ -27,7 +27,13 @@ def read_pairs(path: str) -> tuple[list[str], list[str]]:
     return [row["query"] for row in rows], [row["pos"][0] for row in rows]
 
 
-def biencoder(work: Workload, precision: str, memory_budget: int | None = None, own_defaults: bool = False) -> None:
+def biencoder(
+    work: Workload,
+    precision: str,
+    memory_budget: int | None = None,
+    own_defaults: bool = False,
+    heads: str | None = None,
+) -> None:
     """`biencoder train`, with a held-out set of one query: other systems do not evaluate either.
 
     With its own defaults, only data, epochs, batch and lengths are those of the others; else everything is.
@@ -55,8 +61,10 @@ def biencoder(work: Workload, precision: str, memory_budget: int | None = None, 
                 output_dir=Path(work.output_dir),
                 batch_size=work.batch_size,
                 group_size=1,
-                query_max_len=work.max_length,
+                query_max_len=work.query_length or work.max_length,
                 passage_max_len=work.max_length,
+                heads=heads,
+                skip_punctuation=False,
                 dropout=work.dropout,
                 max_steps=work.max_steps,
                 precision=precision,
@@ -107,27 +115,62 @@ def sentence_transformers(work: Workload, bf16: bool) -> None:
     trainer = SentenceTransformerTrainer(
         model=model,
         args=SentenceTransformerTrainingArguments(
-            output_dir=work.output_dir,
-            num_train_epochs=1,
-            max_steps=work.max_steps or -1,
-            per_device_train_batch_size=work.batch_size,
-            learning_rate=work.learning_rate,
-            lr_scheduler_type="linear",
-            warmup_steps=0.1,  # below 1 it is a share of all steps
-            weight_decay=0.01,
-            max_grad_norm=1.0,
-            bf16=bf16,
-            use_cpu=work.device == "cpu",
-            batch_sampler=BatchSamplers.NO_DUPLICATES,
-            seed=work.seed,
-            save_strategy="no",
-            report_to="none",
+            batch_sampler=BatchSamplers.NO_DUPLICATES, **_trainer_options(work, bf16)
         ),
         train_dataset=Dataset.from_dict({"anchor": queries, "positive": passages}),
         loss=MultipleNegativesRankingLoss(model, scale=1 / work.temperature),
     )
     trainer.train()
     model.save_pretrained(work.output_dir)
+
+
+def sentence_transformers_multi_vector(work: Workload, bf16: bool) -> None:
+    """sentence-transformers' trainer for a vector for each token, with the scores that biencoder's loss has."""
+    from datasets import Dataset
+    from sentence_transformers import (
+        MultiVectorEncoder,
+        MultiVectorEncoderTrainer,
+        MultiVectorEncoderTrainingArguments,
+    )
+    from sentence_transformers.multi_vector_encoder.losses import MultiVectorMultipleNegativesRankingLoss
+    from sentence_transformers.multi_vector_encoder.scoring import mean_colbert_scores
+    from sentence_transformers.training_args import BatchSamplers
+
+    model = MultiVectorEncoder(work.model, device=work.device)
+    model[0].query_length, model[0].document_length = work.query_length or work.max_length, work.max_length
+    queries, passages = read_pairs(work.train_data)
+    trainer = MultiVectorEncoderTrainer(
+        model=model,
+        args=MultiVectorEncoderTrainingArguments(
+            batch_sampler=BatchSamplers.NO_DUPLICATES, **_trainer_options(work, bf16)
+        ),
+        train_dataset=Dataset.from_dict({"query": queries, "positive": passages}),
+        loss=MultiVectorMultipleNegativesRankingLoss(
+            model, scale=1 / work.temperature, similarity_fct=mean_colbert_scores
+        ),
+    )
+    trainer.train()
+    model.save_pretrained(work.output_dir)
+
+
+def _trainer_options(work: Workload, bf16: bool) -> dict[str, Any]:
+    """What all of sentence-transformers' trainers are told."""
+    return {
+        "output_dir": work.output_dir,
+        "num_train_epochs": 1,
+        "max_steps": work.max_steps or -1,
+        "per_device_train_batch_size": work.batch_size,
+        "learning_rate": work.learning_rate,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": 0.1,  # below 1 it is a share of all steps
+        "weight_decay": 0.01,
+        "max_grad_norm": 1.0,
+        "bf16": bf16,
+        "use_cpu": work.device == "cpu",
+        "seed": work.seed,
+        "save_strategy": "no",
+        "report_to": "none",
+    }
 
 
 def flag_embedding(work: Workload, bf16: bool) -> None:
@@ -189,6 +232,9 @@ SYSTEMS: dict[str, Callable[[Workload], None]] = {
     "biencoder uncached": partial(biencoder, precision="auto", memory_budget=UNCACHED),
     "sentence-transformers fp32": partial(sentence_transformers, bf16=False),
     "sentence-transformers bf16": partial(sentence_transformers, bf16=True),
+    "biencoder multi-vector": partial(biencoder, precision="auto", heads="multi"),
+    "sentence-transformers multi-vector fp32": partial(sentence_transformers_multi_vector, bf16=False),
+    "sentence-transformers multi-vector bf16": partial(sentence_transformers_multi_vector, bf16=True),
     "FlagEmbedding fp32": partial(flag_embedding, bf16=False),
     "FlagEmbedding bf16": partial(flag_embedding, bf16=True),
 }

@@ -38,7 +38,7 @@ class Workload:
         train_data: JSON lines with ``query`` and ``pos``; the first positive counts.
         output_dir: where the trained model goes.
         batch_size: pairs a step.
-        max_length: tokens of queries and of passages.
+        max_length: tokens of passages, and of queries if nothing else is said.
         temperature: divides the cosines; sentence-transformers' ``scale`` is its inverse.
         learning_rate: peak of a linear schedule with warm-up over a tenth of the steps.
         dropout: probability; None for the model's own.
@@ -46,6 +46,7 @@ class Workload:
         seed: of order and dropout.
         memory_budget: bytes, for biencoder, which alone has one; None for its default.
         device: ``cpu`` or ``cuda``, for all systems.
+        query_length: tokens of queries; None for as many as of passages.
     """
 
     system: str
@@ -61,6 +62,7 @@ class Workload:
     seed: int = 42
     memory_budget: int | None = None
     device: str = "cpu"
+    query_length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,7 @@ def arguments(description: str, *, batch_size: int, max_length: int, systems: Se
     parser.add_argument("--systems", nargs="+", default=list(systems), help="names in benchmarks/systems.py")
     parser.add_argument("--batch-size", type=int, default=batch_size, help="pairs a step")
     parser.add_argument("--max-length", type=int, default=max_length, help="tokens of queries and of passages")
+    parser.add_argument("--query-length", type=int, help="tokens of queries (default: as many as of passages)")
     parser.add_argument("--temperature", type=float, default=0.05, help="for all systems")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="for all systems")
     parser.add_argument("--dropout", type=float, help="for all systems (default: the model's own)")
@@ -203,6 +206,7 @@ def workload(asked: argparse.Namespace, system: str, name: str) -> Workload:
         temperature=asked.temperature,
         dropout=asked.dropout,
         device=asked.device,
+        query_length=asked.query_length,
     )
 
 

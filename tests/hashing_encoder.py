@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from biencoder.model.representations.token_vectors import AnyVectors, Vectors
+from biencoder.model.representations.ragged import AnyVectors, Vectors
 
 
 @dataclass
@@ -47,6 +47,14 @@ class HashingEncoder:
 
     def encode_queries(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> np.ndarray:
         return self.encode(texts, self.query_prompt, progress)
+
+    @property
+    def kind(self) -> str:
+        return "dense"
+
+    @property
+    def words(self) -> Sequence[str]:
+        raise NotImplementedError
 
     @property
     def text_size(self) -> int:

@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from biencoder.model.representations.token_vectors import AnyVectors
+from biencoder.model.representations.ragged import AnyVectors
 
 STALL = "stall"  # answers nothing for longer than any test waits
 BREAK = "break"  # closes the connection without a word
@@ -113,6 +113,8 @@ class BagOfWords:
     """An encoder that counts the words of a vocabulary: vectors of length 1."""
 
     fingerprint = "words"
+    kind = "dense"
+    words: Sequence[str] = ()
     device = torch.device("cpu")
 
     def __init__(self, words: str) -> None:

@@ -30,6 +30,7 @@ from biencoder.model.files.static import without_special_tokens
 from biencoder.model.heads.dense import DenseHead
 from biencoder.model.heads.multi_vector import MultiVectorHead
 from biencoder.model.heads.projection import DenseLayer, Projection
+from biencoder.model.heads.sparse import SparseHead
 from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.training import gradcache
 from biencoder.training.batch import Batcher, Prompts
@@ -132,7 +133,7 @@ def outcome(model: Any, loss: Tensor) -> Outcome:
 
 # --- the models -------------------------------------------------------------------------------------------------------
 
-BERT, DENSE, STATIC, MULTI = "bert", "dense", "static", "multi"
+BERT, DENSE, STATIC, MULTI, SPARSE = "bert", "dense", "static", "multi", "sparse"
 LAYER = DenseLayer(64, 40, bias=True, activation="Tanh", residual=True)
 TOKEN_LAYER = DenseLayer(64, 40, bias=False, activation="Identity")
 SKIPPED = ("word3", "word20", "word77")  # have no vector in a passage
@@ -140,7 +141,7 @@ EXPANSION = 7  # tokens of the shortest query
 
 
 def write_models(folder: Path) -> None:
-    """A transformer, with a linear layer after its pooling, with a vector a token, a table of vectors, and a guide."""
+    """A transformer, the same with every other head, a table of vectors, and a guide."""
     tiny_model(folder / BERT, **NATIVE_SIZES)  # by compiled kernels, where there are any
     tiny_model(folder / "guide", seed=1)
     encoder = Encoder.load(folder / BERT, pooling="mean", normalize=True)
@@ -149,10 +150,16 @@ def write_models(folder: Path) -> None:
     encoder.head = encoder.head.followed_by(Projection(LAYER))
     encoder.adopt(replace(encoder.settings, layers=(LAYER,)))
     encoder.save(folder / DENSE)
+    encoder.adopt(replace(encoder.settings, layers=()))
+    encoder.head = SparseHead(64, VOCABULARY, encoder.tokenizer.all_special_ids)
+    with torch.no_grad():
+        encoder.head.linear.bias.fill_(0.3)  # most weights are above 0
+    sparse = replace(encoder.settings, heads="sparse", normalize=False)
+    Encoder(encoder.backbone, encoder.head, encoder.tokenizer, sparse).save(folder / SPARSE)
     encoder.head = MultiVectorHead(64, layers=[Projection(TOKEN_LAYER)])
     encoder.tokenizer.mask_token = "word9"
     own: dict[str, Any] = {"layers": (TOKEN_LAYER,), "skipped": SKIPPED, "query_expansion": EXPANSION}
-    encoder.adopt(replace(encoder.settings, multi=True, **own))
+    encoder.adopt(replace(encoder.settings, heads="multi", **own))
     encoder.save(folder / MULTI)
     settings = ModelSettings(pooling="mean", normalize=True, max_length=96, static=True)
     tokenizer = without_special_tokens(tiny_tokenizer().backend_tokenizer)
@@ -181,10 +188,18 @@ class Truth(nn.Module):
             layer.load_state_dict(load_file(folder / "1_Dense" / "model.safetensors"))
             self.head = nn.ModuleDict({"layers": nn.ModuleList([layer])})
 
+        if self.kind == SPARSE:
+            linear = nn.Linear(64, 1).double()
+            weights = load_file(folder / "1_SparseLinear" / "model.safetensors")
+            linear.load_state_dict({name.removeprefix("linear."): weight for name, weight in weights.items()})
+            self.head = nn.ModuleDict({"linear": linear})
+
     def forward(self, texts: list[str], *, passages: bool = False) -> Texts:
         """Vectors of length 1: one for each text, or one for each of its tokens that is compared."""
         if self.kind == MULTI:
             return [self.of_tokens(text, passages) for text in texts]
+        if self.kind == SPARSE:
+            return [self.of_words(text) for text in texts]
         if self.kind == STATIC:
             rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
             vectors = torch.stack([self.backbone["embedding"](torch.tensor(row)).mean(0) for row in rows])
@@ -207,6 +222,17 @@ class Truth(nn.Module):
         skipped = self.tokenizer.convert_tokens_to_ids(list(SKIPPED))
         kept = [place for place, number in enumerate(ids.tolist()) if not passage or number not in skipped]
         return torch.nn.functional.normalize(hidden[kept] @ weight.T, dim=-1)
+
+    def of_words(self, text: str) -> Tensor:
+        ids = self.tokenizer(text)["input_ids"]
+        hidden = self.backbone(input_ids=torch.tensor([ids])).last_hidden_state[0]
+        own = dict(self.named_parameters())
+        weights = (hidden @ own["head.linear.weight"][0] + own["head.linear.bias"]).relu()
+        found = [torch.zeros((), dtype=torch.float64) for _ in range(VOCABULARY)]
+        for number, weight in zip(ids, weights, strict=True):
+            if number not in self.tokenizer.all_special_ids and weight > found[number]:
+                found[number] = weight
+        return torch.stack(found)
 
 
 # --- the trainer's way: accumulate_gradients, then sum_gradients ------------------------------------------------------
@@ -251,6 +277,9 @@ VARIED += [
     Combination(7, True, True, False, True, distillation="margin-mse", dims=(12,), guided=True),
     Combination(7, True, True, False, True, model=MULTI),
     Combination(7, True, True, True, True, two_way=True, model=MULTI),
+    *(Combination(queries, True, True, True, True, two_way=True, guided=True, model=SPARSE) for queries in (7, 3)),
+    Combination(7, True, True, True, True, distillation="margin-mse", model=SPARSE),
+    Combination(7, True, True, False, True, model=SPARSE),
 ]
 STEPS = [
     *itertools.product(PLAIN, ("all", "part", "none")),  # what is kept, and what is replayed
@@ -300,7 +329,7 @@ def objective_of(combination: Combination) -> ContrastiveObjective:
 def trainer(rank: int, world: int, folder: Path) -> list[Outcome]:
     """Loss and gradients of every one of :data:`STEPS`, by our code."""
     encoders = {name: Encoder.load(folder / name, pooling="mean", normalize=True) for name in (BERT, DENSE, STATIC)}
-    encoders[MULTI] = Encoder.load(folder / MULTI)
+    encoders |= {name: Encoder.load(folder / name) for name in (MULTI, SPARSE)}
     asked = Encoder.load(folder / "guide", pooling="mean", normalize=True)
     outcomes = []
     for combination, keep in STEPS:
@@ -373,7 +402,8 @@ def trainer_truth(combination: Combination, world: int, folder: Path) -> Outcome
     queries, passages = model(prompted), model(texts, passages=True)
     losses = []
     for dim in combination.dims or (None,):
-        asked, found = ([cut(text, dim) for text in side] for side in (queries, passages))
+        is_cut = combination.model != SPARSE
+        asked, found = ([cut(text, dim) if is_cut else text for text in side] for side in (queries, passages))
         told = askers if combination.two_way else None
         margins = combination.distillation == "margin-mse"
         losses.append(mean_loss(asked, found, groups, candidates, teacher, WEIGHT, told, margins))

@@ -17,8 +17,8 @@ from biencoder.commands.encode import run as run_encode
 from biencoder.config import EncodeConfig, MineConfig, ScoreConfig
 from biencoder.data.files.beir import Collection
 from biencoder.errors import UserError
-from biencoder.model.multi_vector import make_multi_vector
-from biencoder.model.representations.token_vectors import TokenVectors
+from biencoder.model.new_heads.multi_vector import make_multi_vector
+from biencoder.model.representations.ragged import TokenVectors
 from biencoder.retrieval import encode, search
 from biencoder.retrieval.encode import description, encode_file
 from biencoder.retrieval.evaluate import evaluate, retrieve

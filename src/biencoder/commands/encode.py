@@ -1,6 +1,7 @@
 """``biencoder encode``: encodes a file of texts as a matrix of vectors."""
 
 from biencoder.config import EncodeConfig
+from biencoder.config.choices import DENSE, MULTI, SPARSE
 from biencoder.model.encoder import load_encoder
 from biencoder.retrieval.encode import encode_file
 from biencoder.retrieval.texts import read_texts
@@ -15,4 +16,9 @@ def run(config: EncodeConfig) -> None:
         made = encode_file(
             encoder, config.input, config.output, kind=config.kind, vectors=config.vectors, progress=progress
         )
-    say(f"{made.output}: {made.rows:,} vectors of {made.dim} dimensions, {made.vectors}")
+    what = {
+        DENSE: f"{made.rows:,} vectors of {made.dim} dimensions, {made.vectors}",
+        MULTI: f"vectors of {made.dim} dimensions for the tokens of {made.rows:,} texts, {made.vectors}",
+        SPARSE: f"weights of the words of {made.rows:,} texts",
+    }
+    say(f"{made.output}: {what[encoder.kind]}")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from biencoder.config import ExportConfig
-from biencoder.config.choices import CPU, ONNX
+from biencoder.config.choices import CPU, DENSE, ONNX
 from biencoder.data.files.beir import Collection, load_collection
 from biencoder.errors import UserError
 from biencoder.files import refuse_filled
@@ -40,8 +40,8 @@ def run(config: ExportConfig) -> None:
         max_length=config.max_length,
         trust_remote_code=trust,
     )
-    if encoder.settings.multi and config.format == ONNX:
-        raise UserError(f"--format {ONNX}: the model makes a vector for each token, and the file would pool them")
+    if encoder.kind != DENSE and config.format == ONNX:
+        raise UserError(f"--format {ONNX}: the model's head is {encoder.kind}; only one vector a text can be exported")
     encoder.save(folder)
     found = parity(encoder, Encoder.load(folder, device=CPU, trust_remote_code=trust))
     if found.difference > LARGEST_DIFFERENCE:

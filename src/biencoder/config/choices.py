@@ -9,7 +9,7 @@ AUTO = "auto"
 POOLINGS = CLS, MEAN, LAST = "cls", "mean", "last"
 ATTENTIONS = CAUSAL, BIDIRECTIONAL = "causal", "bidirectional"
 DEVICES = CPU, CUDA = "cpu", "cuda"
-HEADS = DENSE, MULTI = "dense", "multi"
+HEADS = DENSE, SPARSE, MULTI = "dense", "sparse", "multi"
 PRECISIONS = FP32, BF16, FP16 = "fp32", "bf16", "fp16"
 
 DISTILLATIONS = KL, MARGIN_MSE = "kl", "margin-mse"

@@ -20,6 +20,7 @@ from biencoder.config.choices import (
     RESUMES,
     SCHEDULES,
     SIZE,
+    SPARSE,
     STOP,
     TRACKERS,
 )
@@ -100,8 +101,8 @@ class TrainConfig(Config):
     heads: Annotated[
         str | None,
         Option(
-            "what the model makes of a text; dense: one vector; multi: a vector for each token, compared by the best "
-            "match of each (ColBERT)",
+            "what the model makes of a text; dense: one vector; sparse: a weight for each word; multi: a vector for "
+            "each token, compared by the best match of each (ColBERT)",
             TRAINED,
             unset="as the model's files say, otherwise dense",
             choices=HEADS,
@@ -449,6 +450,6 @@ class TrainConfig(Config):
         If vectors are not normalised, all have the run's temperature.
         """
         found = data_sets_of(self.train_data)
-        if self.normalize is False:
+        if self.normalize is False and self.heads != SPARSE:
             found = tuple(replace(data_set, temperature=None) for data_set in found)
         return tuple(data_set.filled_from(self) for data_set in found)

@@ -1,7 +1,5 @@
 """Prepare a base model for training: which way it attends, how its texts end, which weights learn."""
 
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,8 +14,6 @@ from biencoder.model.adapting.lora import add_lora
 from biencoder.model.encoder import Encoder
 from biencoder.model.files.pretrained import locate
 from biencoder.model.files.settings import adapter_base, read_settings
-from biencoder.model.heads.dense import DenseHead
-from biencoder.model.heads.projection import DenseLayer, principal_directions, projections
 from biencoder.model.packing import pack
 from biencoder.terminal import say
 
@@ -77,31 +73,6 @@ def _prepare_tokenizer(encoder: Encoder, config: TrainConfig) -> None:
     plain = read_settings(locate(config.model)).pooling is None  # otherwise its vectors have a meaning already
     if plain and encoder.settings.pooling == LAST and not close_texts(tokenizer):
         say(f"{config.model}: its tokenizer cannot add an end-of-sequence token; the last word takes its place")
-
-
-def add_dense(encoder: Encoder, dim: int, texts: Sequence[str]) -> None:
-    """Put a linear layer after the pooling, and after the linear layers that are there already.
-
-    It starts as the ``dim`` directions that keep most of the inner products of some texts' vectors (Eckart and Young
-    1936), so that the model hardly changes at first. If ``dim`` is at least the number of dimensions, it keeps all.
-
-    Args:
-        encoder: with a dense head.
-        dim: dimensions of a vector after the layer.
-        texts: passages.
-
-    Raises:
-        UserError: the model makes a vector for each token.
-    """
-    if not isinstance(encoder.head, DenseHead):
-        raise UserError(f"--add-dense {dim}: the model makes a vector for each token, and has its layer already")
-    settings = encoder.settings
-    encoder.adopt(replace(settings, normalize=False))
-    weights = {"linear.weight": principal_directions(torch.from_numpy(encoder.encode_passages(texts)), dim)}
-    layer = DenseLayer(encoder.head.full_dim, dim, bias=False, activation="Identity")
-    encoder.head = encoder.head.followed_by(*projections([layer], layer.inputs, [weights])).to(encoder.device)
-    encoder.adopt(replace(settings, layers=(*settings.layers, layer)))
-    say(f"a linear layer from {layer.inputs:,} to {dim:,} dimensions; it starts as their principal directions")
 
 
 def choose_trained(encoder: Encoder, config: TrainConfig) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from biencoder.config.choices import AUTO, CLS, FP32, LAST, MEAN
+from biencoder.config.choices import AUTO, CLS, DENSE, FP32, LAST, MEAN, SPARSE
 from biencoder.config.shared import EncoderConfig, EncodingOptions
 from biencoder.device.ahead import made_ahead, one_behind
 from biencoder.device.choice import autocast, choose_device, choose_precision, facts, placed
@@ -33,10 +33,19 @@ from biencoder.model.heads.dense import DenseHead
 from biencoder.model.heads.head import Head
 from biencoder.model.heads.multi_vector import MultiVectorHead
 from biencoder.model.heads.projection import projections
+from biencoder.model.heads.sparse import SparseHead
 from biencoder.model.packing import PackedBatch, chunks, pack
 from biencoder.model.representations.dense import Dense
+from biencoder.model.representations.ragged import (
+    WORD_AND_WEIGHT,
+    AnyVectors,
+    Ragged,
+    SparseVectors,
+    TokenVectors,
+    Vectors,
+    in_order,
+)
 from biencoder.model.representations.representation import Representation
-from biencoder.model.representations.token_vectors import AnyVectors, TokenVectors, Vectors, in_order
 from biencoder.model.tokens import Tokens, expanded, marked, skipped_ids, tokenize
 
 LONG_TEXT = 512  # tokens; few texts have more, whatever a model takes
@@ -110,8 +119,7 @@ class Encoder(nn.Module):
         target = choose_device(device)
         tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
         backbone = load_checked(folder, path, dropout, trust_remote_code=trust_remote_code)
-        if settings.static or settings.multi:
-            _refuse_other_pooling(pooling, settings)
+        _refuse_other_pooling(pooling, settings)
         first_position = enable_packing(backbone)
         asked = replace(
             settings,
@@ -120,7 +128,7 @@ class Encoder(nn.Module):
             max_length=max_length or settings.max_length,
         )
         asked = resolve(asked, tokenizer, backbone)
-        head = _head(folder, path, asked, int(backbone.config.hidden_size), dim)
+        head = _head(folder, path, asked, backbone, tokenizer, dim)
         encoder = cls(
             backbone,
             head,
@@ -180,6 +188,13 @@ class Encoder(nn.Module):
         return self._tokenizer
 
     @property
+    def words(self) -> list[str]:
+        """All tokens, by number."""
+        size = int(self.backbone.config.vocab_size)
+        known: list[str | None] = self.tokenizer.convert_ids_to_tokens(list(range(size)))
+        return [f"[{number}]" if word is None else word for number, word in enumerate(known)]
+
+    @property
     def dim(self) -> int:
         """Dimensions of a vector."""
         return self.head.dim
@@ -187,7 +202,16 @@ class Encoder(nn.Module):
     @property
     def text_size(self) -> int:
         """About how many numbers a long text takes: those of its vector, or of the vectors of its tokens."""
-        return self.dim * (min(self.max_length, LONG_TEXT) if self.settings.multi else 1)
+        return self._row_size * (1 if self.kind == DENSE else min(self.max_length, LONG_TEXT))
+
+    @property
+    def kind(self) -> str:
+        """What it makes of a text: ``dense`` (one vector), ``multi`` (one for each token) or ``sparse`` (weights)."""
+        return self.settings.heads
+
+    @property
+    def _row_size(self) -> int:
+        return WORD_AND_WEIGHT if self.kind == SPARSE else self.dim
 
     @property
     def max_length(self) -> int:
@@ -258,7 +282,7 @@ class Encoder(nn.Module):
             prompt: put before each text; None for the model's query prompt.
         """
         prompt = self.settings.query_prompt if prompt is None else prompt
-        if not self.settings.multi:
+        if self.kind == DENSE:
             return self.encode(texts, prompt, progress)
         tokenize = partial(self.tokenize_queries, prompt=prompt)
         return self._represent(self._tokenized_ahead(texts, tokenize), progress)
@@ -268,7 +292,7 @@ class Encoder(nn.Module):
     ) -> Vectors:
         """What the model compares of passages; see :meth:`represent_queries`."""
         prompt = self.settings.passage_prompt if prompt is None else prompt
-        if not self.settings.multi:
+        if self.kind == DENSE:
             return self.encode(texts, prompt, progress)
         tokenize = partial(self.tokenize_passages, prompt=prompt)
         return self._represent(self._tokenized_ahead(texts, tokenize), progress)
@@ -290,9 +314,10 @@ class Encoder(nn.Module):
         return vectors
 
     def _represent(self, parts: Iterable[Sequence[Tokens]], progress: Callable[[int], None] | None) -> Vectors:
-        found: list[tuple[np.ndarray, Vectors]] = [(np.empty(0, np.int64), TokenVectors.none(self.dim))]
-        found += [(places, TokenVectors.of(texts)) for places, texts in self._in_chunks(parts, self, progress)]
-        return in_order(found, self.dim)
+        rows: type[SparseVectors] | type[TokenVectors] = SparseVectors if self.kind == SPARSE else TokenVectors
+        found: list[tuple[np.ndarray, Vectors]] = [(np.empty(0, np.int64), rows.none(self._row_size))]
+        found += [(places, rows.of(texts)) for places, texts in self._in_chunks(parts, self, progress)]
+        return in_order(found, self._row_size)
 
     def _in_chunks(
         self,
@@ -330,9 +355,12 @@ class Encoder(nn.Module):
         """The first dimensions of this encoder's vectors, as one loaded with ``dim`` makes them."""
         if dim == self.dim:
             return vectors
-        if isinstance(vectors, TokenVectors):
+        if isinstance(vectors, Ragged):
             return vectors.cut(dim)
-        return Dense(torch.from_numpy(vectors)).cut(dim, normalize=bool(self.settings.normalize)).vectors.numpy()
+        cut: np.ndarray = (
+            Dense(torch.from_numpy(vectors)).cut(dim, normalize=bool(self.settings.normalize)).vectors.numpy()
+        )
+        return cut
 
     def save(self, folder: Path) -> None:
         """Write a folder that transformers and sentence-transformers load; each file appears whole or not at all.
@@ -343,6 +371,8 @@ class Encoder(nn.Module):
         layers = []
         if isinstance(self.head, DenseHead | MultiVectorHead):
             layers = [layer.state_dict() for layer in self.head.projections]
+        elif isinstance(self.head, SparseHead):
+            layers = [self.head.state_dict()]
         if self.head.state_dict() and not layers:
             raise ValueError("the head has weights of its own: save encoder.head.state_dict() beside the backbone")
         save_model(folder, self.backbone, self._tokenizer, self.settings, layers)
@@ -378,13 +408,28 @@ def load_with(config: EncodingOptions, model: str) -> Encoder:
 
 
 def _refuse_other_pooling(pooling: str, settings: ModelSettings) -> None:
-    if settings.multi and pooling != AUTO:
-        raise UserError(f"--pooling {pooling}: a multi-vector model has a vector for each token, and pools none")
-    if pooling not in (AUTO, MEAN):
+    if settings.heads != DENSE and pooling != AUTO:
+        raise UserError(f"--pooling {pooling}: the model makes something of each token, and pools nothing")
+    if settings.static and pooling not in (AUTO, MEAN):
         raise UserError(f"--pooling {pooling}: the vectors of a static model are means of its tokens' vectors")
 
 
-def _head(folder: Path, path: str | Path, settings: ModelSettings, width: int, dim: int | None) -> Head:
+def _head(
+    folder: Path,
+    path: str | Path,
+    settings: ModelSettings,
+    backbone: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dim: int | None,
+) -> Head:
+    width = int(backbone.config.hidden_size)
+    if settings.sparse:
+        if dim is not None:
+            raise UserError(f"--dim {dim}: {path} makes weights of words, which cannot be cut")
+        head_of_words = SparseHead(width, int(backbone.config.vocab_size), tokenizer.all_special_ids)
+        with loading(path):
+            head_of_words.load_state_dict(read_weights(layer_folders(folder))[0])
+        return head_of_words
     with loading(path):
         layers = projections(settings.layers, width, read_weights(layer_folders(folder)))
     assert settings.pooling is not None

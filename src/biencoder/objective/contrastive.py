@@ -49,7 +49,7 @@ class ContrastiveObjective:
         """
         with torch.autocast(queries.device.type, enabled=False):
             sides = tuple(
-                side.map(Tensor.float) for side in (queries, passages, queries if all_queries is None else all_queries)
+                side.in_float32() for side in (queries, passages, queries if all_queries is None else all_queries)
             )
             if not self.dims:
                 return self._losses(sides, labels)

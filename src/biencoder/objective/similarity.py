@@ -51,7 +51,7 @@ class SimilarityObjective:
         """Losses of pairs, in float32 also under autocast; ``labels.teacher[:, 0]`` is what each cosine should be."""
         assert labels.teacher is not None
         with torch.autocast(queries.device.type, enabled=False):
-            sides = [queries.map(Tensor.float), passages.map(Tensor.float)[labels.groups[:, 0]]]
+            sides = [queries.in_float32(), passages.in_float32()[labels.groups[:, 0]]]
             pairs = [[side.cut(dim, normalize=False) for side in sides] for dim in self.dims] or [sides]
             cosines = [query.cosines(passage) for query, passage in pairs]
             errors = [similarity_error(each, labels.teacher[:, 0]) for each in cosines]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from biencoder.config import TrainConfig
+from biencoder.config.choices import DENSE, MULTI, SPARSE
 from biencoder.files import atomic_write
 from biencoder.model.encoder import Encoder
 from biencoder.report.guard import GUARD_COLUMNS, guard_json, guard_rows, guard_verdicts, next_step
@@ -135,7 +136,8 @@ def write_model_card(path: Path, encoder: Encoder, outcome: Outcome) -> None:
     continued = [inline(outcome.continued)] if outcome.continued else []
     sentences = [*continued, *outcome.kept.sentences(), *outcome.skipped_said]
     notes = "".join(f"\n{sentence}\n" for sentence in sentences)
-    peer = "MultiVectorEncoder" if settings.multi else "SentenceTransformer"
+    peer = {DENSE: "SentenceTransformer", MULTI: "MultiVectorEncoder"}.get(encoder.kind)
+    with_peer = f"With sentence-transformers: `{peer}(folder)`, then `encode_query` and `encode_document`.\n"
     with atomic_write(path) as file:
         file.write(
             f"""---
@@ -160,10 +162,9 @@ On {inline(outcome.after.description)}:
 {_second_look_in_card(outcome)}{_guards_in_card(outcome)}
 ## Use
 
-{fenced(python_usage(path.parent.resolve().name, by_token=settings.multi), "python")}
+{fenced(python_usage(path.parent.resolve().name, by_token=encoder.kind != DENSE), "python")}
 
-With sentence-transformers: `{peer}(folder)`, then `encode_query` and `encode_document`.
-
+{with_peer if peer else ""}
 ## Settings
 
 {fenced(config.to_yaml().rstrip(), "yaml")}
@@ -173,7 +174,9 @@ With sentence-transformers: `{peer}(folder)`, then `encode_query` and `encode_do
 
 def _what_it_makes(encoder: Encoder) -> str:
     settings = encoder.settings
-    if settings.multi:
+    if encoder.kind == SPARSE:
+        return "It makes a weight for each word, and compares texts by the words that they share"
+    if encoder.kind == MULTI:
         return f"It makes a vector of {encoder.dim} dimensions for each token, compared by the best matches (MaxSim)"
     scaled = "normalised" if settings.normalize else "not normalised"
     return f"It maps texts to {encoder.dim} dimensions; {settings.pooling} pooling, {scaled}"

@@ -8,17 +8,21 @@ each text.
 
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from biencoder.config.choices import FLOAT16, FLOAT32, PASSAGE, QUERY
+import numpy as np
+
+from biencoder.config.choices import DENSE, FLOAT16, FLOAT32, MULTI, PASSAGE, QUERY, SPARSE
 from biencoder.device.choice import facts
 from biencoder.errors import UserError
 from biencoder.files import beside, open_claimed, read_json, sync_folder, write_json
-from biencoder.model.representations.token_vectors import Vectors
+from biencoder.model.representations.ragged import WORD_AND_WEIGHT, SparseVectors, Vectors
 from biencoder.retrieval.text_encoder import Advance, StartProgress, TextEncoder, finite, shifted
 from biencoder.retrieval.texts import in_batches, read_texts, summarize
+from biencoder.retrieval.vectors.csr import CSR, JSON_LINES, write_csr, write_json_lines
 from biencoder.retrieval.vectors.parquet import PARQUET, write_parquet
 from biencoder.retrieval.vectors.small import RANGES, shrink_file
 from biencoder.retrieval.vectors.stored import lengths_of, write_lengths
@@ -75,15 +79,11 @@ def encode_file(
     Raises:
         UserError: bad input or output path, too little disk space, or a model whose vectors are not finite.
     """
-    if output.suffix not in (".npy", PARQUET) or output.is_dir():
-        raise UserError(f"--output {output}: must be a file that ends in .npy (a numpy matrix) or .parquet")
-    by_token = encoder.text_size != encoder.dim
-    if by_token and (output.suffix == PARQUET or vectors not in (FLOAT32, FLOAT16)):
-        raise UserError("vectors of tokens are stored in a .npy file, with --vectors float32 or float16")
+    _check_form(output, encoder.kind, vectors)
     summary = summarize(input)
-    rows, dim = summary.rows, encoder.dim
+    rows, dim = summary.rows, WORD_AND_WEIGHT if encoder.kind == SPARSE else encoder.dim
     source = {"rows": rows, "dim": dim, "kind": kind, "texts": summary.fingerprint, "model": encoder.fingerprint}
-    source |= ({} if vectors == FLOAT32 else {"vectors": vectors}) | ({TOKENS: True} if by_token else {})
+    source |= ({} if vectors == FLOAT32 else {"vectors": vectors}) | ({} if encoder.kind == DENSE else {TOKENS: True})
     partial, record = beside(output, ".partial"), beside(output, ".partial.json")
     if _is_whole(output, partial, record, source):
         return Encoded(output, rows, dim, rows, vectors)
@@ -102,8 +102,21 @@ def encode_file(
         if done != rows:
             raise UserError(f"{input}: the file changed while biencoder read it; start again")
         unfinished.finish()
-        _publish(input, output, partial, record, source)
+        _publish(input, output, partial, record, source, encoder.words if encoder.kind == SPARSE else ())
     return Encoded(output, rows, dim, reused, vectors)
+
+
+def _check_form(output: Path, kind: str, vectors: str) -> None:
+    """Raise `UserError` for a name, or a way to store numbers, that does not go with what a model makes."""
+    suffixes = {DENSE: (".npy", PARQUET), MULTI: (".npy",), SPARSE: (CSR, JSON_LINES)}[kind]
+    if output.suffix not in suffixes or output.is_dir():
+        meant = "a numpy matrix"
+        if kind != DENSE:
+            meant = f"the model's head is {kind}"
+        raise UserError(f"--output {output}: must be a file that ends in {' or '.join(suffixes)} ({meant})")
+    if (kind == MULTI and vectors not in (FLOAT32, FLOAT16)) or (kind == SPARSE and vectors != FLOAT32):
+        stored = FLOAT32 if kind == SPARSE else f"{FLOAT32} or {FLOAT16}"
+        raise UserError(f"--vectors {vectors}: the model's head is {kind}, and is stored as {stored}")
 
 
 def description(output: Path) -> dict[str, Any] | None:
@@ -153,19 +166,15 @@ def _is_converted(output: Path, source: dict[str, Any]) -> bool:
     return "vectors" in source or TOKENS in source or output.suffix == PARQUET
 
 
-def _publish(input: Path, output: Path, partial: Path, record: Path, source: dict[str, Any]) -> None:
+def _publish(
+    input: Path, output: Path, partial: Path, record: Path, source: dict[str, Any], words: Sequence[str]
+) -> None:
     # The old description goes first, so that no description is ever beside a matrix that it does not describe.
     beside(output, ".json").unlink(missing_ok=True)
     if TOKENS not in source:
         lengths_of(output).unlink(missing_ok=True)
     if _is_converted(output, source):
-        kind = source.get("vectors", FLOAT32)
-        if TOKENS in source:
-            write_lengths(output, lengths_so_far(output))
-        if output.suffix == PARQUET:
-            needed = write_parquet(partial, input, output, kind)
-        else:
-            needed = shrink_file(partial, output, kind)
+        needed = _convert(input, output, partial, source, words)
         _describe(output, record, source | needed)
         partial.unlink()
         beside(partial, ".lengths").unlink(missing_ok=True)
@@ -173,6 +182,24 @@ def _publish(input: Path, output: Path, partial: Path, record: Path, source: dic
     partial.replace(output)
     sync_folder(output.parent)
     _describe(output, record, source)
+
+
+def _convert(input: Path, output: Path, partial: Path, source: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    """Write the output from the matrix of float32; what a reader needs to know beside ``source``."""
+    kind = source.get("vectors", FLOAT32)
+    if output.suffix in (CSR, JSON_LINES):
+        starts = np.concatenate([[0], np.cumsum(lengths_so_far(output), dtype=np.int64)])
+        rows = SparseVectors(np.load(partial, mmap_mode="r", allow_pickle=False), starts)
+        if output.suffix == CSR:
+            write_csr(rows, len(words), output)
+        else:
+            write_json_lines(rows, words, input, output)
+        return {}
+    if TOKENS in source:
+        write_lengths(output, lengths_so_far(output))
+    return (
+        write_parquet(partial, input, output, kind) if output.suffix == PARQUET else shrink_file(partial, output, kind)
+    )
 
 
 def _describe(output: Path, record: Path, source: dict[str, Any]) -> None:

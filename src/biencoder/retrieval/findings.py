@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from biencoder.data.files.beir import Collection
-from biencoder.model.representations.token_vectors import Vectors
+from biencoder.model.representations.ragged import Vectors
 from biencoder.retrieval.metrics import Run, ranking
 from biencoder.retrieval.search import score_pairs
 

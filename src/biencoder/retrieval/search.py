@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, overload
 
 import numpy as np
 
-from biencoder.model.representations.token_vectors import AnyVectors, TokenVectors, Vectors
+from biencoder.model.representations.ragged import AnyVectors, Ragged, Vectors
 
 if TYPE_CHECKING:
     import torch
 
-    from biencoder.model.representations.multi_vector import MultiVector
+    from biencoder.model.representations.representation import Representation
 
 Matrix: TypeAlias = "np.ndarray | torch.Tensor"  # ``[N, D]`` float32; a tensor on a GPU is searched there
-Documents: TypeAlias = "Matrix | MultiVector"
+Documents: TypeAlias = "Matrix | Representation"
 
 BLOCK_BYTES = 64 << 20  # bytes of document vectors searched at a time: large enough for full speed
 SCORE_BYTES = 64 << 20  # bytes of scores held at a time
@@ -70,14 +70,14 @@ def search(
     Raises:
         ValueError: shapes that do not fit, k below 1, or queries with values that are not finite.
     """
-    asked = queries.vectors if isinstance(queries, TokenVectors) else queries
-    rows = corpus.vectors if isinstance(corpus, TokenVectors) else corpus
+    asked = queries.vectors if isinstance(queries, Ragged) else queries
+    rows = corpus.vectors if isinstance(corpus, Ragged) else corpus
     if asked.ndim != 2 or rows.ndim != 2 or asked.shape[1] != rows.shape[1] or (asked is queries) != (rows is corpus):
         raise ValueError(f"queries {asked.shape} and corpus {rows.shape} must be matrices of the same kind and width")
     if not (good := np.isfinite(asked).all(axis=1)).all():
         raise ValueError(f"the vector of query {int(good.argmin())} has values that are not finite")
     best = nothing(len(queries))
-    text_size = rows.shape[1] * (corpus.longest if isinstance(corpus, TokenVectors) else 1)
+    text_size = rows.shape[1] * (corpus.longest if isinstance(corpus, Ragged) else 1)
     for start, stop in blocks(len(corpus), text_size, block_rows):
         block = corpus[start:stop]
         best = extend(best, queries, on(device, block), start, k)
@@ -100,7 +100,7 @@ def resident(vectors: AnyVectors, device: "torch.device") -> "AnyVectors | Matri
     """The vectors in a GPU's memory, if that is where they are searched and half of what is free holds them."""
     import torch
 
-    if device.type != "cuda" or isinstance(vectors, TokenVectors):
+    if device.type != "cuda" or isinstance(vectors, Ragged):
         return vectors
     free, _ = torch.cuda.mem_get_info(device)
     return on(device, vectors) if vectors.nbytes <= GPU_SHARE * free else vectors
@@ -114,7 +114,7 @@ def on(device: "torch.device | None", vectors: "Vectors | Matrix") -> Documents:
     """The vectors on the device where they are searched; None is a CPU."""
     import torch
 
-    if isinstance(vectors, TokenVectors):
+    if isinstance(vectors, Ragged):
         return vectors.padded(device)
     if device is None or device.type == "cpu" or not isinstance(vectors, np.ndarray):
         return vectors
@@ -141,7 +141,7 @@ def extend(
     """
     if k < 1:
         raise ValueError(f"k is {k}: at least 1 result a query")
-    if not isinstance(queries, TokenVectors):
+    if not isinstance(queries, Ragged):
         queries = np.ascontiguousarray(queries, dtype=np.float32)
     if isinstance(block, np.ndarray):
         block = np.ascontiguousarray(block, dtype=np.float32)
@@ -174,8 +174,8 @@ def _search_block(queries: Vectors, block: Documents, k: int) -> tuple[np.ndarra
 
 def score_pairs(queries: Vectors, documents: Vectors) -> np.ndarray:
     """The score of each query with the document of the same number: ``[Q]``."""
-    if isinstance(queries, TokenVectors):
-        assert isinstance(documents, TokenVectors)
+    if isinstance(queries, Ragged):
+        assert isinstance(documents, Ragged)
         parts = [slice(start, start + PAIRS_AT_ONCE) for start in range(0, len(queries), PAIRS_AT_ONCE)]
         scored = [queries[part].padded().pair_scores(documents[part].padded()).numpy() for part in parts]
         return np.concatenate([np.empty(0, np.float32), *scored])
@@ -188,7 +188,7 @@ def _products(queries: Vectors, block: Documents) -> "torch.Tensor":
     """The scores ``[Q, B]``, where the block is."""
     import torch
 
-    if isinstance(queries, TokenVectors):
+    if isinstance(queries, Ragged):
         assert not isinstance(block, np.ndarray | torch.Tensor)
         with torch.no_grad():
             return queries.padded(block.device).scores(block)
@@ -203,7 +203,7 @@ def _product_and_top(queries: Vectors, block: Documents, k: int) -> tuple[np.nda
 
     held = SCORE_BYTES if isinstance(block, np.ndarray) else GPU_SCORE_BYTES
     step = max(1, held // (4 * len(block)))
-    if isinstance(queries, TokenVectors):
+    if isinstance(queries, Ragged):
         step = min(step, TEXTS_AT_ONCE)
     parts = [_products(queries[i : i + step], block).topk(k) for i in range(0, max(1, len(queries)), step)]
     values, indices = (torch.cat([part[place] for part in parts]).cpu().numpy() for place in range(2))

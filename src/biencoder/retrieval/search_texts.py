@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from biencoder.config.choices import FLOAT32
+from biencoder.config.choices import FLOAT32, SPARSE
 from biencoder.errors import UserError
-from biencoder.model.representations.token_vectors import TokenVectors, Vectors
+from biencoder.model.representations.ragged import WORD_AND_WEIGHT, Ragged, Vectors
 from biencoder.retrieval.encode import description
 from biencoder.retrieval.search import BLOCK_BYTES, blocks, extend, nothing, on, search
 from biencoder.retrieval.text_encoder import StartProgress, TextEncoder, finite, shifted
@@ -114,17 +114,18 @@ def _open_embeddings(path: Path, corpus: Path, texts: Summary, encoder: TextEnco
         found = open_vectors(path, by_token=TOKENS in (made_from or {}))
     except UserError as error:
         raise UserError(f"--corpus-embeddings {error}") from error
-    matrix = found.vectors if isinstance(found, TokenVectors) else found
+    matrix = found.vectors if isinstance(found, Ragged) else found
     kind = (made_from or {}).get("vectors", FLOAT32)
     if matrix.ndim != 2 or matrix.dtype != TYPES.get(kind):
         raise UserError(
             f"{flag}: must hold a float32 matrix, or be what biencoder encode --vectors wrote, with its .json beside"
         )
     dim = made_from["dim"] if made_from and kind != FLOAT32 else matrix.shape[1]
-    if (len(found), dim, matrix.shape[1]) != (texts.rows, encoder.dim, width(kind, encoder.dim)):
+    wanted = WORD_AND_WEIGHT if encoder.kind == SPARSE else encoder.dim
+    if (len(found), dim, matrix.shape[1]) != (texts.rows, wanted, width(kind, wanted)):
         raise UserError(
             f"{flag}: holds vectors of {len(found):,} texts, of {dim} dimensions, but {corpus} has {texts.rows:,} "
-            f"texts and the model makes {encoder.dim} dimensions; encode the corpus again"
+            f"texts and the model makes {wanted} dimensions; encode the corpus again"
         )
     if made_from is None:  # biencoder may not have made it, so its values may not be finite
         for start, stop in blocks(*matrix.shape):
@@ -137,6 +138,6 @@ def _open_embeddings(path: Path, corpus: Path, texts: Summary, encoder: TextEnco
                 f"{flag}: was made with another model or other settings (pooling, precision, length); "
                 "use the same ones here, or encode the corpus again"
             )
-        if kind != FLOAT32 and not isinstance(found, TokenVectors):
+        if kind != FLOAT32 and not isinstance(found, Ragged):
             return SmallVectors(matrix, made_from)
     return found

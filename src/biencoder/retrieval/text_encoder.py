@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from biencoder.errors import UserError
-from biencoder.model.representations.token_vectors import AnyVectors, TokenVectors, Vectors
+from biencoder.model.representations.ragged import AnyVectors, Ragged, Vectors
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +21,14 @@ class TextEncoder(Protocol):
     @property
     def dim(self) -> int:
         """Dimensions D of a vector."""
+
+    @property
+    def kind(self) -> str:
+        """What it makes of a text: ``dense``, ``multi`` or ``sparse``."""
+
+    @property
+    def words(self) -> Sequence[str]:
+        """What the numbers of a sparse model's tokens stand for; not asked of other kinds."""
 
     @property
     def text_size(self) -> int:
@@ -55,10 +63,10 @@ def finite(vectors: AnyVectors, what: str, first: int = 0) -> AnyVectors:
         UserError: a vector has values that are not finite. The message names it by ``what`` and its number, counted
             from ``first + 1``.
     """
-    rows: np.ndarray = vectors.vectors if isinstance(vectors, TokenVectors) else vectors
+    rows: np.ndarray = vectors.vectors if isinstance(vectors, Ragged) else vectors
     bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if len(bad):
-        number = first + 1 + (vectors.owner(bad[0]) if isinstance(vectors, TokenVectors) else int(bad[0]))
+        number = first + 1 + (vectors.owner(bad[0]) if isinstance(vectors, Ragged) else int(bad[0]))
         raise UserError(
             f"{what} {number}: the vector has values that are not finite; the model is damaged or has diverged"
         )

@@ -1,6 +1,7 @@
 """What a training run says before its first step."""
 
 from biencoder.config import TrainConfig
+from biencoder.config.choices import MULTI, SPARSE
 from biencoder.data.audit import Audit, audit
 from biencoder.distributed import world_size
 from biencoder.model.encoder import Encoder
@@ -30,8 +31,10 @@ def announce(setup: Setup, progress: TrainingProgress, asked: TrainConfig) -> Au
     _announce_data_sets(setup, progress)
     settings = encoder.settings
     made = f"{settings.pooling} pooling, {'' if settings.normalize else 'not '}normalised"
-    if settings.multi:
+    if encoder.kind == MULTI:
         made = f"a vector of {encoder.dim:,} dimensions for each token"
+    elif encoder.kind == SPARSE:
+        made = "a weight for each word"
     shape = f"{made}, {encoder.precision}"
     batch = f"batches of {config.batch_size:,} queries over {world_size()} process{'es' * (world_size() > 1)}"
     say(f"{config.model}: {shape} on {encoder.device}{_by_what(encoder)}")

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from biencoder.config import DataSet, TrainConfig
-from biencoder.config.choices import DENSE, MULTI
+from biencoder.config.choices import AUTO, DENSE, MULTI, SPARSE
 from biencoder.data.data_sets import is_scored, rows_to_evaluate_on
 from biencoder.data.evaluation.general_english import GENERAL_ENGLISH, general_english
 from biencoder.data.evaluation.held_out import LARGEST_SHARE, hold_out
@@ -16,10 +16,12 @@ from biencoder.data.plan.sampling import KnownPositives, Sampler
 from biencoder.data.table import ExampleTable
 from biencoder.distributed import rank, world_size
 from biencoder.errors import UserError
-from biencoder.model.base_model import add_dense, prepare_backbone
+from biencoder.model.base_model import prepare_backbone
 from biencoder.model.encoder import ANY_LENGTH, Encoder
 from biencoder.model.files.pretrained import checkpoint_activations
-from biencoder.model.multi_vector import TOKEN_DIM, expand_queries, make_multi_vector, refuse_multi_vector
+from biencoder.model.new_heads.dense import add_dense
+from biencoder.model.new_heads.multi_vector import TOKEN_DIM, expand_queries, make_multi_vector
+from biencoder.model.new_heads.sparse import make_sparse
 from biencoder.model.tokens import Tokens
 from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.objective.objective import Objective
@@ -71,7 +73,7 @@ def prepare_encoder(config: TrainConfig, rows: int) -> tuple[Encoder, TrainConfi
         trust_remote_code=config.trust_remote_code,
     )
     settings = encoder.settings.with_prompts(config.query_prompt, config.passage_prompt)
-    if config.normalize is None and settings.similarity != "dot":
+    if config.normalize is None and settings.similarity != "dot" and not settings.sparse:
         settings = replace(settings, normalize=True)  # compared by cosine, so it is trained by cosine
     if settings.static:
         settings = replace(settings, max_length=ANY_LENGTH)  # in training alone texts are cut; other tools never cut
@@ -89,15 +91,16 @@ def prepare_encoder(config: TrainConfig, rows: int) -> tuple[Encoder, TrainConfi
                 f"--gradient-checkpointing: transformers does not offer it for {encoder.backbone.config.model_type}"
             )
         checkpoint_activations(encoder.backbone)
-    if not settings.normalize:
+    scaled = bool(settings.normalize) and config.heads != SPARSE
+    if not scaled and config.heads != SPARSE:
         say("vectors are not normalised: the temperature is 1.0")
     return encoder, replace(
         config,
-        pooling=settings.pooling,
-        normalize=settings.normalize,
+        pooling=settings.pooling if config.heads == DENSE else AUTO,
+        normalize=scaled,
         learning_rate=config.learning_rate or _learning_rate(config, encoder, rows),
         lora_alpha=config.lora_alpha or (config.lora_rank and 2.0 * config.lora_rank),
-        temperature=config.temperature if settings.normalize else 1.0,
+        temperature=config.temperature if scaled or config.heads == SPARSE else 1.0,
         precision=encoder.precision or config.precision,
         dims=None if config.dims is None else tuple(sorted({dim, *config.dims}, reverse=True)),
         query_prompt=settings.query_prompt,
@@ -108,14 +111,30 @@ def prepare_encoder(config: TrainConfig, rows: int) -> tuple[Encoder, TrainConfi
 
 
 def _with_heads(config: TrainConfig, encoder: Encoder) -> TrainConfig:
-    """The configuration with the kind of vectors that the model will make, and their size where that is new."""
-    has_tokens = encoder.settings.multi
-    if config.heads == DENSE and has_tokens:
-        raise UserError(f"--heads {DENSE}: {config.model} makes a vector for each token, and pools none")
-    if config.heads == MULTI and not has_tokens:
-        refuse_multi_vector(encoder, config)
-        return replace(config, add_dense=config.add_dense or TOKEN_DIM)
-    return replace(config, heads=MULTI if has_tokens else DENSE)
+    """The configuration with what the model will make of a text, and its size where that is new.
+
+    Raises:
+        UserError: the model, or an option, does not go with that.
+    """
+    settings = encoder.settings
+    wanted = config.heads or settings.heads
+    flag = f"--heads {wanted}"
+    if wanted != settings.heads:
+        if settings.heads != DENSE:
+            raise UserError(f"{flag}: {config.model} has the head {settings.heads}, which is not replaced")
+        if settings.static:
+            raise UserError(f"{flag}: {config.model} is a static model, whose tokens know nothing of each other")
+        if settings.layers:
+            raise UserError(f"{flag}: {config.model} has linear layers after its pooling, and tokens are not pooled")
+    if wanted != DENSE and config.pooling != AUTO and config.heads is not None:
+        raise UserError(f"{flag} with --pooling {config.pooling}: tokens are not pooled; leave one out")
+    if wanted == MULTI and config.normalize is False:
+        raise UserError(f"{flag} with --no-normalize: the vectors of tokens have length 1; leave one out")
+    if wanted == SPARSE and (config.dims or config.add_dense or config.normalize):
+        extra = "--dims" if config.dims else "--add-dense" if config.add_dense else "--normalize"
+        raise UserError(f"{flag} with {extra}: a weight for each token is no vector; leave one out")
+    is_new = wanted == MULTI and settings.heads != MULTI
+    return replace(config, heads=wanted, add_dense=(config.add_dense or TOKEN_DIM) if is_new else config.add_dense)
 
 
 def _learning_rate(config: TrainConfig, encoder: Encoder, rows: int) -> float:
@@ -129,13 +148,19 @@ def _learning_rate(config: TrainConfig, encoder: Encoder, rows: int) -> float:
 
 def give_head(config: TrainConfig, encoder: Encoder, examples: ExampleTable) -> None:
     """Give the encoder the head that was asked for."""
-    if config.add_dense is not None:
-        rows = np.linspace(0, len(examples) - 1, min(len(examples), LAYER_PASSAGES)).astype(np.int64)
-        passages = [examples[int(row)].positives[0] for row in rows]
-        if config.heads == MULTI and not encoder.settings.multi:
+    is_new = config.heads != encoder.settings.heads
+    if is_new or config.add_dense is not None:
+        numbers = np.linspace(0, len(examples) - 1, min(len(examples), LAYER_PASSAGES)).astype(np.int64)
+        rows = [examples[int(number)] for number in numbers]
+        passages = [row.positives[0] for row in rows]
+        if not is_new:
+            assert config.add_dense is not None
+            add_dense(encoder, config.add_dense, passages)
+        elif config.heads == MULTI:
+            assert config.add_dense is not None
             make_multi_vector(encoder, config.add_dense, passages, skip_punctuation=config.skip_punctuation)
         else:
-            add_dense(encoder, config.add_dense, passages)
+            make_sparse(encoder, [row.query for row in rows], passages)
     expand_queries(encoder, config)
 
 

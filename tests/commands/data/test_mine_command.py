@@ -15,7 +15,7 @@ from hashing_encoder import HashingEncoder
 from biencoder import MineConfig, UserError, mine_hard_negatives
 from biencoder.commands.data.mine import run
 from biencoder.data.table import ExampleTable
-from biencoder.model.representations.token_vectors import Vectors
+from biencoder.model.representations.ragged import Vectors
 
 WORDS = ["red", "green", "blue", "black", "white", "grey"]
 ROWS: list[dict[str, Any]] = [

@@ -17,9 +17,9 @@ from torch import nn
 
 from biencoder import Encoder, TrainConfig, train
 from biencoder.errors import UserError
-from biencoder.model.base_model import add_dense
 from biencoder.model.heads.dense import DenseHead
 from biencoder.model.merging.merge import merge
+from biencoder.model.new_heads.dense import add_dense
 from biencoder.model.packing import pack
 
 TEXTS = random_texts(20)

@@ -21,8 +21,8 @@ from biencoder.errors import UserError
 from biencoder.model.heads.multi_vector import MultiVectorHead
 from biencoder.model.merging.merge import merge
 from biencoder.model.packing import chunks, pack
+from biencoder.model.representations.ragged import TokenVectors
 from biencoder.model.representations.representation import in_order
-from biencoder.model.representations.token_vectors import TokenVectors
 from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.objective.labels import Labels
 

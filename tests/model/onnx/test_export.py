@@ -59,7 +59,7 @@ def test_pooling_leaves_padding_out_on_either_side(pooling: str, before: int, af
 
 
 def test_linear_layers_are_inside(tmp_path: Path) -> None:
-    from biencoder.model.base_model import add_dense
+    from biencoder.model.new_heads.dense import add_dense
 
     encoder = Encoder.load(tiny_model(tmp_path / "model"))
     add_dense(encoder, 8, list(WORDS[:50]))

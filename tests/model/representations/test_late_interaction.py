@@ -8,8 +8,8 @@ from torch import Tensor
 
 from biencoder.model.representations import max_sim
 from biencoder.model.representations.multi_vector import MultiVector
+from biencoder.model.representations.ragged import TokenVectors, in_order, one_vector_each
 from biencoder.model.representations.representation import concatenate
-from biencoder.model.representations.token_vectors import TokenVectors, in_order, one_vector_each
 
 
 def texts(count: int, longest: int, *, seed: int, dim: int = 8) -> tuple[Tensor, Tensor]:

@@ -10,11 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
-from biencoder.config.choices import CLS, LAST, MEAN
+from biencoder.config.choices import CLS, LAST, MEAN, MULTI, SPARSE
+from biencoder.config.choices import DENSE as DENSE_HEAD
 from biencoder.errors import UserError
 from biencoder.model.files.dense_layers import TOKENS, VECTOR, read_layer, write_layer
 from biencoder.model.files.json_files import inside, read_json, write_json
 from biencoder.model.files.multi_vector import MASK, read_expansion, read_skipped, write_multi_vector
+from biencoder.model.files.sparse import SPARSE_LINEAR, write_sparse
 from biencoder.model.files.static import MODULE as STATIC
 from biencoder.model.files.static import is_model2vec
 from biencoder.model.heads.projection import DenseLayer
@@ -33,9 +35,12 @@ PASSAGE_PROMPTS = ("document", "passage", "corpus", "search_document", "retrieva
 ADAPTER_CONFIG = "adapter_config.json"
 TRANSFORMER, POOLING, DENSE, NORMALIZE = "Transformer", "Pooling", "Dense", "Normalize"
 ORDER = (TRANSFORMER, POOLING, DENSE, NORMALIZE)
-ORDER_OF_STATIC = (STATIC, DENSE, NORMALIZE)
-ORDER_OF_MULTI = (TRANSFORMER, DENSE, MASK, NORMALIZE)
-KNOWN = tuple(dict.fromkeys((*ORDER, *ORDER_OF_STATIC, *ORDER_OF_MULTI)))
+ORDERS = {  # by a module that no other kind of model has
+    STATIC: (STATIC, DENSE, NORMALIZE),
+    MASK: (TRANSFORMER, DENSE, MASK, NORMALIZE),
+    SPARSE_LINEAR: (TRANSFORMER, SPARSE_LINEAR),
+}
+KNOWN = tuple(dict.fromkeys(kind for order in (ORDER, *ORDERS.values()) for kind in order))
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,8 @@ class ModelSettings:
         similarity: ``cosine``, ``dot``, …; None where the folder does not say.
         layers: linear layers after the pooling, in order.
         static: tokens have vectors of their own, and the pooling is their mean.
-        multi: a text has a vector for each token; the layers project them, and nothing is pooled.
+        heads: what is made of a text: ``dense`` (one vector), ``multi`` (a vector for each token, by the layers, and
+            nothing is pooled) or ``sparse`` (a weight for each token).
         skipped: words whose tokens have no vector in a passage of a multi-vector model.
         query_expansion: tokens to which mask tokens fill a query of a multi-vector model; None for none.
     """
@@ -66,9 +72,19 @@ class ModelSettings:
     similarity: str | None = None
     layers: tuple[DenseLayer, ...] = ()
     static: bool = False
-    multi: bool = False
+    heads: str = DENSE_HEAD
     skipped: tuple[str, ...] = ()
     query_expansion: int | None = None
+
+    @property
+    def multi(self) -> bool:
+        """Whether a text has a vector for each token."""
+        return self.heads == MULTI
+
+    @property
+    def sparse(self) -> bool:
+        """Whether a text has a weight for each token."""
+        return self.heads == SPARSE
 
     @property
     def query_prompt(self) -> str:
@@ -115,7 +131,7 @@ def read_settings(folder: Path) -> ModelSettings:
     return ModelSettings(
         pooling=pooling,
         static=STATIC in kinds,
-        multi=multi,
+        heads=MULTI if multi else SPARSE if SPARSE_LINEAR in kinds else DENSE_HEAD,
         skipped=next((read_skipped(path / "config.json") for kind, path in steps if kind == MASK), ()),
         query_expansion=read_expansion(folder / "sentence_bert_config.json", transformer) if multi else None,
         layers=tuple(read_layer(path, TOKENS if multi else VECTOR) for kind, path in steps if kind == DENSE),
@@ -135,8 +151,8 @@ def _without_modules(folder: Path) -> ModelSettings:
 
 
 def layer_folders(folder: Path) -> list[Path]:
-    """Where the weights of the linear layers after the pooling are; raises what :func:`read_settings` does."""
-    return [path for kind, path in _steps(folder) if kind == DENSE]
+    """Where the weights of the head's linear layers are; raises what :func:`read_settings` does."""
+    return [path for kind, path in _steps(folder) if kind in (DENSE, SPARSE_LINEAR)]
 
 
 def _steps(folder: Path) -> list[tuple[str, Path]]:
@@ -152,7 +168,7 @@ def _steps(folder: Path) -> list[tuple[str, Path]]:
             raise UserError(f"{path}: the model has a {kind} module, which biencoder does not run; it handles {known}")
         steps.append((kind, inside(folder, module.get("path", ""))))
     kinds = [kind for kind, _ in steps]
-    order = ORDER_OF_STATIC if STATIC in kinds else ORDER_OF_MULTI if MASK in kinds else ORDER
+    order = next((order for kind, order in ORDERS.items() if kind in kinds), ORDER)
     if kinds != [kind for known in order for kind in kinds if kind == known]:
         raise UserError(f"{path}: biencoder runs modules in the order {', '.join(order)} only")
     return steps
@@ -237,6 +253,9 @@ def write_settings(
         write_multi_vector(
             folder, layers, transformer, sentence, skipped=settings.skipped, expansion=settings.query_expansion
         )
+        return
+    if settings.sparse:
+        write_sparse(folder, weights, transformer, sentence)
         return
     assert settings.pooling is not None
     if settings.pooling not in POOLING_KEYS.values():

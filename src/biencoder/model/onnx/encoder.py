@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from biencoder.config.choices import DENSE
 from biencoder.model.encoder import Encoder
 from biencoder.model.onnx.export import TEXTS
-from biencoder.model.representations.token_vectors import AnyVectors, Vectors
+from biencoder.model.representations.ragged import AnyVectors, Vectors
 
 Advance = Callable[[int], None]  # called with the number of texts done
 BATCH = 32  # texts of similar lengths at a time
@@ -26,6 +27,8 @@ class OnnxEncoder:
     """
 
     device = torch.device("cpu")
+    kind = DENSE
+    words: Sequence[str] = ()
 
     def __init__(self, file: Path, encoder: Encoder) -> None:
         import onnxruntime

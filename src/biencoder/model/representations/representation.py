@@ -20,7 +20,10 @@ Kind = TypeVar("Kind", bound="Representation")
 
 @dataclass(frozen=True, eq=False)
 class Representation(ABC):
-    """N encoded texts. Every field of a subclass is a tensor whose first dimension counts the texts."""
+    """N encoded texts. Every field of a subclass is a tensor whose first dimension counts the texts.
+
+    Fields of whole numbers, such as token ids, have no gradient.
+    """
 
     @abstractmethod
     def scores(self: Kind, passages: Kind) -> Tensor:
@@ -69,7 +72,11 @@ class Representation(ABC):
 
     def as_leaves(self: Kind) -> Kind:
         """A copy that is cut loose from the graph and collects gradients."""
-        return self.map(lambda tensor: tensor.detach().clone().requires_grad_())
+        return self.map(lambda tensor: tensor.detach().clone().requires_grad_(tensor.is_floating_point()))
+
+    def in_float32(self: Kind) -> Kind:
+        """The same texts with their numbers in float32."""
+        return self.map(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
 
     def gradient(self: Kind) -> Kind:
         """The gradients that :meth:`as_leaves` has collected; zero where no loss depends on a tensor."""
@@ -83,7 +90,9 @@ class Representation(ABC):
 
     def backward(self: Kind, gradient: Kind) -> None:
         """Send the gradient of a loss with respect to these texts back into the weights that made them."""
-        torch.autograd.backward(self._tensors, gradient.in_places(self.places)._tensors)
+        pairs = zip(self._tensors, gradient.in_places(self.places)._tensors, strict=True)
+        made, wanted = zip(*(pair for pair in pairs if pair[0].requires_grad), strict=True)
+        torch.autograd.backward(made, wanted)
 
     def finite(self) -> Tensor:
         """Which texts are finite numbers throughout: bool ``[N]``."""

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from biencoder.model.representations.token_vectors import Vectors
+from biencoder.model.representations.ragged import Vectors
 from biencoder.retrieval.search import resident, search
 from biencoder.retrieval.text_encoder import Advance, TextEncoder, finite, shifted
 from biencoder.retrieval.vectors.mapped import map_vectors

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from biencoder.config.choices import MULTI
+from biencoder.config.choices import DENSE, MULTI, SPARSE
 from biencoder.report.run_files import RunFiles
 from biencoder.report.wording import best_step_said, python_usage, search_command, skipped_said
 from biencoder.retrieval.comparing.comparison import SIGNIFICANT, Comparison, deciding_of
@@ -70,7 +70,7 @@ def facts(run: RunFiles) -> list[Fact]:
         found += [
             Fact("trained on", f"{record.rows:,} rows"),
             Fact("weights", _millions(record.parameters)),
-            Fact("vectors", f"{record.dim:,} dimensions", "one for each token" if makes_tokens(run) else ""),
+            _what_it_makes(run, record.dim),
         ]
     found.append(Fact("steps", f"{run.curves.last_step:,}"))
     return found if record is None else [*found, Fact("biencoder", record.biencoder)]
@@ -124,16 +124,20 @@ def size(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
-def makes_tokens(run: RunFiles) -> bool:
-    """Whether the model makes a vector for each token."""
-    return run.settings.get("heads") == MULTI
+def _what_it_makes(run: RunFiles, dim: int) -> Fact:
+    head = run.settings.get("heads", DENSE)
+    if head == SPARSE:
+        return Fact("weights of words", "one for each", "sparse")
+    return Fact("vectors", f"{dim:,} dimensions", "one for each token" if head == MULTI else "")
 
 
 def usage(run: RunFiles) -> Usage:
     """How to use the model of a run."""
     name = run.name
-    encode = f"biencoder encode --model {shlex.quote(name)} --input YOUR_PASSAGES.jsonl --output vectors.npy"
-    return Usage(f"{search_command(name)}\n{encode}", python_usage(name, by_token=makes_tokens(run)))
+    suffix = ".npz" if run.settings.get("heads") == SPARSE else ".npy"
+    encode = f"biencoder encode --model {shlex.quote(name)} --input YOUR_PASSAGES.jsonl --output vectors{suffix}"
+    by_token = run.settings.get("heads", DENSE) != DENSE
+    return Usage(f"{search_command(name)}\n{encode}", python_usage(name, by_token=by_token))
 
 
 def _millions(count: int) -> str:

@@ -17,7 +17,7 @@ from biencoder.data.random_bits import splitmix64
 from biencoder.data.table import ExampleTable
 from biencoder.data.text import fold, text_hash
 from biencoder.errors import UserError
-from biencoder.model.representations.token_vectors import Vectors
+from biencoder.model.representations.ragged import Vectors
 from biencoder.retrieval.text_encoder import Advance, TextEncoder, finite, shifted
 from biencoder.retrieval.vectors.mapped import map_vectors
 

@@ -17,7 +17,7 @@ from biencoder.config import MiningOptions
 from biencoder.config.choices import KEEP, TOP
 from biencoder.data.files.records import Example
 from biencoder.data.table import ExampleTable
-from biencoder.model.representations.token_vectors import Vectors
+from biencoder.model.representations.ragged import Vectors
 from biencoder.retrieval.mining.corpus import Candidates, contradicted, gather
 from biencoder.retrieval.mining.filters import (
     Funnel,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biencoder.data.table import ExampleTable
-from biencoder.model.representations.token_vectors import Vectors, in_order
+from biencoder.model.representations.ragged import Vectors, in_order
 from biencoder.retrieval.search import score_pairs
 from biencoder.retrieval.text_encoder import TextEncoder, finite
 

@@ -7,16 +7,18 @@ import numpy as np
 import orjson
 
 from biencoder.config import ScoreConfig
+from biencoder.config.choices import MULTI, SPARSE
 from biencoder.data.rewrite import as_line, same_rows, write_lines
 from biencoder.data.table import ExampleTable
 from biencoder.files import atomic_write, beside
 from biencoder.model.encoder import Encoder
-from biencoder.model.representations.token_vectors import Vectors
+from biencoder.model.representations.ragged import Vectors
 from biencoder.retrieval.encode import encode_file
 from biencoder.retrieval.mining.corpus import Candidates, gather
 from biencoder.retrieval.mining.queries import Queries, Scores, encode_queries, similarities
 from biencoder.retrieval.scoring.scored_rows import Scored, with_scores
 from biencoder.retrieval.text_encoder import StartProgress, TextEncoder
+from biencoder.retrieval.vectors.csr import CSR
 from biencoder.retrieval.vectors.stored import lengths_of, open_vectors
 
 QUERIES_AT_ONCE = 4096
@@ -42,16 +44,18 @@ def score_file_by_vectors(config: ScoreConfig, *, progress: StartProgress | None
         max_length=config.max_length,
         trust_remote_code=config.trust_remote_code,
     )
-    temperature = config.teacher_temperature or (COSINE_TEMPERATURE if encoder.settings.normalize else 1.0)
+    is_scaled = encoder.settings.normalize or encoder.kind == SPARSE
+    temperature = config.teacher_temperature or (COSINE_TEMPERATURE if is_scaled else 1.0)
     passages = gather(table, None, with_negatives=True)
     # The files are hidden, because biencoder reads no hidden file of a training-data folder.
     texts = config.output.with_name(f".{config.output.name}.passages.jsonl")
-    matrix = config.output.with_name(f".{config.output.name}.passages.npy")
+    suffix = CSR if encoder.kind == SPARSE else ".npy"
+    matrix = config.output.with_name(f".{config.output.name}.passages{suffix}")
     with atomic_write(texts, "wb") as file:
         for number in range(len(passages)):
             file.write(orjson.dumps({"text": passages[number]}) + b"\n")
     encoded = encode_file(encoder, texts, matrix, progress=progress)
-    vectors = open_vectors(matrix, by_token=encoder.settings.multi)
+    vectors = open_vectors(matrix, by_token=encoder.kind == MULTI)
     positives, negatives = (part / np.float32(temperature) for part in score_table(encoder, table, passages, vectors))
     _write(config, table, positives, negatives)
     for path in (texts, matrix, beside(matrix, ".json"), lengths_of(matrix)):

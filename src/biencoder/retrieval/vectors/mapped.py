@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biencoder.errors import UserError
-from biencoder.model.representations.token_vectors import TokenVectors, Vectors
+from biencoder.model.representations.ragged import Ragged, Vectors
 
 
 @overload
@@ -20,23 +20,25 @@ def map_vectors(blocks: Iterable[Vectors], dim: int) -> Vectors:
 
     Args:
         blocks: ``[n, D]`` each, or vectors of tokens.
-        dim: D.
+        dim: D, if there is no block.
 
     Raises:
         UserError: no room in the folder for temporary files.
     """
-    rows, starts = 0, list[NDArray[np.int64]]()
+    rows, starts, kind = 0, list[NDArray[np.int64]](), None
     try:
         with tempfile.TemporaryFile(prefix="biencoder-") as file:
             for block in blocks:
-                vectors: NDArray[np.float32] = block.vectors if isinstance(block, TokenVectors) else block
-                if isinstance(block, TokenVectors):
+                vectors: NDArray[np.float32] = block.vectors if isinstance(block, Ragged) else block
+                if isinstance(block, Ragged):
+                    kind = type(block)
                     starts.append(rows + block.starts[:-1])
+                dim = vectors.shape[1]
                 file.write(np.ascontiguousarray(vectors, dtype=np.float32).data)
                 rows += len(vectors)
             file.flush()
             found = np.memmap(file, np.float32, "r", shape=(rows, dim)) if rows else np.empty((0, dim), np.float32)
-            return TokenVectors(found, np.concatenate([*starts, [rows]])) if starts else found
+            return kind(found, np.concatenate([*starts, [rows]])) if kind else found
     except OSError as error:
         raise UserError(
             f"cannot store {rows:,} vectors in {tempfile.gettempdir()}: {error.strerror or error}; set TMPDIR to a "

@@ -6,7 +6,8 @@ import numpy as np
 
 from biencoder.errors import UserError
 from biencoder.files import atomic_write, beside
-from biencoder.model.representations.token_vectors import TokenVectors, Vectors
+from biencoder.model.representations.ragged import TokenVectors, Vectors
+from biencoder.retrieval.vectors.csr import CSR, read_csr
 
 
 def lengths_of(matrix: Path) -> Path:
@@ -21,7 +22,7 @@ def write_lengths(matrix: Path, lengths: np.ndarray) -> None:
 
 
 def open_vectors(path: Path, *, by_token: bool) -> Vectors:
-    """The vectors of a ``.npy`` file, memory-mapped and as they are stored.
+    """The vectors of a ``.npy`` file, memory-mapped and as they are stored, or the rows of a CSR matrix.
 
     Args:
         path: of the matrix.
@@ -30,6 +31,8 @@ def open_vectors(path: Path, *, by_token: bool) -> Vectors:
     Raises:
         UserError: the file, or the one with the lengths, cannot be read, or they do not belong together.
     """
+    if path.suffix == CSR:
+        return read_csr(path)[0]
     matrix = _open(path)
     if not by_token:
         return matrix

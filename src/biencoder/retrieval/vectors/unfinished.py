@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from biencoder.files import beside, read_json, write_json
-from biencoder.model.representations.token_vectors import TokenVectors, Vectors
+from biencoder.model.representations.ragged import Ragged, Vectors
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +52,8 @@ class Unfinished:
 
     def append(self, made: Vectors) -> None:
         """Add finite vectors of some texts; after this, a kill does not lose them."""
-        rows: np.ndarray = made.vectors if isinstance(made, TokenVectors) else made
-        if isinstance(made, TokenVectors):
+        rows: np.ndarray = made.vectors if isinstance(made, Ragged) else made
+        if isinstance(made, Ragged):
             with self._lengths.open("ab") as lengths:
                 lengths.write(np.diff(made.starts).astype(COUNT).tobytes())
                 lengths.flush()

@@ -15,7 +15,7 @@ from biencoder.data.table import ExampleTable
 from biencoder.device.allocator import give_back
 from biencoder.device.choice import facts
 from biencoder.distributed import broadcast_object, rank
-from biencoder.model.representations.token_vectors import one_vector_each
+from biencoder.model.representations.ragged import one_vector_each
 from biencoder.retrieval.mining.queries import Queries, encode_queries
 from biencoder.retrieval.text_encoder import TextEncoder
 from biencoder.retrieval.vectors.mapped import map_vectors

@@ -7,28 +7,15 @@ from dataclasses import replace
 import torch
 
 from biencoder.config import TrainConfig
-from biencoder.config.choices import AUTO, MEAN, MULTI
+from biencoder.config.choices import MEAN, MULTI
 from biencoder.errors import UserError
 from biencoder.model.encoder import Encoder
 from biencoder.model.heads.multi_vector import MultiVectorHead
 from biencoder.model.heads.projection import DenseLayer, principal_directions, projections
-from biencoder.model.representations.token_vectors import TokenVectors
+from biencoder.model.representations.ragged import TokenVectors
 from biencoder.terminal import say
 
 TOKEN_DIM = 128  # of a token's vector (Khattab and Zaharia 2020, section 4.1)
-
-
-def refuse_multi_vector(encoder: Encoder, config: TrainConfig) -> None:
-    """Raise `UserError` where the model or an option does not go with a vector for each token."""
-    flag, settings = f"--heads {MULTI}", encoder.settings
-    if settings.static:
-        raise UserError(f"{flag}: {config.model} is a static model, whose tokens know nothing of each other")
-    if settings.layers:
-        raise UserError(f"{flag}: {config.model} has linear layers after its pooling, and tokens are not pooled")
-    if config.pooling != AUTO:
-        raise UserError(f"{flag} with --pooling {config.pooling}: a vector for each token is not pooled; leave one out")
-    if config.normalize is False:
-        raise UserError(f"{flag} with --no-normalize: the vectors of tokens have length 1; leave one out")
 
 
 def make_multi_vector(encoder: Encoder, dim: int, texts: Sequence[str], *, skip_punctuation: bool) -> None:
@@ -45,7 +32,7 @@ def make_multi_vector(encoder: Encoder, dim: int, texts: Sequence[str], *, skip_
     """
     width = int(encoder.backbone.config.hidden_size)
     skipped = tuple(string.punctuation) if skip_punctuation else ()
-    settings = replace(encoder.settings, multi=True, pooling=MEAN, normalize=True, similarity=None, skipped=skipped)
+    settings = replace(encoder.settings, heads=MULTI, pooling=MEAN, normalize=True, similarity=None, skipped=skipped)
     encoder.adopt(settings)
     encoder.head = MultiVectorHead(width).to(encoder.device)
     found = encoder.represent_passages(texts)

@@ -1,0 +1,54 @@
+"""A weight for each token of a text, as bge-m3's lexical weights.
+
+Shapes: T tokens in the row, N texts, K tokens of the text that has the most distinct ones, H hidden size.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from biencoder.model.heads.head import Head
+from biencoder.model.packing import PackedBatch
+from biencoder.model.representations.sparse import BUCKETS, Sparse
+
+
+class SparseHead(Head):
+    """A linear layer and ReLU give each token a weight; of equal tokens of a text, the largest counts.
+
+    As in BGE-M3 (Chen et al. 2024, arXiv 2402.03216, section 3.1).
+
+    Args:
+        width: hidden size of the backbone.
+        vocabulary: number of tokens.
+        special: ids of tokens that stand for no word, and have no weight.
+    """
+
+    def __init__(self, width: int, vocabulary: int, special: Sequence[int]) -> None:
+        super().__init__()
+        self.special: Tensor
+        self.linear = nn.Linear(width, 1)
+        self.vocabulary = vocabulary
+        self.register_buffer("special", torch.tensor(sorted(set(special)), dtype=torch.int64), persistent=False)
+
+    def forward(self, hidden_TD: Tensor, starts: Tensor, batch: PackedBatch) -> Sparse:
+        """``[T, H]`` -> weights of the distinct tokens of each text: ``[N, K]``."""
+        ids_T = batch.as_read().input_ids
+        weights_T = self.linear(hidden_TD.float()).squeeze(1).relu()
+        weights_T = weights_T * (batch.is_compared & ~torch.isin(ids_T, self.special))
+        texts = len(batch.lengths)
+        owners_T = torch.arange(texts, device=starts.device).repeat_interleave(starts.diff(), output_size=len(ids_T))
+        keys, places_T = (owners_T * self.vocabulary + ids_T).unique(return_inverse=True)  # in order of the texts
+        largest = weights_T.new_zeros(len(keys)).scatter_reduce(0, places_T, weights_T, "amax", include_self=False)
+        owners, tokens = keys // self.vocabulary, keys % self.vocabulary
+        counts_N = torch.bincount(owners, minlength=texts)
+        longest = batch.packing.longest
+        first_N = counts_N.cumsum(0) - counts_N
+        where = owners * longest + torch.arange(len(keys), device=keys.device) - first_N[owners]
+        weights_NK = largest.new_zeros(texts * longest).index_copy(0, where, largest).view(texts, longest)
+        return Sparse(weights_NK, tokens.new_zeros(texts * longest).index_copy(0, where, tokens).view(texts, longest))
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of the short vectors that stand for sparse ones."""
+        return BUCKETS

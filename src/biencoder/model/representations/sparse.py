@@ -1,0 +1,92 @@
+"""A weight for each token of a text that matters: lexical search with learned weights.
+
+Shapes: N texts, B queries, P passages, G passages in the largest group, K tokens of the text that has the most of them,
+U distinct tokens of the queries.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize as unit_length
+from torch.nn.functional import pad
+
+from biencoder.model.representations.representation import Representation
+
+BUCKETS = 512  # of the vectors that stand for sparse ones
+
+
+@dataclass(frozen=True, eq=False)
+class Sparse(Representation):
+    """Weights of tokens; the similarity is the inner product over the vocabulary (Chen et al. 2024, section 3.1).
+
+    A row names each token once. The whole vocabulary is never a dimension of anything: only tokens that a query has can
+    add to its scores.
+
+    Attributes:
+        weights_NK: ``[N, K]`` float32, 0 or more; 0 where a text has fewer tokens.
+        tokens_NK: ``[N, K]`` int64, which tokens these are.
+    """
+
+    weights_NK: Tensor
+    tokens_NK: Tensor
+
+    def scores(self, passages: "Sparse") -> Tensor:
+        """Inner products of all queries with all passages: ``[B, P]``."""
+        known_U = self.tokens_NK.unique()
+        scores: Tensor = self._over(known_U) @ passages._over(known_U).T
+        return scores
+
+    def pair_scores(self, passages: "Sparse") -> Tensor:
+        """Inner products of the queries with the passages of the same number: ``[N]``."""
+        same_NKK = self.tokens_NK[:, :, None] == passages.tokens_NK[:, None]
+        return torch.einsum("nq,nqp,np->n", self.weights_NK, same_NKK.to(self.weights_NK.dtype), passages.weights_NK)
+
+    def group_scores(self, passages: "Sparse", groups_BG: Tensor) -> Tensor:
+        """Inner products of each query with its own group: ``[B, G]``."""
+        return self.scores(passages).gather(1, groups_BG)
+
+    def cosines(self, passages: "Sparse") -> Tensor:
+        """Cosines of the queries with the passages of the same number: ``[N]``."""
+        lengths: Tensor = self.weights_NK.norm(dim=1) * passages.weights_NK.norm(dim=1)
+        cosines: Tensor = self.pair_scores(passages) / lengths.clamp(min=torch.finfo(lengths.dtype).tiny)
+        return cosines
+
+    def cut(self, dim: int, *, normalize: bool) -> "Sparse":
+        """Not possible: the dimensions of a sparse row are words, and none comes before another."""
+        raise NotImplementedError("sparse rows cannot be cut to fewer dimensions")
+
+    @property
+    def places(self) -> int:
+        """K, which is larger for a batch with longer texts."""
+        return self.weights_NK.shape[1]
+
+    def in_places(self, places: int | None) -> "Sparse":
+        """The same texts in so many places each; those behind the longest text weigh nothing."""
+        assert places is not None
+        missing = (0, places - self.places)
+        return Sparse(pad(self.weights_NK, missing), pad(self.tokens_NK, missing))
+
+    @property
+    def vectors(self) -> Tensor:
+        """Short vectors whose inner products estimate those of the rows, scaled to length 1: ``[N, BUCKETS]``.
+
+        Tokens fall into buckets, with a sign each (Weinberger et al. 2009, "Feature Hashing", definition 1).
+        """
+        mixed_NK = (self.tokens_NK * 2654435761) % 2**32  # Knuth's multiplicative hash
+        signs_NK = 1.0 - 2.0 * (mixed_NK >> 31).to(self.weights_NK.dtype)
+        buckets_NK = (mixed_NK >> 16) % BUCKETS
+        found = self.weights_NK.new_zeros(len(self), BUCKETS).scatter_add(1, buckets_NK, self.weights_NK * signs_NK)
+        return unit_length(found, dim=1)
+
+    def mean_weights(self) -> Tensor:
+        """The mean over the texts of the weight of each token that any of them has, in no order: ``[U]``."""
+        tokens, places = self.tokens_NK.flatten().unique(return_inverse=True)
+        sums = self.weights_NK.new_zeros(len(tokens)).index_add(0, places, self.weights_NK.flatten())
+        return sums / max(1, len(self))
+
+    def _over(self, known_U: Tensor) -> Tensor:
+        """The weights of the known tokens, for each text: ``[N, U]``."""
+        columns_NK = torch.searchsorted(known_U, self.tokens_NK.contiguous()).clamp(max=len(known_U) - 1)
+        weights_NK = self.weights_NK * (known_U[columns_NK] == self.tokens_NK)
+        return weights_NK.new_zeros(len(self), len(known_U)).scatter_add(1, columns_NK, weights_NK)
