@@ -39,7 +39,7 @@ def train_config(**values: Any) -> TrainConfig:
 
 def test_the_defaults_are_those_of_the_contract() -> None:
     config = train_config()
-    assert (config.pooling, config.normalize, config.temperature) == ("auto", None, 0.05)
+    assert (config.pooling, config.normalize, config.temperature) == ("auto", None, None)
     assert (config.batch_size, config.group_size, config.query_max_len, config.passage_max_len) == (64, 8, 64, 256)
     assert (config.learning_rate, config.epochs, config.warmup_ratio, config.max_grad_norm) == (None, None, 0.1, 1.0)
     assert config.cluster_size == 16

@@ -179,8 +179,14 @@ class TrainConfig(Config):
         ),
     ] = SIZE
     temperature: Annotated[
-        float, Option("divide similarities by X in the loss; 1.0 is used if vectors are not normalised", LOSS, above=0)
-    ] = 0.05
+        float | None,
+        Option(
+            "divide similarities by X in the loss",
+            LOSS,
+            unset="0.05; 0.02 with --heads multi; always 1.0 if vectors are not normalised",
+            above=0,
+        ),
+    ] = None
     in_batch_negatives: Annotated[
         bool, Option("use the passages of the batch's other queries as negatives too", LOSS)
     ] = True
@@ -407,7 +413,7 @@ class TrainConfig(Config):
             data_set.check_within(self.batch_size, cosines=self.normalize is not False)
 
     def _check_loss(self) -> None:
-        if self.normalize is not False and self.temperature > HIGHEST_TEMPERATURE:
+        if self.normalize is not False and (self.temperature or 0) > HIGHEST_TEMPERATURE:
             raise UserError(
                 f"--temperature {self.temperature:g} is above {HIGHEST_TEMPERATURE}: cosines differ by at most 2, so "
                 "the loss could hardly tell a positive from a negative; use 0.01 to 0.1, or --no-normalize"

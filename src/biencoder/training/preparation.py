@@ -100,7 +100,7 @@ def prepare_encoder(config: TrainConfig, rows: int) -> tuple[Encoder, TrainConfi
         normalize=scaled,
         learning_rate=config.learning_rate or _learning_rate(config, encoder, rows),
         lora_alpha=config.lora_alpha or (config.lora_rank and 2.0 * config.lora_rank),
-        temperature=config.temperature if scaled or config.heads == SPARSE else 1.0,
+        temperature=config.temperature or _temperature(config) if scaled or config.heads == SPARSE else 1.0,
         precision=encoder.precision or config.precision,
         dims=None if config.dims is None else tuple(sorted({dim, *config.dims}, reverse=True)),
         query_prompt=settings.query_prompt,
@@ -135,6 +135,11 @@ def _with_heads(config: TrainConfig, encoder: Encoder) -> TrainConfig:
         raise UserError(f"{flag} with {extra}: a weight for each token is no vector; leave one out")
     is_new = wanted == MULTI and settings.heads != MULTI
     return replace(config, heads=wanted, add_dense=(config.add_dense or TOKEN_DIM) if is_new else config.add_dense)
+
+
+def _temperature(config: TrainConfig) -> float:
+    """Means of best matches lie closer together than cosines of whole texts do (docs/recipes.md)."""
+    return 0.02 if config.heads == MULTI else 0.05
 
 
 def _learning_rate(config: TrainConfig, encoder: Encoder, rows: int) -> float:

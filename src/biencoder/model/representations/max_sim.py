@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 
 SIMILARITIES_AT_ONCE = 2**22  # of single vectors: 16 MB in float32
+VECTORS_AT_ONCE = 1024  # of queries: enough for full speed
 NO_VECTOR = float("-inf")
 
 
@@ -47,9 +48,8 @@ class _MaxSim(torch.autograd.Function):
         vectors_TD = queries_BLD.flatten(0, 1)[rows_T]
         scores_TP = vectors_TD.new_empty(len(rows_T), len(passages_PLD))
         places_TP = torch.empty_like(scores_TP, dtype=torch.int32)
-        absent_PL = ~passages_PLD.any(dim=2)
-        for rows, columns in _blocks(len(rows_T), *absent_PL.shape):
-            found = _similarities(vectors_TD[rows], passages_PLD[columns], absent_PL[columns]).max(dim=2)
+        for columns, rows, similarities in _blocks(vectors_TD, passages_PLD):
+            found = similarities.max(dim=2)
             scores_TP[rows, columns], places_TP[rows, columns] = found.values, found.indices.int()
         ctx.save_for_backward(queries_BLD, passages_PLD, rows_T, owners_T, places_TP)
         return scores_TP.new_zeros(len(queries_BLD), len(passages_PLD)).index_add_(0, owners_T, scores_TP)
@@ -62,10 +62,11 @@ class _MaxSim(torch.autograd.Function):
         to_vectors_TD, to_passages = torch.zeros_like(vectors_TD), torch.zeros_like(passage_vectors)
         length, dim = passages_PLD.shape[1:]
         first_P = length * torch.arange(len(passages_PLD), device=places_TP.device)
-        for rows, columns in _blocks(len(rows_T), len(passages_PLD), dim):
-            best = places_TP[rows, columns] + first_P[columns]
-            weights = gradient_BP[owners_T[rows], columns]
-            to_vectors_TD[rows] += embedding_bag(best, passage_vectors, per_sample_weights=weights, mode="sum")
+        step = max(1, SIMILARITIES_AT_ONCE // (dim * max(1, len(passages_PLD))))
+        for start in range(0, len(rows_T), step):
+            rows = slice(start, start + step)
+            best, weights = places_TP[rows] + first_P, gradient_BP[owners_T[rows]]
+            to_vectors_TD[rows] = embedding_bag(best, passage_vectors, per_sample_weights=weights, mode="sum")
             to_passages.index_add_(0, best.flatten(), (weights[:, :, None] * vectors_TD[rows, None]).flatten(0, 1))
         to_queries = torch.zeros_like(queries_BLD).flatten(0, 1).index_copy_(0, rows_T, to_vectors_TD)
         return to_queries.view_as(queries_BLD), to_passages.view_as(passages_PLD)
@@ -74,19 +75,12 @@ class _MaxSim(torch.autograd.Function):
 def best_matches(queries_BLD: Tensor, passages_PLD: Tensor) -> Tensor:
     """:func:`max_sim` without a gradient, for search: no number of a best match is kept."""
     rows_T, owners_T = _vectors_of(queries_BLD)
-    vectors_TD = queries_BLD.flatten(0, 1)[rows_T]
-    absent_PL = ~passages_PLD.any(dim=2)
-    scores_BP = vectors_TD.new_zeros(len(queries_BLD), len(passages_PLD))
-    for rows, columns in _blocks(len(rows_T), *absent_PL.shape):
-        best = _similarities(vectors_TD[rows], passages_PLD[columns], absent_PL[columns]).amax(dim=2)
-        scores_BP[:, columns].index_add_(0, owners_T[rows], best)
-    return scores_BP
-
-
-def _similarities(vectors_TD: Tensor, passages_PLD: Tensor, absent_PL: Tensor) -> Tensor:
-    """Inner products of some vectors with all vectors of some passages: ``[T, P, L]``."""
-    similarities = vectors_TD @ passages_PLD.flatten(0, 1).T
-    return similarities.view(-1, *absent_PL.shape).masked_fill_(absent_PL, NO_VECTOR)
+    scores_PB = queries_BLD.new_zeros(len(passages_PLD), len(queries_BLD))
+    for columns, rows, similarities in _blocks(queries_BLD.flatten(0, 1)[rows_T], passages_PLD):
+        best = similarities.amax(dim=2)
+        of_block = best.new_zeros(len(queries_BLD), best.shape[1]).index_add_(0, owners_T[rows], best)
+        scores_PB[columns] += of_block.T
+    return scores_PB.T
 
 
 def _vectors_of(queries_BLD: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,10 +89,23 @@ def _vectors_of(queries_BLD: Tensor) -> tuple[Tensor, Tensor]:
     return rows_T, rows_T // max(1, queries_BLD.shape[1])
 
 
-def _blocks(vectors: int, passages: int, length: int) -> Iterator[tuple[slice, slice]]:
-    """Cut T x P into blocks of at most :data:`SIMILARITIES_AT_ONCE` numbers, where each pair has ``length`` of them."""
-    columns = max(1, min(passages, SIMILARITIES_AT_ONCE // (64 * max(1, length))))
-    rows = max(1, SIMILARITIES_AT_ONCE // (columns * max(1, length)))
-    for first in range(0, passages, columns):
-        for start in range(0, vectors, rows):
-            yield slice(start, start + rows), slice(first, first + columns)
+def _blocks(vectors_TD: Tensor, passages_PLD: Tensor) -> Iterator[tuple[Tensor, slice, Tensor]]:
+    """Inner products of some vectors with all vectors of some passages, ``[T, P, L]``, at most so many at a time.
+
+    Passages of similar lengths share a block, which is as long as the longest of them.
+
+    Yields:
+        The numbers of the passages, which of the vectors, and the products; :data:`NO_VECTOR` where there is none.
+    """
+    present_PL = passages_PLD.any(dim=2)
+    ends_P = (present_PL * torch.arange(1, present_PL.shape[1] + 1, device=present_PL.device)).amax(dim=1)
+    longest_first = ends_P.argsort(descending=True, stable=True)
+    step = max(1, SIMILARITIES_AT_ONCE // (VECTORS_AT_ONCE * max(1, present_PL.shape[1])))
+    for columns in longest_first.split(step):
+        length = max(1, int(ends_P[columns[0]]))
+        block_PLD, absent_PL = passages_PLD[columns, :length], ~present_PL[columns, :length]
+        rows = max(1, SIMILARITIES_AT_ONCE // absent_PL.numel())
+        for start in range(0, len(vectors_TD), rows):
+            part = slice(start, start + rows)
+            products = (vectors_TD[part] @ block_PLD.flatten(0, 1).T).view(-1, *absent_PL.shape)
+            yield columns, part, products.masked_fill_(absent_PL, NO_VECTOR)
