@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, normalizers
 from transformers import PreTrainedTokenizerBase
 
-from biencoder.config.choices import MEAN
+from biencoder.config.choices import DENSE, MEAN
 from biencoder.errors import UserError
 from biencoder.model.architectures.static import StaticModel
 from biencoder.model.architectures.table import enable_packing
@@ -48,6 +48,8 @@ def distill(
     Raises:
         UserError: the model is static itself, or has fewer than ``dim`` dimensions.
     """
+    if encoder.kind != DENSE:
+        raise UserError(f"a static model has one vector for each text, and the model's head is {encoder.kind}")
     if encoder.settings.static:
         raise UserError("the model is a static model already; name one with layers")
     if dim > encoder.dim:

@@ -18,6 +18,7 @@ from biencoder import Encoder, train
 from biencoder.commands.encode import run as run_encode
 from biencoder.config import EncodeConfig
 from biencoder.errors import UserError
+from biencoder.model.distilling import distill
 from biencoder.model.heads.sparse import SparseHead
 from biencoder.model.merging.merge import merge
 from biencoder.model.new_heads.sparse import make_sparse
@@ -191,6 +192,11 @@ def test_what_is_saved_loads_again_and_other_tools_say_that_they_cannot(
     with pytest.raises(Exception, match="biencoder"):
         SentenceTransformer(str(tmp_path / "saved"), device="cpu")
     merge([str(folder / "model")] * 2, (0.5, 0.5), tmp_path / "merged", spherical=False, trust_remote_code=False)
+    with pytest.raises(UserError, match=r"only models of one kind can be merged: the head is (dense|sparse) in"):
+        paths = [str(folder / "model"), str(folder / "base")]
+        merge(paths, (0.5, 0.5), tmp_path / "no", spherical=False, trust_remote_code=False)
+    with pytest.raises(UserError, match="a static model has one vector for each text, and the model's head is sparse"):
+        distill(encoder, 8)
     merged = Encoder.load(tmp_path / "merged")
     np.testing.assert_allclose(represented(merged, PASSAGES).vectors, represented(encoder, PASSAGES).vectors, atol=1e-6)
     with pytest.raises(UserError, match=r"--dim 4: .* makes weights of words"):

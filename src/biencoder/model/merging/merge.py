@@ -175,6 +175,7 @@ def refuse_unlike(first: Parent, other: Parent) -> None:
     for text in _probes(one_words):
         ids = [tokenize(parent.tokenizer, [text], PROBE_TOKENS)[0].tolist() for parent in (first, other)]
         _refuse_difference(first, other, f"what the tokenizer makes of {text[:40]!r}", *ids)
+    _refuse_difference(first, other, "the head", first.settings.heads, other.settings.heads)
     _refuse_difference(first, other, "the Dense layers", first.settings.layers, other.settings.layers)
     if first.settings.pooling is not None and other.settings.pooling is not None:
         for name in ("pooling", "normalize", "lowercase"):
