@@ -162,8 +162,14 @@ def test_a_stopped_encode_continues_and_makes_the_same_files(
     assert not list(tmp_path.glob("out*partial*"))
 
 
-@pytest.mark.parametrize("options", [{"vectors": "int8"}, {"output": "out.parquet"}])
-def test_other_forms_are_refused(folder: Path, tmp_path: Path, options: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"vectors": "int8"}, "--vectors int8: the model's head is multi, and is stored as float32 or float16"),
+        ({"output": "out.parquet"}, r"must be a file that ends in \.npy \(the model's head is multi\)"),
+    ],
+)
+def test_other_forms_are_refused(folder: Path, tmp_path: Path, options: dict[str, str], message: str) -> None:
     output = tmp_path / options.get("output", "out.npy")
     config = EncodeConfig(
         model=str(folder / "model"),
@@ -171,7 +177,7 @@ def test_other_forms_are_refused(folder: Path, tmp_path: Path, options: dict[str
         output=output,
         vectors=options.get("vectors", "float32"),
     )
-    with pytest.raises(UserError, match=r"vectors of tokens are stored in a \.npy file, with --vectors float32 or"):
+    with pytest.raises(UserError, match=message):
         run_encode(config)
     assert not list(tmp_path.iterdir())
 
@@ -220,6 +226,35 @@ def test_mined_negatives_and_scores_are_those_of_a_loop(encoder: Encoder, folder
         assert row["pos_scores"] == pytest.approx([wanted[i, i]], abs=1e-5)
         assert row["neg_scores"] == pytest.approx([wanted[i, PASSAGES.index(text)] for text in row["neg"]], abs=1e-5)
     assert not list(tmp_path.glob(".scored*"))
+
+
+def test_the_nearest_vectors_of_a_passage_are_merged(encoder: Encoder, folder: Path) -> None:
+    whole = encoder.represent_passages(PASSAGES)
+    assert isinstance(whole, TokenVectors)
+    pooling = Encoder.load(folder / "model", pool_tokens=3)
+    assert pooling.fingerprint != encoder.fingerprint
+    pooled = pooling.represent_passages(PASSAGES)
+    assert isinstance(pooled, TokenVectors)
+    assert np.array_equal(np.diff(pooled.starts), -(-np.diff(whole.starts) // 3))
+    np.testing.assert_allclose(np.linalg.norm(pooled.vectors, axis=1), 1, atol=1e-5)
+    queries, same = encoder.represent_queries(QUERIES), pooling.represent_queries(QUERIES)
+    assert isinstance(queries, TokenVectors)
+    assert isinstance(same, TokenVectors)
+    assert np.array_equal(queries.vectors, same.vectors)  # queries keep all of theirs
+    for number in range(5):
+        groups = [[vector] for vector in whole[number : number + 1].vectors]
+        while len(groups) > -(-len(whole[number : number + 1].vectors) // 3):
+            means = [np.sum(group, axis=0) / np.linalg.norm(np.sum(group, axis=0)) for group in groups]
+            pairs = [(float(means[i] @ means[j]), i, j) for i in range(len(means)) for j in range(i + 1, len(means))]
+            _, i, j = max(pairs, key=lambda pair: pair[0])
+            groups[i] += groups.pop(j)
+        wanted = [np.sum(group, axis=0) / np.linalg.norm(np.sum(group, axis=0)) for group in groups]
+        np.testing.assert_allclose(pooled[number : number + 1].vectors, wanted, atol=1e-5)
+    assert np.array_equal(whole.pooled(1).vectors, whole.vectors)
+    twins = TokenVectors(np.array([[1, 0], [0, 1], [1, 0], [0, 1]], np.float32), np.array([0, 4]))
+    assert twins.pooled(2).vectors.tolist() == [[1, 0], [0, 1]]
+    with pytest.raises(UserError, match=r"--pool-tokens 2: .* has no vector for each token"):
+        Encoder.load(folder / "base", pool_tokens=2)
 
 
 def test_nothing_to_represent(encoder: Encoder) -> None:

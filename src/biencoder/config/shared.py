@@ -97,6 +97,15 @@ class EncodingOptions(Config):
             "keep the first N dimensions of each vector, for models trained with --dims", MODEL, unset="all", least=1
         ),
     ] = None
+    pool_tokens: Annotated[
+        int,
+        Option(
+            "keep one vector for every N tokens of a passage, for models with a vector for each token; the nearest are "
+            "merged",
+            MODEL,
+            least=1,
+        ),
+    ] = 1
     trust_remote_code: TrustRemoteCode = False
     precision: Precision = FP32
     device: Device = AUTO

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from biencoder.config.choices import AUTO, CLS, DENSE, FP32, LAST, MEAN, SPARSE
+from biencoder.config.choices import AUTO, CLS, DENSE, FP32, LAST, MEAN, MULTI, SPARSE
 from biencoder.config.shared import EncoderConfig, EncodingOptions
 from biencoder.device.ahead import made_ahead, one_behind
 from biencoder.device.choice import autocast, choose_device, choose_precision, facts, placed
@@ -63,7 +63,12 @@ class Encoder(nn.Module):
         precision: ``fp32``, or ``bf16`` or ``fp16`` (autocast); None leaves autocast as the caller has set it.
             Representations are float32 in all of them.
         first_position: what ``enable_packing`` returned.
+
+    Attributes:
+        pool_tokens: a passage keeps one vector for every so many tokens, if it has a vector for each token.
     """
+
+    pool_tokens = 1
 
     def __init__(
         self,
@@ -95,6 +100,7 @@ class Encoder(nn.Module):
         max_length: int | None = None,
         dropout: float | None = None,
         dim: int | None = None,
+        pool_tokens: int = 1,
         trust_remote_code: bool = False,
     ) -> "Encoder":
         """Load a model folder, or a model of the hub by name.
@@ -108,6 +114,7 @@ class Encoder(nn.Module):
             max_length: tokens a text is cut to; None for what the model's own files say.
             dropout: probability of every dropout in training; None for the model's own.
             dim: the first dimensions to keep of each vector, normalised again if the model normalises; None for all.
+            pool_tokens: keep one vector for every so many tokens of a passage, for models with a vector for each token.
             trust_remote_code: run code that comes with the model, and let its configuration choose attention kernels.
 
         Raises:
@@ -137,6 +144,9 @@ class Encoder(nn.Module):
             precision=fitting_precision(choose_precision(precision, target), backbone.config, path),
             first_position=first_position,
         )
+        if pool_tokens > 1 and encoder.kind != MULTI:
+            raise UserError(f"--pool-tokens {pool_tokens}: {path} has no vector for each token")
+        encoder.pool_tokens = pool_tokens
         return placed(encoder, target, str(path)).eval()
 
     def forward(self, batch: PackedBatch) -> Representation:
@@ -222,7 +232,8 @@ class Encoder(nn.Module):
     @property
     def fingerprint(self) -> str:
         """A digest of weights and settings: equal fingerprints give equal vectors."""
-        made_by = (self.settings, self.precision, self.dim, self.weights_fingerprint)
+        made_by: tuple[Any, ...] = (self.settings, self.precision, self.dim, self.weights_fingerprint)
+        made_by += (self.pool_tokens,) if self.pool_tokens > 1 else ()
         return hashlib.sha256(repr(made_by).encode()).hexdigest()
 
     @property
@@ -295,7 +306,8 @@ class Encoder(nn.Module):
         if self.kind == DENSE:
             return self.encode(texts, prompt, progress)
         tokenize = partial(self.tokenize_passages, prompt=prompt)
-        return self._represent(self._tokenized_ahead(texts, tokenize), progress)
+        found = self._represent(self._tokenized_ahead(texts, tokenize), progress)
+        return found.pooled(self.pool_tokens) if isinstance(found, TokenVectors) and self.pool_tokens > 1 else found
 
     def _tokenized_ahead(
         self, texts: Sequence[str], tokenize: Callable[[Sequence[str]], list[Tokens]]
@@ -403,6 +415,7 @@ def load_with(config: EncodingOptions, model: str) -> Encoder:
         device=config.device,
         max_length=config.max_length,
         dim=config.dim,
+        pool_tokens=config.pool_tokens,
         trust_remote_code=config.trust_remote_code,
     )
 

@@ -192,8 +192,8 @@ def test_what_is_saved_loads_again_and_other_tools_say_that_they_cannot(
     with pytest.raises(Exception, match="biencoder"):
         SentenceTransformer(str(tmp_path / "saved"), device="cpu")
     merge([str(folder / "model")] * 2, (0.5, 0.5), tmp_path / "merged", spherical=False, trust_remote_code=False)
+    paths = [str(folder / "model"), str(folder / "base")]
     with pytest.raises(UserError, match=r"only models of one kind can be merged: the head is (dense|sparse) in"):
-        paths = [str(folder / "model"), str(folder / "base")]
         merge(paths, (0.5, 0.5), tmp_path / "no", spherical=False, trust_remote_code=False)
     with pytest.raises(UserError, match="a static model has one vector for each text, and the model's head is sparse"):
         distill(encoder, 8)
