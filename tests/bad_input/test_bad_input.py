@@ -400,6 +400,7 @@ def test_a_merge_that_cannot_be(words: list[str], message: str, refused: Refused
         ("--keep-base", "nan", "--keep-base: 'nan' is neither a number nor auto"),
         ("--guard-data", "none", "the evaluation folder none does not exist"),
         ("--guard-data", "model", "the evaluation folder model has no corpus.jsonl"),
+        ("--guide", "none", "--guide none: no such folder"),
     ],
 )
 def test_what_cannot_be_kept_or_guarded(flag: str, value: str, message: str, refused: Refused) -> None:
@@ -407,7 +408,8 @@ def test_what_cannot_be_kept_or_guarded(flag: str, value: str, message: str, ref
 
 
 @pytest.mark.parametrize(
-    ("value", "message"), [("none", "--model none: no such folder"), ("texts.txt", "--model texts.txt: is a file")]
+    ("value", "message"),
+    [("none", "--baseline none: no such folder"), ("texts.txt", "--baseline texts.txt: is a file")],
 )
 def test_a_baseline_that_is_no_model(value: str, message: str, refused: Refused) -> None:
     refused(with_flag("evaluate", "--baseline", value), message)

@@ -72,7 +72,7 @@ def test_only_as_many_queries_as_asked_for_are_printed(diff: Diff) -> None:
     [
         (["model", "--data", "beir"], "MODEL: 1 given; name two models"),
         (["model", "other", "model", "--data", "beir"], "MODEL: 3 given; name two models"),
-        (["model", "nowhere", "--data", "beir"], "nowhere"),
+        (["model", "nowhere", "--data", "beir"], "MODEL nowhere: no such folder"),
         (["model", "other", "--data", "beir", "--output", "beir"], "--output beir: is a folder; name a file"),
         (["model", "other", "--data", "nothing"], "nothing"),
     ],

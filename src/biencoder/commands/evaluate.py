@@ -8,6 +8,7 @@ from biencoder.data.files.beir import Collection, load_collection
 from biencoder.errors import UserError
 from biencoder.files import atomic_write
 from biencoder.model.encoder import Encoder, load_with
+from biencoder.model.files.pretrained import locate
 from biencoder.retrieval.comparing.comparison import (
     COMPARISON_COLUMNS,
     HOW_COMPARED,
@@ -28,6 +29,8 @@ def run(config: EvaluateConfig) -> None:
         if path is not None and path.is_dir():
             raise UserError(f"{flag} {path}: is a folder; name a file")
     collection = load_collection(config.data, config.split)
+    if config.baseline is not None:
+        locate(config.baseline, "--baseline")
     baseline = None if config.baseline is None else score(_found_by(config, config.baseline, collection), collection)
     found = _found_by(config, config.model, collection)
     evaluation = score(found, collection)

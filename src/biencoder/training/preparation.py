@@ -18,7 +18,7 @@ from biencoder.distributed import rank, world_size
 from biencoder.errors import UserError
 from biencoder.model.base_model import prepare_backbone
 from biencoder.model.encoder import ANY_LENGTH, Encoder
-from biencoder.model.files.pretrained import checkpoint_activations
+from biencoder.model.files.pretrained import checkpoint_activations, locate
 from biencoder.model.new_heads.dense import add_dense
 from biencoder.model.new_heads.multi_vector import TOKEN_DIM, expand_queries, make_multi_vector
 from biencoder.model.new_heads.sparse import make_sparse
@@ -62,6 +62,8 @@ def prepare_encoder(config: TrainConfig, rows: int) -> tuple[Encoder, TrainConfi
         UserError: there is no such model, or an option does not fit it.
     """
     config = replace(config, epochs=config.epochs or _epochs(config, rows))
+    if config.guide is not None:
+        locate(config.guide, "--guide")  # now, not after minutes of other work
     encoder = Encoder.load(
         config.model,
         pooling=config.pooling,
@@ -216,14 +218,22 @@ def _held_out_size(config: TrainConfig, rows: int) -> tuple[int, int, int]:
     return queries, passages, affordable * max(1, config.passage_max_len // GLANCE)
 
 
-def _guards(config: TrainConfig) -> dict[str, Collection]:
-    """Data that the model does not train on, by the names that reports give them."""
+def guards_of(config: TrainConfig) -> dict[str, Collection]:
+    """Data that the model does not train on, by the names that reports give them.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
     built_in = {GENERAL_ENGLISH: general_english()} if config.general_guard else {}
     return built_in | {str(folder): load_collection(folder) for folder in config.guard_data or ()}
 
 
 def set_up(
-    config: TrainConfig, encoder: Encoder, examples: ExampleTable, collection: Collection
+    config: TrainConfig,
+    encoder: Encoder,
+    examples: ExampleTable,
+    collection: Collection,
+    guards: dict[str, Collection] | None = None,
 ) -> tuple[Setup, TrainingProgress]:
     """The run of a resolved configuration, at its first step.
 
@@ -255,7 +265,7 @@ def set_up(
         objectives=[_objective(config, each, is_scored(examples, i)) for i, each in enumerate(data_sets)],
         guide=guide,
         collection=collection,
-        guards=_guards(config),
+        guards=guards_of(config) if guards is None else guards,
         total_steps=config.max_steps or config.epochs * sampler.steps_per_epoch,
     )
     batcher = _batcher(config, encoder, examples, guide, chunk_tokens)

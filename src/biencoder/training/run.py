@@ -24,7 +24,7 @@ from biencoder.training.announcement import announce
 from biencoder.training.cross_validation import CrossValidation, forget_parts
 from biencoder.training.keep_base import keep_base
 from biencoder.training.memory.out_of_memory import ran_out_of_memory
-from biencoder.training.preparation import evaluation_data, give_head, prepare_encoder, set_up
+from biencoder.training.preparation import evaluation_data, give_head, guards_of, prepare_encoder, set_up
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
 from biencoder.training.state.checkpoint import load_best, restore_state
@@ -118,6 +118,7 @@ def _train(config: TrainConfig) -> TrainResult | None:
         OutputFolder(config.continue_from).refuse_unfinished()
     examples = read_data_sets(config.data_sets, config.on_bad_row)
     asked = config
+    guards = guards_of(asked)
     encoder, config = prepare_encoder(asked, len(examples))
     base = encoder.weights_fingerprint
     give_head(config, encoder, examples)
@@ -125,7 +126,7 @@ def _train(config: TrainConfig) -> TrainResult | None:
     if any(is_of_single_texts(examples, number) for number in range(len(config.data_sets))):
         refuse_without_dropout(encoder)
         say("rows with a single text: each text is its own positive, under another dropout mask (unsupervised SimCSE)")
-    setup, progress = set_up(config, encoder, *evaluation_data(config, encoder, examples))
+    setup, progress = set_up(config, encoder, *evaluation_data(config, encoder, examples), guards)
     identity = identity_of(setup, base)
     folder.refuse_other_run(identity)
     if folder.finished:
