@@ -110,10 +110,8 @@ def _check_form(output: Path, kind: str, vectors: str) -> None:
     """Raise `UserError` for a name, or a way to store numbers, that does not go with what a model makes."""
     suffixes = {DENSE: (".npy", PARQUET), MULTI: (".npy",), SPARSE: (CSR, JSON_LINES)}[kind]
     if output.suffix not in suffixes or output.is_dir():
-        meant = "a numpy matrix"
-        if kind != DENSE:
-            meant = f"the model's head is {kind}"
-        raise UserError(f"--output {output}: must be a file that ends in {' or '.join(suffixes)} ({meant})")
+        why = "" if kind == DENSE else f" (the model's head is {kind})"
+        raise UserError(f"--output {output}: must be a file that ends in {' or '.join(suffixes)}{why}")
     if (kind == MULTI and vectors not in (FLOAT32, FLOAT16)) or (kind == SPARSE and vectors != FLOAT32):
         stored = FLOAT32 if kind == SPARSE else f"{FLOAT32} or {FLOAT16}"
         raise UserError(f"--vectors {vectors}: the model's head is {kind}, and is stored as {stored}")

@@ -118,6 +118,7 @@ def test_places_and_gradients() -> None:
     both = concatenate([one, other])
     assert both.places == 3
     assert both.scores(both).tolist() == [[5.0, 6.0], [6.0, 25.0]]
+    assert both[:0].scores(both).shape == (0, 2)
     leaves = both.as_leaves()
     leaves.scores(leaves)[0, 1].backward()
     assert leaves.gradient().weights_NK.tolist() == [[0.0, 3.0, 0.0], [2.0, 0.0, 0.0]]

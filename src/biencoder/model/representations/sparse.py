@@ -34,6 +34,8 @@ class Sparse(Representation):
     def scores(self, passages: "Sparse") -> Tensor:
         """Inner products of all queries with all passages: ``[B, P]``."""
         known_U = self.tokens_NK.unique()
+        if not len(known_U):
+            return self.weights_NK.new_zeros(len(self), len(passages))
         scores: Tensor = self._over(known_U) @ passages._over(known_U).T
         return scores
 
