@@ -181,7 +181,7 @@ def test_a_killed_run_ends_in_the_same_model(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pooling": "mean"}, "--heads multi with --pooling mean: a vector for each token is not pooled"),
+        ({"pooling": "mean"}, "--heads multi with --pooling mean: tokens are not pooled"),
         ({"normalize": False}, "--heads multi with --no-normalize"),
         ({"query_expansion": 8}, "--query-expansion 8: the tokenizer of .* has no mask token"),
         ({"heads": None, "query_expansion": 8}, "--query-expansion 8 needs --heads multi"),
@@ -195,13 +195,13 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path, options: dict[str,
 
 def test_a_model_with_a_vector_a_token_is_not_pooled(tmp_path: Path) -> None:
     folder = with_tokens(tmp_path / "tokens")
-    with pytest.raises(UserError, match=r"--heads dense: .* makes a vector for each token, and pools none"):
+    with pytest.raises(UserError, match=r"--heads dense: .* has the head multi, which is not replaced"):
         train(small_run(tmp_path, model=str(folder), heads="dense"))
     with pytest.raises(UserError, match="--add-dense 4: the model makes a vector for each token, and has its layer"):
         train(small_run(tmp_path, model=str(folder), add_dense=4))
     with pytest.raises(UserError, match="--query-expansion 40 is more than --query-max-len 16"):
         train(small_run(tmp_path, model=str(folder), query_expansion=40))
-    with pytest.raises(UserError, match="--pooling cls: a multi-vector model has a vector for each token"):
+    with pytest.raises(UserError, match="--pooling cls: the model makes something of each token, and pools nothing"):
         Encoder.load(folder, pooling="cls")
 
 
