@@ -138,12 +138,13 @@ def write_model_card(path: Path, encoder: Encoder, outcome: Outcome) -> None:
     notes = "".join(f"\n{sentence}\n" for sentence in sentences)
     peer = {DENSE: "SentenceTransformer", MULTI: "MultiVectorEncoder"}.get(encoder.kind)
     with_peer = f"With sentence-transformers: `{peer}(folder)`, then `encode_query` and `encode_document`.\n"
+    tags = [*(["sentence-transformers"] if peer else []), "biencoder", "sentence-similarity", "feature-extraction"]
     with atomic_write(path) as file:
         file.write(
             f"""---
-library_name: sentence-transformers
+library_name: {tags[0]}
 pipeline_tag: sentence-similarity
-tags: [sentence-transformers, sentence-similarity, feature-extraction, biencoder]
+tags: [{", ".join(tags)}]
 ---
 
 # {inline(path.parent.resolve().name)}

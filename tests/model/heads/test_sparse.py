@@ -221,7 +221,8 @@ def test_a_run_trains_the_weights(tmp_path: Path) -> None:
     assert tuned.kind == "sparse"
     card = (tmp_path / "out" / "README.md").read_text()
     assert "a weight for each word" in card
-    assert "sentence-transformers:" not in card.split("## Use")[1]
+    assert "library_name: biencoder" in card
+    assert "sentence-transformers" not in card
     again = replace(config, model=str(tmp_path / "out"), output_dir=tmp_path / "again", heads=None, mine_negatives=0)
     assert train(again) is not None
     assert Encoder.load(tmp_path / "again").kind == "sparse"
