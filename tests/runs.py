@@ -2,15 +2,18 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 from tiny import WORDS, tiny_model
 from torch import nn
 
+from biencoder import Encoder
 from biencoder.config import TrainConfig
 from biencoder.distributed import sum_gradients
 from biencoder.training.run import train
@@ -64,6 +67,18 @@ def stop_in_step(step: int, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
         patched.setattr("biencoder.training.steps.train_step.sum_gradients", stopping)
         with pytest.raises(InterruptedError):
             train(config)
+
+
+def resumed_and_whole(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The weights of a run that was stopped in step 6 and continued, and those of the same run without a stop."""
+    whole = replace(config, output_dir=config.output_dir.with_name("whole"))
+    train(whole)
+    stop_in_step(6, config, monkeypatch)
+    train(config)
+    resumed, uninterrupted = (Encoder.load(each.output_dir).state_dict() for each in (config, whole))
+    return resumed, uninterrupted
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,6 @@ from biencoder.data.files.beir import Collection, load_collection
 from biencoder.data.rewrite import write_lines
 from biencoder.errors import UserError
 from biencoder.model.encoder import load_with
-from biencoder.model.files.pretrained import locate
 from biencoder.retrieval.comparing.changes import QueryChange, RelevantDocument, query_changes
 from biencoder.retrieval.comparing.comparison import HOW_COMPARED, compare, deciding_of, verdict
 from biencoder.retrieval.evaluate import DECIDING, score
@@ -27,9 +26,7 @@ def run(config: DiffConfig) -> None:
     if config.output is not None and config.output.is_dir():
         raise UserError(f"--output {config.output}: is a folder; name a file")
     collection = load_collection(config.data, config.split)
-    for model in config.models:  # both, before the first one takes its time
-        locate(model, "MODEL")
-    encoders = [load_with(config, model) for model in config.models]
+    encoders = [load_with(config, model, "MODEL") for model in config.models]  # both, before one takes its time
     before, after = (found_by(encoder, collection, config.top_k) for encoder in encoders)
     changes = query_changes(before, after, collection)
     _say_summary(config, collection, before, after, changes)

@@ -8,7 +8,6 @@ from biencoder.data.files.beir import Collection, load_collection
 from biencoder.errors import UserError
 from biencoder.files import atomic_write
 from biencoder.model.encoder import Encoder, load_with
-from biencoder.model.files.pretrained import locate
 from biencoder.retrieval.comparing.comparison import (
     COMPARISON_COLUMNS,
     HOW_COMPARED,
@@ -29,9 +28,9 @@ def run(config: EvaluateConfig) -> None:
         if path is not None and path.is_dir():
             raise UserError(f"{flag} {path}: is a folder; name a file")
     collection = load_collection(config.data, config.split)
+    baseline = None
     if config.baseline is not None:
-        locate(config.baseline, "--baseline")
-    baseline = None if config.baseline is None else score(_found_by(config, config.baseline, collection), collection)
+        baseline = score(_found_by(config, config.baseline, collection, "--baseline"), collection)
     found = _found_by(config, config.model, collection)
     evaluation = score(found, collection)
     content = {"model": str(config.model), **evaluation.to_json()}
@@ -56,8 +55,10 @@ def run(config: EvaluateConfig) -> None:
         say(f"{config.run_file}: the TREC run")
 
 
-def _found_by(config: EvaluateConfig, model: str, collection: Collection) -> dict[str, dict[str, float]]:
-    return found_by(load_with(config, model), collection, config.top_k)
+def _found_by(
+    config: EvaluateConfig, model: str, collection: Collection, flag: str = "--model"
+) -> dict[str, dict[str, float]]:
+    return found_by(load_with(config, model, flag), collection, config.top_k)
 
 
 def found_by(encoder: Encoder, collection: Collection, top_k: int) -> dict[str, dict[str, float]]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from biencoder.config.choices import AUTO, CLS, DENSE, FP32, LAST, MEAN, MULTI, SPARSE
+from biencoder.config.choices import AUTO, CLS, DENSE, FP32, LAST, MEAN, SPARSE
 from biencoder.config.shared import EncoderConfig, EncodingOptions
 from biencoder.device.ahead import made_ahead, one_behind
 from biencoder.device.choice import autocast, choose_device, choose_precision, facts, placed
@@ -32,6 +32,7 @@ from biencoder.model.files.settings import ModelSettings, layer_folders, read_se
 from biencoder.model.heads.dense import DenseHead
 from biencoder.model.heads.head import Head
 from biencoder.model.heads.multi_vector import MultiVectorHead
+from biencoder.model.heads.projected import ProjectedHead
 from biencoder.model.heads.projection import projections
 from biencoder.model.heads.sparse import SparseHead
 from biencoder.model.packing import PackedBatch, chunks, pack
@@ -102,6 +103,7 @@ class Encoder(nn.Module):
         dim: int | None = None,
         pool_tokens: int = 1,
         trust_remote_code: bool = False,
+        flag: str = "--model",
     ) -> "Encoder":
         """Load a model folder, or a model of the hub by name.
 
@@ -116,12 +118,13 @@ class Encoder(nn.Module):
             dim: the first dimensions to keep of each vector, normalised again if the model normalises; None for all.
             pool_tokens: keep one vector for every so many tokens of a passage, for models with a vector for each token.
             trust_remote_code: run code that comes with the model, and let its configuration choose attention kernels.
+            flag: where a person named the model, for the message that there is none.
 
         Raises:
             UserError: no such model, a damaged one, one with parts that biencoder does not run, with fewer than ``dim``
                 dimensions, or too large for the device.
         """
-        folder = locate(path)
+        folder = locate(path, flag)
         settings = read_settings(folder)
         target = choose_device(device)
         tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
@@ -144,18 +147,15 @@ class Encoder(nn.Module):
             precision=fitting_precision(choose_precision(precision, target), backbone.config, path),
             first_position=first_position,
         )
-        if pool_tokens > 1 and encoder.kind != MULTI:
-            raise UserError(f"--pool-tokens {pool_tokens}: {path} has no vector for each token")
-        encoder.pool_tokens = pool_tokens
+        encoder.pool_tokens = _checked_pool_tokens(pool_tokens, settings, path)
         return placed(encoder, target, str(path)).eval()
 
     def forward(self, batch: PackedBatch) -> Representation:
         """The representation of each text of a packed batch on any device, in order; gradients flow."""
         with autocast(self.precision, self.device):
             batch = batch.to(self.device)
-            hidden_TD, starts = hidden_states(
-                self.backbone, batch.as_read(), self.first_position, self.head.used_tokens
-            )
+            read = batch.as_read() if self.settings.skipped else batch
+            hidden_TD, starts = hidden_states(self.backbone, read, self.first_position, self.head.used_tokens)
         with torch.autocast(self.device.type, enabled=False):
             represented: Representation = self.head(hidden_TD, starts, batch)
         return represented
@@ -381,7 +381,7 @@ class Encoder(nn.Module):
             ValueError: the head has weights of its own, and no file of such a folder would hold them.
         """
         layers = []
-        if isinstance(self.head, DenseHead | MultiVectorHead):
+        if isinstance(self.head, ProjectedHead):
             layers = [layer.state_dict() for layer in self.head.projections]
         elif isinstance(self.head, SparseHead):
             layers = [self.head.state_dict()]
@@ -405,8 +405,8 @@ def load_encoder(config: EncoderConfig) -> Encoder:
     return load_with(config, config.model)
 
 
-def load_with(config: EncodingOptions, model: str) -> Encoder:
-    """A model, used as a command's options say; raises what :meth:`Encoder.load` does."""
+def load_with(config: EncodingOptions, model: str, flag: str = "--model") -> Encoder:
+    """A model, used as a command's options say; arguments and errors as of :meth:`Encoder.load`."""
     return Encoder.load(
         model,
         pooling=config.pooling,
@@ -417,6 +417,7 @@ def load_with(config: EncodingOptions, model: str) -> Encoder:
         dim=config.dim,
         pool_tokens=config.pool_tokens,
         trust_remote_code=config.trust_remote_code,
+        flag=flag,
     )
 
 
@@ -425,6 +426,12 @@ def _refuse_other_pooling(pooling: str, settings: ModelSettings) -> None:
         raise UserError(f"--pooling {pooling}: the model makes something of each token, and pools nothing")
     if settings.static and pooling not in (AUTO, MEAN):
         raise UserError(f"--pooling {pooling}: the vectors of a static model are means of its tokens' vectors")
+
+
+def _checked_pool_tokens(pool_tokens: int, settings: ModelSettings, path: str | Path) -> int:
+    if pool_tokens > 1 and not settings.multi:
+        raise UserError(f"--pool-tokens {pool_tokens}: {path} has no vector for each token")
+    return pool_tokens
 
 
 def _head(
@@ -446,7 +453,7 @@ def _head(
     with loading(path):
         layers = projections(settings.layers, width, read_weights(layer_folders(folder)))
     assert settings.pooling is not None
-    head: DenseHead | MultiVectorHead
+    head: ProjectedHead
     if settings.multi:
         head = MultiVectorHead(width, layers=layers, dim=dim)
     else:

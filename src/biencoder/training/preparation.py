@@ -102,7 +102,7 @@ def prepare_encoder(config: TrainConfig, rows: int) -> tuple[Encoder, TrainConfi
         normalize=scaled,
         learning_rate=config.learning_rate or _learning_rate(config, encoder, rows),
         lora_alpha=config.lora_alpha or (config.lora_rank and 2.0 * config.lora_rank),
-        temperature=config.temperature or _temperature(config) if scaled or config.heads == SPARSE else 1.0,
+        temperature=_temperature(config, scaled),
         precision=encoder.precision or config.precision,
         dims=None if config.dims is None else tuple(sorted({dim, *config.dims}, reverse=True)),
         query_prompt=settings.query_prompt,
@@ -139,9 +139,14 @@ def _with_heads(config: TrainConfig, encoder: Encoder) -> TrainConfig:
     return replace(config, heads=wanted, add_dense=(config.add_dense or TOKEN_DIM) if is_new else config.add_dense)
 
 
-def _temperature(config: TrainConfig) -> float:
-    """Means of best matches lie closer together than cosines of whole texts do (docs/recipes.md)."""
-    return 0.02 if config.heads == MULTI else 0.05
+def _temperature(config: TrainConfig, scaled: bool) -> float:
+    """What was asked for, or the usual; 1.0 for vectors of any length.
+
+    Means of best matches lie closer together than cosines of whole texts do (docs/recipes.md).
+    """
+    if not scaled and config.heads != SPARSE:
+        return 1.0
+    return config.temperature or (0.02 if config.heads == MULTI else 0.05)
 
 
 def _learning_rate(config: TrainConfig, encoder: Encoder, rows: int) -> float:
@@ -317,6 +322,7 @@ def _guide(config: TrainConfig) -> Guide | None:
         device=config.device,
         max_length=longest,
         trust_remote_code=config.trust_remote_code,
+        flag="--guide",
     )
     if not encoder.settings.normalize and config.guide_margin:
         say(f"{config.guide}: its vectors are not normalised, so --guide-margin is on the scale of its scores")

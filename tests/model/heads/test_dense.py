@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from runs import stop_in_step
+from runs import resumed_and_whole
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 from tiny import WORDS, random_texts, relative_error, tiny_model
@@ -185,12 +184,7 @@ def test_a_killed_run_with_an_added_layer_ends_in_the_same_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = run_of(tiny_model(tmp_path / "base", dropout=True), add_dense=12, keep_base=0.25, save_steps=3)
-    whole = replace(config, output_dir=tmp_path / "whole")
-    train(whole)
-
-    stop_in_step(6, config, monkeypatch)
-    train(config)
-    resumed, uninterrupted = (Encoder.load(each.output_dir).state_dict() for each in (config, whole))
+    resumed, uninterrupted = resumed_and_whole(config, monkeypatch)
     assert changed(resumed, uninterrupted) == set()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runs import small_run, stop_in_step
+from runs import resumed_and_whole, small_run
 from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.multi_vector_encoder.losses import MultiVectorMultipleNegativesRankingLoss
 from sentence_transformers.multi_vector_encoder.scoring import mean_colbert_scores
@@ -170,11 +170,7 @@ def test_a_run_makes_a_model_that_sentence_transformers_loads(tmp_path: Path) ->
 
 def test_a_killed_run_ends_in_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small_run(tmp_path, dropout=True, heads="multi", add_dense=12, save_steps=3)
-    whole = replace(config, output_dir=tmp_path / "whole")
-    train(whole)
-    stop_in_step(6, config, monkeypatch)
-    train(config)
-    resumed, uninterrupted = (Encoder.load(each.output_dir).state_dict() for each in (config, whole))
+    resumed, uninterrupted = resumed_and_whole(config, monkeypatch)
     assert all(torch.equal(resumed[name], uninterrupted[name]) for name in uninterrupted)
 
 

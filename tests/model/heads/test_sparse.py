@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse
 import torch
 from numpy.typing import NDArray
-from runs import small_run, stop_in_step
+from runs import resumed_and_whole, small_run
 from sentence_transformers import SentenceTransformer
 from tiny import VOCABULARY, random_texts, tiny_model
 
@@ -230,11 +230,7 @@ def test_a_run_trains_the_weights(tmp_path: Path) -> None:
 
 def test_a_killed_run_ends_in_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = small_run(tmp_path, dropout=True, heads="sparse", save_steps=3)
-    whole = replace(config, output_dir=tmp_path / "whole")
-    train(whole)
-    stop_in_step(6, config, monkeypatch)
-    train(config)
-    resumed, uninterrupted = (Encoder.load(each.output_dir).state_dict() for each in (config, whole))
+    resumed, uninterrupted = resumed_and_whole(config, monkeypatch)
     assert all(torch.equal(resumed[name], uninterrupted[name]) for name in uninterrupted)
 
 

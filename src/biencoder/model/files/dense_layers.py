@@ -81,5 +81,10 @@ def write_layer(folder: Path, layer: DenseLayer, weights: Mapping[str, Tensor], 
     if layer.residual:  # releases before 5.7 do not know it
         config["use_residual"] = True
     write_json(folder / "config.json", config)
+    write_weights(folder, weights)
+
+
+def write_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write what :func:`read_weights` reads."""
     with system_errors(folder):
         save_file({name: weight.detach().cpu().contiguous() for name, weight in weights.items()}, folder / WEIGHTS)

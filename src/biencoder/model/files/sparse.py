@@ -4,11 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
-from biencoder.files import system_errors
-from biencoder.model.files.dense_layers import WEIGHTS
+from biencoder.model.files.dense_layers import write_weights
 from biencoder.model.files.json_files import write_json
 
 SPARSE_LINEAR = "SparseLinear"
@@ -28,8 +26,7 @@ def write_sparse(
     (layer,) = weights
     place = folder / f"1_{SPARSE_LINEAR}"
     write_json(place / "config.json", {"in_features": layer["linear.weight"].shape[1], "activation_function": "ReLU"})
-    with system_errors(place):
-        save_file({name: weight.detach().cpu().contiguous() for name, weight in layer.items()}, place / WEIGHTS)
+    write_weights(place, layer)
     write_json(folder / "sentence_bert_config.json", transformer)
     own = {"similarity_fn_name": "dot"}
     write_json(folder / "config_sentence_transformers.json", {**sentence, **own})

@@ -4,19 +4,18 @@ Shapes: T tokens in the row, N texts, H hidden size, D dimensions of a vector.
 """
 
 from collections.abc import Sequence
-from typing import cast
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize as unit_length
 
-from biencoder.model.heads.head import Head
+from biencoder.model.heads.projected import ProjectedHead
 from biencoder.model.heads.projection import Projection
 from biencoder.model.packing import PackedBatch
 from biencoder.model.pooling import POOLED_TOKEN, POOLINGS
 from biencoder.model.representations.dense import Dense
 
 
-class DenseHead(Head):
+class DenseHead(ProjectedHead):
     """One vector a text: pooled, sent through linear layers, scaled to length 1 if asked, cut short if asked.
 
     Args:
@@ -25,36 +24,22 @@ class DenseHead(Head):
         normalize: scale each vector to length 1.
         layers: after the pooling, in order.
         dim: dimensions to keep; None for all.
-
-    Attributes:
-        full_dim: dimensions of a vector before it is cut.
     """
 
     def __init__(
         self, width: int, *, pooling: str, normalize: bool, layers: Sequence[Projection] = (), dim: int | None = None
     ) -> None:
-        super().__init__()
-        self.width = width
+        super().__init__(width, layers, dim)
         self.pooling = pooling
         self.normalize = normalize
-        self.layers = nn.ModuleList(layers)
-        self.full_dim = layers[-1].layer.outputs if layers else width
-        self._dim = dim or self.full_dim
 
     def forward(self, hidden_TD: Tensor, starts: Tensor, batch: PackedBatch) -> Dense:  # noqa: ARG002 - one signature
         """``[T, H]`` -> a vector for each text: ``[N, D]``."""
-        vectors_ND = POOLINGS[self.pooling](hidden_TD, starts).float()
-        for layer in self.layers:
-            vectors_ND = layer(vectors_ND)
+        vectors_ND = self.projected(POOLINGS[self.pooling](hidden_TD, starts))
         if self.normalize:
             vectors_ND = unit_length(vectors_ND, dim=-1)
         whole = Dense(vectors_ND.contiguous())
         return whole if self.dim == self.full_dim else whole.cut(self._dim, normalize=self.normalize)
-
-    @property
-    def dim(self) -> int:
-        """Dimensions of a vector."""
-        return self._dim
 
     def used_tokens(self, starts: Tensor) -> Tensor | None:
         """The first or last token of each text where that is the pooling, else None."""
@@ -68,8 +53,3 @@ class DenseHead(Head):
         """The same head with one more layer, and all of its dimensions."""
         layers = [*self.projections, layer]
         return DenseHead(self.width, pooling=self.pooling, normalize=self.normalize, layers=layers)
-
-    @property
-    def projections(self) -> list[Projection]:
-        """The layers, in order."""
-        return cast("list[Projection]", list(self.layers))

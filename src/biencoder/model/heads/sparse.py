@@ -33,9 +33,8 @@ class SparseHead(Head):
 
     def forward(self, hidden_TD: Tensor, starts: Tensor, batch: PackedBatch) -> Sparse:
         """``[T, H]`` -> weights of the distinct tokens of each text: ``[N, K]``."""
-        ids_T = batch.as_read().input_ids
-        weights_T = self.linear(hidden_TD.float()).squeeze(1).relu()
-        weights_T = weights_T * (batch.is_compared & ~torch.isin(ids_T, self.special))
+        ids_T = batch.input_ids
+        weights_T = self.linear(hidden_TD.float()).squeeze(1).relu() * ~torch.isin(ids_T, self.special)
         texts = len(batch.lengths)
         owners_T = torch.arange(texts, device=starts.device).repeat_interleave(starts.diff(), output_size=len(ids_T))
         keys, places_T = (owners_T * self.vocabulary + ids_T).unique(return_inverse=True)  # in order of the texts
