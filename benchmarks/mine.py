@@ -36,6 +36,7 @@ class RandomEncoder:
 
     def __init__(self, dim: int) -> None:
         self.dim = self.text_size = dim
+        self.no_texts = np.empty((0, dim), np.float32)
         self.queries_began = 0.0
 
     def represent_passages(

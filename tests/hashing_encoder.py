@@ -53,6 +53,10 @@ class HashingEncoder:
         return "dense"
 
     @property
+    def no_texts(self) -> np.ndarray:
+        return np.empty((0, self.dim), np.float32)
+
+    @property
     def words(self) -> Sequence[str]:
         raise NotImplementedError
 

@@ -120,6 +120,7 @@ class BagOfWords:
     def __init__(self, words: str) -> None:
         self._places = {word: place for place, word in enumerate(words.split())}
         self.dim = self.text_size = len(self._places)
+        self.no_texts = np.empty((0, self.dim), np.float32)
 
     def encode(self, texts: Any, prompt: str = "", progress: Any = None) -> np.ndarray:
         vectors = np.zeros((len(texts), self.dim), np.float32)

@@ -308,5 +308,5 @@ def test_help_of_train_names_every_option_and_its_default(capsys: pytest.Capture
     assert "usage: biencoder train --model MODEL --train-data FILE ... --output-dir DIR [options]" in text
     assert "--batch-size N queries per optimizer step over all ranks" in text
     assert "--normalize, --no-normalize" in text
-    assert "(default: 0.05; 0.02 with --heads multi;" in text
+    assert "(default: 0.05; 0.02 with a head multi;" in text
     assert "SUPPRESS" not in text

@@ -6,8 +6,9 @@ The truth is plain transformers in float64 on padded input, with loops over the 
 import itertools
 import json
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,12 @@ from biencoder.distributed import sum_gradients
 from biencoder.model.architectures.static import StaticModel
 from biencoder.model.files.settings import ModelSettings
 from biencoder.model.files.static import without_special_tokens
+from biencoder.model.heads.combined import CombinedHead
 from biencoder.model.heads.dense import DenseHead
 from biencoder.model.heads.multi_vector import MultiVectorHead
 from biencoder.model.heads.projection import DenseLayer, Projection
 from biencoder.model.heads.sparse import SparseHead
+from biencoder.objective.combined import CombinedObjective
 from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.training import gradcache
 from biencoder.training.batch import Batcher, Prompts
@@ -66,11 +69,20 @@ def _rank(rank: int, world: int, folder: Path, work: Callable[[int, int, Path], 
     dist.destroy_process_group()
 
 
-Texts = Tensor | list[Tensor]  # a vector for each text, or the vectors of each
+Text = Tensor | tuple[Tensor, ...]  # a vector, the vectors of its tokens, or what each of several heads makes of it
+Texts = Tensor | Sequence[Text]
+HEAD_WEIGHTS, HEAD_LOSS_WEIGHTS = (1.0, 0.3, 0.8), (1.0, 0.2, 0.7)
 
 
-def similarity(query: Tensor, passage: Tensor) -> Tensor:
-    """The inner product of two texts' vectors; the mean of the best matches where a text has several."""
+def similarity(query: Text, passage: Text) -> Tensor:
+    """The inner product of two texts' vectors; the mean of the best matches where a text has several.
+
+    For several heads, the weighted sum of these.
+    """
+    if isinstance(query, tuple):
+        of_heads = zip(HEAD_WEIGHTS, query, passage, strict=True)
+        return torch.stack([weight * similarity(mine, theirs) for weight, mine, theirs in of_heads]).sum()
+    assert isinstance(passage, Tensor)
     return query @ passage if query.dim() == 1 else (query @ passage.T).amax(dim=1).mean()
 
 
@@ -114,6 +126,31 @@ def mean_loss(
     return total / len(queries)
 
 
+def loss_of_heads(
+    queries: Sequence[tuple[Tensor, ...]],
+    passages: Sequence[tuple[Tensor, ...]],
+    candidates: list[list[int]],
+    loss: Callable[[Texts, Texts], Tensor],
+) -> Tensor:
+    """The loss of each head and that of their sum; and what each head learns from the sum."""
+    sides = [([text[head] for text in queries], [text[head] for text in passages]) for head in range(3)]
+    weights = torch.tensor(HEAD_LOSS_WEIGHTS, dtype=torch.float64)
+    alone = torch.stack([loss(*side) for side in sides])
+    total = ((weights * alone).sum() + loss(queries, passages)) / (weights.sum() + 1)
+    learnt = []
+    for asked, found in sides:
+        entropies = [torch.zeros((), dtype=torch.float64)]
+        for i, among in enumerate(candidates):
+            if len(among) > 1:
+                whole, own = (
+                    torch.stack([similarity(query, side[j]) / TEMPERATURE for j in among])
+                    for query, side in ((queries[i], passages), (asked[i], found))
+                )
+                entropies.append(-(whole.detach().softmax(0) * own.log_softmax(0)).sum())
+        learnt.append(torch.stack(entropies).sum() / len(queries))
+    return (total + (weights * torch.stack(learnt)).sum() / weights.sum()) / 2
+
+
 def cut(vectors: Tensor, dim: int | None) -> Tensor:
     return torch.nn.functional.normalize(vectors[..., :dim], dim=-1)
 
@@ -133,7 +170,7 @@ def outcome(model: Any, loss: Tensor) -> Outcome:
 
 # --- the models -------------------------------------------------------------------------------------------------------
 
-BERT, DENSE, STATIC, MULTI, SPARSE = "bert", "dense", "static", "multi", "sparse"
+BERT, DENSE, STATIC, MULTI, SPARSE, THREE = "bert", "dense", "static", "multi", "sparse", "three"
 LAYER = DenseLayer(64, 40, bias=True, activation="Tanh", residual=True)
 TOKEN_LAYER = DenseLayer(64, 40, bias=False, activation="Identity")
 SKIPPED = ("word3", "word20", "word77")  # have no vector in a passage
@@ -151,11 +188,16 @@ def write_models(folder: Path) -> None:
     encoder.adopt(replace(encoder.settings, layers=(LAYER,)))
     encoder.save(folder / DENSE)
     encoder.adopt(replace(encoder.settings, layers=()))
-    encoder.head = SparseHead(64, VOCABULARY, encoder.tokenizer.all_special_ids)
+    sparse_head = SparseHead(64, VOCABULARY, encoder.tokenizer.all_special_ids)
     with torch.no_grad():
-        encoder.head.linear.bias.fill_(0.3)  # most weights are above 0
+        sparse_head.linear.bias.fill_(0.3)  # most weights are above 0
     sparse = replace(encoder.settings, heads="sparse", normalize=False)
-    Encoder(encoder.backbone, encoder.head, encoder.tokenizer, sparse).save(folder / SPARSE)
+    Encoder(encoder.backbone, sparse_head, encoder.tokenizer, sparse).save(folder / SPARSE)
+    token_head = MultiVectorHead(64, layers=[Projection(TOKEN_LAYER)], skips_first=True)
+    heads = {"dense": DenseHead(64, pooling="mean", normalize=True), "sparse": sparse_head, "multi": token_head}
+    three: dict[str, Any] = {"layers": (TOKEN_LAYER,), "weights": HEAD_WEIGHTS, "skips_first": True}
+    settings = replace(encoder.settings, heads=",".join(heads), **three)
+    Encoder(encoder.backbone, CombinedHead(heads, HEAD_WEIGHTS), encoder.tokenizer, settings).save(folder / THREE)
     encoder.head = MultiVectorHead(64, layers=[Projection(TOKEN_LAYER)])
     encoder.tokenizer.mask_token = "word9"
     own: dict[str, Any] = {"layers": (TOKEN_LAYER,), "skipped": SKIPPED, "query_expansion": EXPANSION}
@@ -187,15 +229,29 @@ class Truth(nn.Module):
             layer = Projection(TOKEN_LAYER).double()
             layer.load_state_dict(load_file(folder / "1_Dense" / "model.safetensors"))
             self.head = nn.ModuleDict({"layers": nn.ModuleList([layer])})
-
         if self.kind == SPARSE:
             linear = nn.Linear(64, 1).double()
             weights = load_file(folder / "1_SparseLinear" / "model.safetensors")
             linear.load_state_dict({name.removeprefix("linear."): weight for name, weight in weights.items()})
             self.head = nn.ModuleDict({"linear": linear})
+        if self.kind == THREE:
+            self.head = nn.ModuleDict({"parts": nn.ModuleDict(self.parts_of(folder))})
+
+    @staticmethod
+    def parts_of(folder: Path) -> dict[str, nn.Module]:
+        sparse, token = nn.Linear(64, 1).double(), nn.Linear(64, 40, bias=False).double()
+        sparse.load_state_dict(load_file(folder / "sparse_linear.safetensors"))
+        token.load_state_dict(load_file(folder / "colbert_linear.safetensors"))
+        layer = nn.ModuleDict({"linear": token})
+        return {
+            "sparse": nn.ModuleDict({"linear": sparse}),
+            "multi": nn.ModuleDict({"layers": nn.ModuleList([layer])}),
+        }
 
     def forward(self, texts: list[str], *, passages: bool = False) -> Texts:
         """Vectors of length 1: one for each text, or one for each of its tokens that is compared."""
+        if self.kind == THREE:
+            return [self.of_heads(text) for text in texts]
         if self.kind == MULTI:
             return [self.of_tokens(text, passages) for text in texts]
         if self.kind == SPARSE:
@@ -223,11 +279,19 @@ class Truth(nn.Module):
         kept = [place for place, number in enumerate(ids.tolist()) if not passage or number not in skipped]
         return torch.nn.functional.normalize(hidden[kept] @ weight.T, dim=-1)
 
-    def of_words(self, text: str) -> Tensor:
+    def of_heads(self, text: str) -> tuple[Tensor, ...]:
+        ids = self.tokenizer(text)["input_ids"]
+        hidden = self.backbone(input_ids=torch.tensor([ids])).last_hidden_state[0]
+        weight = dict(self.named_parameters())["head.parts.multi.layers.0.linear.weight"]
+        dense = torch.nn.functional.normalize(hidden.mean(dim=0), dim=-1)
+        tokens = torch.nn.functional.normalize(hidden[1:] @ weight.T, dim=-1)
+        return dense, self.of_words(text, "head.parts.sparse.linear"), tokens
+
+    def of_words(self, text: str, layer: str = "head.linear") -> Tensor:
         ids = self.tokenizer(text)["input_ids"]
         hidden = self.backbone(input_ids=torch.tensor([ids])).last_hidden_state[0]
         own = dict(self.named_parameters())
-        weights = (hidden @ own["head.linear.weight"][0] + own["head.linear.bias"]).relu()
+        weights = (hidden @ own[f"{layer}.weight"][0] + own[f"{layer}.bias"]).relu()
         found = [torch.zeros((), dtype=torch.float64) for _ in range(VOCABULARY)]
         for number, weight in zip(ids, weights, strict=True):
             if number not in self.tokenizer.all_special_ids and weight > found[number]:
@@ -280,6 +344,9 @@ VARIED += [
     *(Combination(queries, True, True, True, True, two_way=True, guided=True, model=SPARSE) for queries in (7, 3)),
     Combination(7, True, True, True, True, distillation="margin-mse", model=SPARSE),
     Combination(7, True, True, False, True, model=SPARSE),
+    *(Combination(queries, True, True, True, True, two_way=True, guided=True, model=THREE) for queries in (7, 3)),
+    Combination(7, False, True, True, True, model=THREE),
+    Combination(7, True, True, False, True, model=THREE),
 ]
 STEPS = [
     *itertools.product(PLAIN, ("all", "part", "none")),  # what is kept, and what is replayed
@@ -316,7 +383,7 @@ def plan_of(combination: Combination, folder: Path) -> tuple[ExampleTable, Batch
 
 
 def objective_of(combination: Combination) -> ContrastiveObjective:
-    return ContrastiveObjective(
+    usual = ContrastiveObjective(
         TEMPERATURE,
         combination.in_batch,
         WEIGHT,
@@ -324,12 +391,13 @@ def objective_of(combination: Combination) -> ContrastiveObjective:
         two_way=combination.two_way,
         dims=combination.dims,
     )
+    return CombinedObjective(**vars(usual), loss_weights=HEAD_LOSS_WEIGHTS) if combination.model == THREE else usual
 
 
 def trainer(rank: int, world: int, folder: Path) -> list[Outcome]:
     """Loss and gradients of every one of :data:`STEPS`, by our code."""
     encoders = {name: Encoder.load(folder / name, pooling="mean", normalize=True) for name in (BERT, DENSE, STATIC)}
-    encoders |= {name: Encoder.load(folder / name) for name in (MULTI, SPARSE)}
+    encoders |= {name: Encoder.load(folder / name) for name in (MULTI, SPARSE, THREE)}
     asked = Encoder.load(folder / "guide", pooling="mean", normalize=True)
     outcomes = []
     for combination, keep in STEPS:
@@ -400,12 +468,15 @@ def trainer_truth(combination: Combination, world: int, folder: Path) -> Outcome
 
     prompted = [(QUERY_PROMPT if row.prompt is None else row.prompt) + row.query for row in rows]
     queries, passages = model(prompted), model(texts, passages=True)
+    told, margins = askers if combination.two_way else None, combination.distillation == "margin-mse"
+    if combination.model == THREE:
+        given: dict[str, Any] = {"groups": groups, "candidates": candidates, "teacher": teacher, "weight": WEIGHT}
+        loss = partial(mean_loss, **given, askers=told, margins=margins)
+        return outcome(model, loss_of_heads(queries, passages, candidates, loss))
     losses = []
     for dim in combination.dims or (None,):
         is_cut = combination.model != SPARSE
         asked, found = ([cut(text, dim) if is_cut else text for text in side] for side in (queries, passages))
-        told = askers if combination.two_way else None
-        margins = combination.distillation == "margin-mse"
         losses.append(mean_loss(asked, found, groups, candidates, teacher, WEIGHT, told, margins))
     return outcome(model, torch.stack(losses).mean())
 

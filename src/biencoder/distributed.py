@@ -116,8 +116,7 @@ def gather_texts(texts: Kind, sizes: list[int]) -> Kind:
     """The encoded texts of the ranks that share them, in rank order, without gradient; ``sizes`` counts each rank's."""
     if len(sizes) == 1:
         return texts.map(Tensor.detach)
-    if texts.places is not None:
-        texts = texts.in_places(max_over_ranks(texts.places))
+    texts = texts.in_places(tuple(max_over_ranks(places) for places in texts.places))
     return texts.map(partial(gather, sizes=sizes))
 
 

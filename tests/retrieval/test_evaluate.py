@@ -11,7 +11,7 @@ from biencoder.data.files.beir import Collection
 from biencoder.errors import UserError
 from biencoder.retrieval import search
 from biencoder.retrieval.comparing.comparison import COMPARISON_COLUMNS, compare, comparison_json, comparison_rows
-from biencoder.retrieval.evaluate import Evaluation, evaluate, retrieve, texts_to_encode
+from biencoder.retrieval.evaluate import WHOLE, Evaluation, evaluate, retrieve, texts_to_encode
 from biencoder.retrieval.metrics import MEASURES
 from biencoder.retrieval.text_encoder import Advance
 from biencoder.retrieval.trec import write_trec_run
@@ -102,7 +102,7 @@ def test_progress_counts_queries_and_then_documents(monkeypatch: pytest.MonkeyPa
 
 
 def test_fewer_documents_than_results() -> None:
-    found = retrieve(HashingEncoder(), make_collection(documents=7), k=100)
+    found = retrieve(HashingEncoder(), make_collection(documents=7), k=100)[WHOLE]
     assert all(len(scores) == 7 for scores in found.values())
 
 
@@ -130,7 +130,7 @@ def test_json_says_what_the_figures_are() -> None:
 
 
 def test_a_trec_run_gives_the_same_figures_to_trec_eval(tmp_path: Path) -> None:
-    found = retrieve(HashingEncoder(), COLLECTION)
+    found = retrieve(HashingEncoder(), COLLECTION)[WHOLE]
     write_trec_run(tmp_path / "run.trec", found, tag="my model")
     lines = [line.split(" ") for line in (tmp_path / "run.trec").read_text().splitlines()]
     assert all(len(line) == 6 and line[1] == "Q0" and line[5] == "my_model" for line in lines)

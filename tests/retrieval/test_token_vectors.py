@@ -21,7 +21,7 @@ from biencoder.model.new_heads.multi_vector import make_multi_vector
 from biencoder.model.representations.ragged import TokenVectors
 from biencoder.retrieval import encode, search
 from biencoder.retrieval.encode import description, encode_file
-from biencoder.retrieval.evaluate import evaluate, retrieve
+from biencoder.retrieval.evaluate import WHOLE, evaluate, retrieve
 from biencoder.retrieval.search import score_pairs
 from biencoder.retrieval.search_texts import search_texts
 from biencoder.retrieval.vectors.stored import lengths_of, open_vectors
@@ -92,7 +92,7 @@ def test_evaluation_and_its_findings(encoder: Encoder) -> None:
         description="random words",
     )
     wanted = by_definition(encoder)
-    run = retrieve(encoder, collection, k=100)
+    run = retrieve(encoder, collection, k=100)[WHOLE]
     for i, query in enumerate(collection.query_ids):
         assert run[query] == pytest.approx(dict(zip(collection.corpus_ids, wanted[i].tolist(), strict=True)), abs=1e-6)
     evaluation = evaluate(encoder, collection, dims=(8,), with_findings=True)
@@ -108,7 +108,7 @@ def test_stored_vectors_are_searched_from_the_disk(encoder: Encoder, folder: Pat
     corpus, output = folder / "passages.txt", tmp_path / "out.npy"
     made = encode_file(encoder, corpus, output, vectors=kind)
     assert (made.rows, made.dim) == (60, 16)
-    stored = open_vectors(output, by_token=True)
+    stored = open_vectors(output, like=encoder.no_texts)
     assert isinstance(stored, TokenVectors)
     assert isinstance(stored.vectors, np.memmap)
     assert stored.vectors.dtype == kind

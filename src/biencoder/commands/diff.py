@@ -13,7 +13,7 @@ from biencoder.errors import UserError
 from biencoder.model.encoder import load_with
 from biencoder.retrieval.comparing.changes import QueryChange, RelevantDocument, query_changes
 from biencoder.retrieval.comparing.comparison import HOW_COMPARED, compare, deciding_of, verdict
-from biencoder.retrieval.evaluate import DECIDING, score
+from biencoder.retrieval.evaluate import DECIDING, WHOLE, score
 from biencoder.retrieval.metrics import Run
 from biencoder.terminal import say, shorten
 
@@ -27,7 +27,7 @@ def run(config: DiffConfig) -> None:
         raise UserError(f"--output {config.output}: is a folder; name a file")
     collection = load_collection(config.data, config.split)
     encoders = [load_with(config, model, "MODEL") for model in config.models]  # both, before one takes its time
-    before, after = (found_by(encoder, collection, config.top_k) for encoder in encoders)
+    before, after = (found_by(encoder, collection, config.top_k)[WHOLE] for encoder in encoders)
     changes = query_changes(before, after, collection)
     _say_summary(config, collection, before, after, changes)
     texts = dict(zip(collection.corpus_ids, collection.corpus_texts, strict=True))

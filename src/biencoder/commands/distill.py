@@ -1,6 +1,7 @@
 """``biencoder distill``: makes a static model out of a transformer."""
 
 from biencoder.config import DistillConfig
+from biencoder.config.choices import DENSE
 from biencoder.files import refuse_filled
 from biencoder.model.distilling import distill
 from biencoder.model.encoder import Encoder
@@ -28,6 +29,8 @@ def run(config: DistillConfig) -> None:
         device=config.device,
         trust_remote_code=config.trust_remote_code,
     )
+    if encoder.settings.combined:
+        encoder.keep_head(DENSE)
     with progress_line() as progress:
         made = distill(encoder, config.dim, texts=texts, progress=progress)
     made.save(folder)

@@ -21,4 +21,5 @@ def run(config: EncodeConfig) -> None:
         MULTI: f"vectors of {made.dim} dimensions for the tokens of {made.rows:,} texts, {made.vectors}",
         SPARSE: f"weights of the words of {made.rows:,} texts",
     }
-    say(f"{made.output}: {what[encoder.kind]}")
+    several = f"what the heads {encoder.kind} make of {made.rows:,} texts, for biencoder alone (--head: one of them)"
+    say(f"{made.output}: {what.get(encoder.kind, several)}")

@@ -40,8 +40,11 @@ def run(config: ExportConfig) -> None:
         max_length=config.max_length,
         trust_remote_code=trust,
     )
-    if encoder.kind != DENSE and config.format == ONNX:
+    if encoder.settings.parts[0] != DENSE and config.format == ONNX:
         raise UserError(f"--format {ONNX}: the model's head is {encoder.kind}; only one vector a text can be exported")
+    if encoder.settings.combined and config.format == ONNX:
+        say(f"only the head {DENSE} is exported, of {encoder.kind}")
+        encoder.keep_head(DENSE)
     encoder.save(folder)
     found = parity(encoder, Encoder.load(folder, device=CPU, trust_remote_code=trust))
     if found.difference > LARGEST_DIFFERENCE:

@@ -10,6 +10,7 @@ POOLINGS = CLS, MEAN, LAST = "cls", "mean", "last"
 ATTENTIONS = CAUSAL, BIDIRECTIONAL = "causal", "bidirectional"
 DEVICES = CPU, CUDA = "cpu", "cuda"
 HEADS = DENSE, SPARSE, MULTI = "dense", "sparse", "multi"
+COMBINED = f"{DENSE},{SPARSE}", f"{DENSE},{MULTI}", f"{DENSE},{SPARSE},{MULTI}"  # in one model, as BGE-M3
 PRECISIONS = FP32, BF16, FP16 = "fp32", "bf16", "fp16"
 
 DISTILLATIONS = KL, MARGIN_MSE = "kl", "margin-mse"

@@ -13,6 +13,7 @@ from biencoder.config.shared import (
     Device,
     EncoderConfig,
     OnBadRow,
+    OneHead,
     Precision,
     TrainData,
     TrustRemoteCode,
@@ -132,6 +133,7 @@ class ScoreConfig(Config):
         str | None,
         Option(f"teacher that is an embedding model: {A_MODEL}", MODEL, unset="use --reranker", metavar="MODEL"),
     ] = None
+    head: OneHead = None
     teacher_temperature: Annotated[
         float | None,
         Option(
@@ -159,3 +161,5 @@ class ScoreConfig(Config):
         """Refuse neither and both of the two kinds of teacher."""
         if (self.reranker is None) == (self.model is None):
             raise UserError("give either --reranker CROSS-ENCODER or --model EMBEDDING-MODEL")
+        if self.head is not None and self.model is None:
+            raise UserError(f"--head {self.head} needs --model, which is not given")

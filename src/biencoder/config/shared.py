@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from biencoder.config.choices import AUTO, DEVICES, FP32, ON_BAD_ROW, POOLINGS, PRECISIONS
+from biencoder.config.choices import AUTO, DEVICES, FP32, HEADS, ON_BAD_ROW, POOLINGS, PRECISIONS
 from biencoder.config.headings import INPUT, MODEL, REQUIRED, RUNNING
 from biencoder.config.options import Config, Option
 from biencoder.errors import UserError
@@ -84,6 +84,11 @@ def refuse_split_alone(split: str | None, data: Path | None, flags: tuple[str, s
         raise UserError(f"{flags[0]} {split} needs {flags[1]}, which is not given")
 
 
+OneHead = Annotated[
+    str | None, Option("head to use of a model that has several", MODEL, unset="all together", choices=HEADS)
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncodingOptions(Config):
     """How the commands that encode use a model."""
@@ -106,6 +111,7 @@ class EncodingOptions(Config):
             least=1,
         ),
     ] = 1
+    head: OneHead = None
     trust_remote_code: TrustRemoteCode = False
     precision: Precision = FP32
     device: Device = AUTO

@@ -8,6 +8,7 @@ from biencoder.config.choices import (
     ADAPTER,
     ATTENTIONS,
     AUTO,
+    COMBINED,
     DISTILLATIONS,
     HEADS,
     HIGHEST_TEMPERATURE,
@@ -42,7 +43,7 @@ from biencoder.config.shared import (
     TrustRemoteCode,
     refuse_split_alone,
 )
-from biencoder.config.values import parse_dims, parse_share, parse_size
+from biencoder.config.values import parse_dims, parse_share, parse_size, parse_weights
 from biencoder.errors import UserError
 
 _OWN = "the model's own"
@@ -102,10 +103,20 @@ class TrainConfig(Config):
         str | None,
         Option(
             "what the model makes of a text; dense: one vector; sparse: a weight for each word; multi: a vector for "
-            "each token, compared by the best match of each (ColBERT)",
+            "each token, compared by the best match of each (ColBERT); with commas: several of these (BGE-M3)",
             TRAINED,
             unset="as the model's files say, otherwise dense",
-            choices=HEADS,
+            choices=(*HEADS, *COMBINED),
+        ),
+    ] = None
+    head_weights: Annotated[
+        tuple[float, ...] | None,
+        Option(
+            "with several heads: weights of their similarities, such as 1,0.3,1, in the sum that is searched by",
+            TRAINED,
+            unset="as the model's files say, otherwise 1 for dense, 0.3 for sparse, 1 for multi",
+            metavar="X",
+            convert=parse_weights,
         ),
     ] = None
     query_expansion: Annotated[
@@ -128,7 +139,7 @@ class TrainConfig(Config):
         Option(
             "add a linear layer after the pooling, or for each token, which makes vectors of N dimensions",
             TRAINED,
-            unset="no layer and the model's own dimensions; 128 with --heads multi",
+            unset="no layer and the model's own dimensions; 128 with a new head multi",
             least=1,
         ),
     ] = None
@@ -183,7 +194,7 @@ class TrainConfig(Config):
         Option(
             "divide similarities by X in the loss",
             LOSS,
-            unset="0.05; 0.02 with --heads multi; always 1.0 if vectors are not normalised",
+            unset="0.05; 0.02 with a head multi; always 1.0 if vectors are not normalised",
             above=0,
         ),
     ] = None
@@ -202,6 +213,19 @@ class TrainConfig(Config):
             unset="on with in-batch negatives",
         ),
     ] = None
+    head_loss_weights: Annotated[
+        tuple[float, ...] | None,
+        Option(
+            "with several heads: weights of their losses; the loss of their sum has the weight 1",
+            LOSS,
+            unset="1 for dense, 0.1 for sparse, 1 for multi",
+            metavar="X",
+            convert=parse_weights,
+        ),
+    ] = None
+    self_distillation: Annotated[
+        bool, Option("with several heads: each also learns from the scores of their sum", LOSS)
+    ] = True
     dims: Annotated[
         tuple[int, ...] | None,
         Option(

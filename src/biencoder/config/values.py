@@ -100,6 +100,24 @@ def parse_dims(value: Any) -> tuple[int, ...]:
     return tuple(sorted({int(word) for word in words}, reverse=True))
 
 
+def parse_weights(value: Any) -> tuple[float, ...]:
+    """``"1,0.3,1"``, or a list of such texts or of numbers, as numbers above 0.
+
+    Raises:
+        UserError: one of them is not a number above 0.
+    """
+    words = [word for item in (value if isinstance(value, list | tuple) else [value]) for word in str(item).split(",")]
+    found = []
+    for word in words:
+        try:
+            found.append(_number(word.strip()))
+        except (TypeError, ValueError, OverflowError):
+            raise UserError(f"{shown(word)!r} is not a number; write weights like 1,0.3,1") from None
+        if not 0 < found[-1] < math.inf:
+            raise UserError(f"{shown(word)!r} is not above 0; write weights like 1,0.3,1")
+    return tuple(found)
+
+
 def parse_share(value: Any) -> float | str:
     """``"auto"``, or a number from 0 to 1.
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from biencoder.config.choices import AUTO, CLS, DENSE, FP32, LAST, MEAN, SPARSE
+from biencoder.config.choices import AUTO, CLS, DENSE, FP32, LAST, MEAN
 from biencoder.config.shared import EncoderConfig, EncodingOptions
 from biencoder.device.ahead import made_ahead, one_behind
 from biencoder.device.choice import autocast, choose_device, choose_precision, facts, placed
@@ -25,28 +25,28 @@ from biencoder.model.adapting.causality import is_decoder
 from biencoder.model.architectures.native_layer import prepared_weights
 from biencoder.model.architectures.table import enable_packing, fitting_precision, longest_text
 from biencoder.model.embedding import hidden_states
-from biencoder.model.files.dense_layers import read_weights
 from biencoder.model.files.pretrained import load_checked, load_tokenizer, loading, locate, weights_fingerprint
 from biencoder.model.files.saving import save_model
-from biencoder.model.files.settings import ModelSettings, layer_folders, read_settings
-from biencoder.model.heads.dense import DenseHead
+from biencoder.model.files.settings import ModelSettings, read_settings
+from biencoder.model.files.stored_head import StoredHead
+from biencoder.model.heads.combined import CombinedHead
 from biencoder.model.heads.head import Head
-from biencoder.model.heads.multi_vector import MultiVectorHead
-from biencoder.model.heads.projected import ProjectedHead
-from biencoder.model.heads.projection import projections
-from biencoder.model.heads.sparse import SparseHead
 from biencoder.model.packing import PackedBatch, chunks, pack
+from biencoder.model.representations.combined import Combined
+from biencoder.model.representations.combined_rows import CombinedVectors
 from biencoder.model.representations.dense import Dense
+from biencoder.model.representations.multi_vector import MultiVector
 from biencoder.model.representations.ragged import (
-    WORD_AND_WEIGHT,
     AnyVectors,
     Ragged,
     SparseVectors,
     TokenVectors,
     Vectors,
     in_order,
+    row_size,
 )
 from biencoder.model.representations.representation import Representation
+from biencoder.model.representations.sparse import Sparse
 from biencoder.model.tokens import Tokens, expanded, marked, skipped_ids, tokenize
 
 LONG_TEXT = 512  # tokens; few texts have more, whatever a model takes
@@ -102,6 +102,7 @@ class Encoder(nn.Module):
         dropout: float | None = None,
         dim: int | None = None,
         pool_tokens: int = 1,
+        head: str | None = None,
         trust_remote_code: bool = False,
         flag: str = "--model",
     ) -> "Encoder":
@@ -117,6 +118,7 @@ class Encoder(nn.Module):
             dropout: probability of every dropout in training; None for the model's own.
             dim: the first dimensions to keep of each vector, normalised again if the model normalises; None for all.
             pool_tokens: keep one vector for every so many tokens of a passage, for models with a vector for each token.
+            head: the kind of head to use of a model that has several; None for all of them.
             trust_remote_code: run code that comes with the model, and let its configuration choose attention kernels.
             flag: where a person named the model, for the message that there is none.
 
@@ -129,25 +131,20 @@ class Encoder(nn.Module):
         target = choose_device(device)
         tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
         backbone = load_checked(folder, path, dropout, trust_remote_code=trust_remote_code)
-        _refuse_other_pooling(pooling, settings)
         first_position = enable_packing(backbone)
-        asked = replace(
-            settings,
-            pooling=settings.pooling if pooling == AUTO else pooling,
-            normalize=settings.normalize if normalize is None else normalize,
-            max_length=max_length or settings.max_length,
-        )
-        asked = resolve(asked, tokenizer, backbone)
-        head = _head(folder, path, asked, backbone, tokenizer, dim)
+        asked = resolve(_asked_of(settings, path, pooling, normalize, max_length, head), tokenizer, backbone)
+        stored = StoredHead.of(backbone, tokenizer, folder, path, asked, is_one_of_several=settings.combined)
+        with loading(path):
+            loaded = stored.load(dim)
         encoder = cls(
             backbone,
-            head,
+            loaded,
             tokenizer,
             asked,
             precision=fitting_precision(choose_precision(precision, target), backbone.config, path),
             first_position=first_position,
         )
-        encoder.pool_tokens = _checked_pool_tokens(pool_tokens, settings, path)
+        encoder.pool_tokens = _checked_pool_tokens(pool_tokens, asked, path)
         return placed(encoder, target, str(path)).eval()
 
     def forward(self, batch: PackedBatch) -> Representation:
@@ -174,11 +171,21 @@ class Encoder(nn.Module):
         return represented[:0]
 
     def adopt(self, settings: ModelSettings) -> None:
-        """Take other settings; a dense head pools and normalises as they say."""
+        """Take other settings; a head that pools does so as they say."""
         self.settings = settings
-        if isinstance(self.head, DenseHead):
-            assert settings.pooling is not None
-            self.head = self.head.adopt(pooling=settings.pooling, normalize=bool(settings.normalize))
+        assert settings.pooling is not None
+        self.head = self.head.adopt(pooling=settings.pooling, normalize=bool(settings.normalize))
+
+    def weigh_heads(self, weights: Sequence[float]) -> None:
+        """Sum the similarities of several heads with these weights."""
+        assert isinstance(self.head, CombinedHead)
+        self.head.weights = tuple(weights)
+        self.settings = replace(self.settings, weights=self.head.weights)
+
+    def keep_head(self, head: str) -> None:
+        """Go on with one of several heads."""
+        assert isinstance(self.head, CombinedHead)
+        self.head, self.settings = self.head.heads[head], self.settings.of_part(head)
 
     @property
     def device(self) -> torch.device:
@@ -212,16 +219,20 @@ class Encoder(nn.Module):
     @property
     def text_size(self) -> int:
         """About how many numbers a long text takes: those of its vector, or of the vectors of its tokens."""
-        return self._row_size * (1 if self.kind == DENSE else min(self.max_length, LONG_TEXT))
+        return row_size(self.no_texts) * (1 if self.kind == DENSE else min(self.max_length, LONG_TEXT))
 
     @property
     def kind(self) -> str:
-        """What it makes of a text: ``dense`` (one vector), ``multi`` (one for each token) or ``sparse`` (weights)."""
+        """What it makes of a text: ``dense`` (one vector), ``multi`` (one for each token), ``sparse`` (weights).
+
+        Several of them have commas between them.
+        """
         return self.settings.heads
 
     @property
-    def _row_size(self) -> int:
-        return WORD_AND_WEIGHT if self.kind == SPARSE else self.dim
+    def no_texts(self) -> Vectors:
+        """What it makes of no text at all."""
+        return np.empty((0, self.dim), np.float32) if self.kind == DENSE else self._rows(self.nothing())
 
     @property
     def max_length(self) -> int:
@@ -326,10 +337,20 @@ class Encoder(nn.Module):
         return vectors
 
     def _represent(self, parts: Iterable[Sequence[Tokens]], progress: Callable[[int], None] | None) -> Vectors:
-        rows: type[SparseVectors] | type[TokenVectors] = SparseVectors if self.kind == SPARSE else TokenVectors
-        found: list[tuple[np.ndarray, Vectors]] = [(np.empty(0, np.int64), rows.none(self._row_size))]
-        found += [(places, rows.of(texts)) for places, texts in self._in_chunks(parts, self, progress)]
-        return in_order(found, self._row_size)
+        none = self.no_texts
+        found: list[tuple[np.ndarray, Vectors]] = [(np.empty(0, np.int64), none)]
+        found += [(places, self._rows(texts)) for places, texts in self._in_chunks(parts, self, progress)]
+        return in_order(found, row_size(none))
+
+    @staticmethod
+    def _rows(texts: Representation) -> Ragged:
+        """What a head made, outside of PyTorch."""
+        if isinstance(texts, Combined):
+            return CombinedVectors.of(texts)
+        if isinstance(texts, Sparse):
+            return SparseVectors.of(texts)
+        assert isinstance(texts, MultiVector)
+        return TokenVectors.of(texts)
 
     def _in_chunks(
         self,
@@ -380,11 +401,7 @@ class Encoder(nn.Module):
         Raises:
             ValueError: the head has weights of its own, and no file of such a folder would hold them.
         """
-        layers = []
-        if isinstance(self.head, ProjectedHead):
-            layers = [layer.state_dict() for layer in self.head.projections]
-        elif isinstance(self.head, SparseHead):
-            layers = [self.head.state_dict()]
+        layers = self.head.layer_states()
         if self.head.state_dict() and not layers:
             raise ValueError("the head has weights of its own: save encoder.head.state_dict() beside the backbone")
         save_model(folder, self.backbone, self._tokenizer, self.settings, layers)
@@ -416,13 +433,35 @@ def load_with(config: EncodingOptions, model: str, flag: str = "--model") -> Enc
         max_length=config.max_length,
         dim=config.dim,
         pool_tokens=config.pool_tokens,
+        head=config.head,
         trust_remote_code=config.trust_remote_code,
         flag=flag,
     )
 
 
+def _asked_of(
+    settings: ModelSettings,
+    path: str | Path,
+    pooling: str,
+    normalize: bool | None,
+    max_length: int | None,
+    head: str | None,
+) -> ModelSettings:
+    """A model's settings with those in their place that :meth:`Encoder.load` was asked for."""
+    if head is not None and head not in settings.parts:
+        raise UserError(f"--head {head}: {path} has no such head; it has {settings.heads}")
+    _refuse_other_pooling(pooling, settings)
+    asked = replace(
+        settings,
+        pooling=settings.pooling if pooling == AUTO else pooling,
+        normalize=settings.normalize if normalize is None else normalize,
+        max_length=max_length or settings.max_length,
+    )
+    return asked if head is None else asked.of_part(head)
+
+
 def _refuse_other_pooling(pooling: str, settings: ModelSettings) -> None:
-    if settings.heads != DENSE and pooling != AUTO:
+    if DENSE not in settings.parts and pooling != AUTO:
         raise UserError(f"--pooling {pooling}: the model makes something of each token, and pools nothing")
     if settings.static and pooling not in (AUTO, MEAN):
         raise UserError(f"--pooling {pooling}: the vectors of a static model are means of its tokens' vectors")
@@ -432,35 +471,6 @@ def _checked_pool_tokens(pool_tokens: int, settings: ModelSettings, path: str | 
     if pool_tokens > 1 and not settings.multi:
         raise UserError(f"--pool-tokens {pool_tokens}: {path} has no vector for each token")
     return pool_tokens
-
-
-def _head(
-    folder: Path,
-    path: str | Path,
-    settings: ModelSettings,
-    backbone: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    dim: int | None,
-) -> Head:
-    width = int(backbone.config.hidden_size)
-    if settings.sparse:
-        if dim is not None:
-            raise UserError(f"--dim {dim}: {path} makes weights of words, which cannot be cut")
-        head_of_words = SparseHead(width, int(backbone.config.vocab_size), tokenizer.all_special_ids)
-        with loading(path):
-            head_of_words.load_state_dict(read_weights(layer_folders(folder))[0])
-        return head_of_words
-    with loading(path):
-        layers = projections(settings.layers, width, read_weights(layer_folders(folder)))
-    assert settings.pooling is not None
-    head: ProjectedHead
-    if settings.multi:
-        head = MultiVectorHead(width, layers=layers, dim=dim)
-    else:
-        head = DenseHead(width, pooling=settings.pooling, normalize=bool(settings.normalize), layers=layers, dim=dim)
-    if head.dim > head.full_dim:
-        raise UserError(f"--dim {dim}: {path} makes {head.full_dim} dimensions")
-    return head
 
 
 def resolve(settings: ModelSettings, tokenizer: PreTrainedTokenizerBase, backbone: PreTrainedModel) -> ModelSettings:

@@ -18,6 +18,19 @@ from biencoder.objective.objective import Losses
 
 
 @dataclass(frozen=True)
+class Scores:
+    """Similarities over temperature.
+
+    Attributes:
+        forwards: of queries to their candidates: ``[B, P]`` with in-batch negatives, else ``[B, G]``.
+        backwards: ``[B, Q]``, of each query's positive to all queries; None if that is not asked.
+    """
+
+    forwards: Tensor
+    backwards: Tensor | None
+
+
+@dataclass(frozen=True)
 class ContrastiveObjective:
     """Contrastive loss over in-batch or group negatives, plus distillation where there is a teacher.
 
@@ -71,27 +84,48 @@ class ContrastiveObjective:
         return (found + _log_candidates(_query_candidates(labels), queries)) / 2 if self.two_way else found
 
     def _losses(self, sides: tuple[Kind, ...], labels: Labels) -> Losses:
+        return self.losses_of(self.scores_of(sides, labels), labels)
+
+    def scores_of(self, sides: tuple[Kind, ...], labels: Labels) -> Scores:
+        """The similarities that the losses compare, over temperature.
+
+        Args:
+            sides: queries, passages, and all queries of the batch, in float32.
+            labels: of the queries over the passages.
+        """
         queries, passages, all_queries = sides
         if self.in_batch_negatives:
-            scores = queries.scores(passages) / self.temperature
+            forwards = queries.scores(passages)
+        else:
+            forwards = queries.group_scores(passages, labels.groups.clamp(min=0))
+        if not self.two_way:
+            return Scores(forwards / self.temperature, None)
+        backwards = all_queries.scores(passages[labels.groups[:, 0]]).T
+        return Scores(forwards / self.temperature, backwards / self.temperature)
+
+    def losses_of(self, scores: Scores, labels: Labels) -> Losses:
+        """The losses of queries by the similarities of their candidates."""
+        if self.in_batch_negatives:
             target, candidate = labels.groups[:, 0], _in_batch_candidates(labels)
         else:
-            scores = queries.group_scores(passages, labels.groups.clamp(min=0)) / self.temperature
             target, candidate = torch.zeros_like(labels.groups[:, 0]), _group_candidates(labels)
-        contrast = contrastive(_only(candidate, scores), target)
-        if self.two_way:
-            contrast = (contrast + self._backwards(passages, all_queries, labels)) / 2
+        contrast = contrastive(_only(candidate, scores.forwards), target)
+        if scores.backwards is not None:
+            back = contrastive(_only(_query_candidates(labels), scores.backwards), labels.own_numbers)
+            contrast = (contrast + back) / 2
         if labels.teacher is None:
-            return Losses(contrast, None, contrast, scores)
-        own = scores.gather(1, labels.groups.clamp(min=0)) if self.in_batch_negatives else scores
+            return Losses(contrast, None, contrast, scores.forwards)
+        own = scores.forwards
+        if self.in_batch_negatives:
+            own = own.gather(1, labels.groups.clamp(min=0))
         present = (labels.groups >= 0) & labels.teacher.isfinite()
         distilled = DISTILLATIONS[self.distillation](own, labels.teacher, present)
-        return Losses(contrast, distilled, contrast + self.distillation_weight * distilled, scores)
+        return Losses(contrast, distilled, contrast + self.distillation_weight * distilled, scores.forwards)
 
-    def _backwards(self, passages: Kind, all_queries: Kind, labels: Labels) -> Tensor:
-        """``[B]``: the loss of finding each positive's query among all queries."""
-        scores = all_queries.scores(passages[labels.groups[:, 0]]).T / self.temperature
-        return contrastive(_only(_query_candidates(labels), scores), labels.own_numbers)
+    def candidates_of(self, labels: Labels, scores: Tensor) -> Tensor:
+        """Which passages each query can be told from: bool, of the shape of the scores."""
+        candidate = _in_batch_candidates(labels) if self.in_batch_negatives else _group_candidates(labels)
+        return torch.ones_like(scores, dtype=torch.bool) if candidate is None else candidate
 
 
 def _only(candidate: Tensor | None, scores: Tensor) -> Tensor:

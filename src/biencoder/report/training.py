@@ -136,8 +136,9 @@ def write_model_card(path: Path, encoder: Encoder, outcome: Outcome) -> None:
     continued = [inline(outcome.continued)] if outcome.continued else []
     sentences = [*continued, *outcome.kept.sentences(), *outcome.skipped_said]
     notes = "".join(f"\n{sentence}\n" for sentence in sentences)
-    peer = {DENSE: "SentenceTransformer", MULTI: "MultiVectorEncoder"}.get(encoder.kind)
-    with_peer = f"With sentence-transformers: `{peer}(folder)`, then `encode_query` and `encode_document`.\n"
+    peer = {DENSE: "SentenceTransformer", MULTI: "MultiVectorEncoder"}.get(settings.parts[0])
+    part = f", which loads the head {DENSE} alone" if settings.combined else ""
+    with_peer = f"With sentence-transformers: `{peer}(folder)`{part}, then `encode_query` and `encode_document`.\n"
     tags = [*(["sentence-transformers"] if peer else []), "biencoder", "sentence-similarity", "feature-extraction"]
     with atomic_write(path) as file:
         file.write(
@@ -179,6 +180,10 @@ def _what_it_makes(encoder: Encoder) -> str:
         return "It makes a weight for each word, and compares texts by the words that they share"
     if encoder.kind == MULTI:
         return f"It makes a vector of {encoder.dim} dimensions for each token, compared by the best matches (MaxSim)"
+    if settings.combined:
+        weighted = zip(settings.parts, settings.weights, strict=True)
+        summed = " + ".join(f"{weight:g} {kind}" for kind, weight in weighted)
+        return f"It has several heads, as BGE-M3. The similarity of two texts is {summed}"
     scaled = "normalised" if settings.normalize else "not normalised"
     return f"It maps texts to {encoder.dim} dimensions; {settings.pooling} pooling, {scaled}"
 

@@ -19,7 +19,7 @@ from biencoder.config.choices import DENSE, FLOAT16, FLOAT32, MULTI, PASSAGE, QU
 from biencoder.device.choice import facts
 from biencoder.errors import UserError
 from biencoder.files import beside, open_claimed, read_json, sync_folder, write_json
-from biencoder.model.representations.ragged import WORD_AND_WEIGHT, SparseVectors, Vectors
+from biencoder.model.representations.ragged import SparseVectors, Vectors, row_size
 from biencoder.retrieval.text_encoder import Advance, StartProgress, TextEncoder, finite, shifted
 from biencoder.retrieval.texts import in_batches, read_texts, summarize
 from biencoder.retrieval.vectors.csr import CSR, JSON_LINES, write_csr, write_json_lines
@@ -81,7 +81,7 @@ def encode_file(
     """
     _check_form(output, encoder.kind, vectors)
     summary = summarize(input)
-    rows, dim = summary.rows, WORD_AND_WEIGHT if encoder.kind == SPARSE else encoder.dim
+    rows, dim = summary.rows, row_size(encoder.no_texts)
     source = {"rows": rows, "dim": dim, "kind": kind, "texts": summary.fingerprint, "model": encoder.fingerprint}
     source |= ({} if vectors == FLOAT32 else {"vectors": vectors}) | ({} if encoder.kind == DENSE else {TOKENS: True})
     partial, record = beside(output, ".partial"), beside(output, ".partial.json")
@@ -108,12 +108,12 @@ def encode_file(
 
 def _check_form(output: Path, kind: str, vectors: str) -> None:
     """Raise `UserError` for a name, or a way to store numbers, that does not go with what a model makes."""
-    suffixes = {DENSE: (".npy", PARQUET), MULTI: (".npy",), SPARSE: (CSR, JSON_LINES)}[kind]
+    suffixes = {DENSE: (".npy", PARQUET), SPARSE: (CSR, JSON_LINES)}.get(kind, (".npy",))
     if output.suffix not in suffixes or output.is_dir():
         why = "" if kind == DENSE else f" (the model's head is {kind})"
         raise UserError(f"--output {output}: must be a file that ends in {' or '.join(suffixes)}{why}")
-    if (kind == MULTI and vectors not in (FLOAT32, FLOAT16)) or (kind == SPARSE and vectors != FLOAT32):
-        stored = FLOAT32 if kind == SPARSE else f"{FLOAT32} or {FLOAT16}"
+    if kind != DENSE and vectors not in ((FLOAT32, FLOAT16) if kind == MULTI else (FLOAT32,)):
+        stored = f"{FLOAT32} or {FLOAT16}" if kind == MULTI else FLOAT32
         raise UserError(f"--vectors {vectors}: the model's head is {kind}, and is stored as {stored}")
 
 

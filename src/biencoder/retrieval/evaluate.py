@@ -8,10 +8,12 @@ from biencoder.data.files.beir import Collection
 from biencoder.errors import UserError
 from biencoder.retrieval.findings import Findings, RelevantScores, findings_of
 from biencoder.retrieval.metrics import Run, evaluate_run
-from biencoder.retrieval.search import blocks, extend, nothing, on
+from biencoder.retrieval.search import blocks, nothing
 from biencoder.retrieval.text_encoder import Advance, TextEncoder, finite, shifted
+from biencoder.retrieval.views import views_of
 
 DECIDING = "ndcg@10"
+WHOLE = ""  # the ranking by everything that a model makes of a text
 
 
 @dataclass(frozen=True)
@@ -72,42 +74,49 @@ def evaluate(
         UserError: no query has a relevant document, or the model's vectors are not finite.
     """
     relevant = RelevantScores(collection, _answerable(collection)[0]) if with_findings else None
-    found, *found_cut = _retrieve(encoder, collection, (encoder.dim, *dims), k, progress, relevant)
-    evaluation = score(found, collection)
+    found = retrieve(encoder, collection, k=k, dims=dims, progress=progress, relevant=relevant)
+    evaluation = score(found[WHOLE], collection)
     if relevant is not None:
-        evaluation = replace(evaluation, findings=findings_of(found, relevant.best, collection))
-    for dim, run_of_dim in zip(dims, found_cut, strict=True):
-        cut, name = score(run_of_dim, collection), f"{DECIDING}, {dim} dimensions"
-        evaluation.metrics[name] = cut.metrics[DECIDING]
-        evaluation.per_query[name] = cut.per_query[DECIDING]
+        evaluation = replace(evaluation, findings=findings_of(found[WHOLE], relevant.best, collection))
+    for view, run_of_view in found.items():
+        if view != WHOLE:
+            part, name = score(run_of_view, collection), f"{DECIDING}, {view}"
+            evaluation.metrics[name] = part.metrics[DECIDING]
+            evaluation.per_query[name] = part.per_query[DECIDING]
     return evaluation
 
 
 def retrieve(
-    encoder: TextEncoder, collection: Collection, *, k: int = 100, progress: Advance | None = None
-) -> dict[str, dict[str, float]]:
+    encoder: TextEncoder,
+    collection: Collection,
+    *,
+    k: int = 100,
+    dims: Sequence[int] = (),
+    progress: Advance | None = None,
+    relevant: RelevantScores | None = None,
+) -> dict[str, dict[str, dict[str, float]]]:
     """The ``k`` best documents, with scores, for each query that has a relevant one; see :func:`evaluate`.
 
     Documents are encoded and searched block by block: their vectors are never all in memory.
+
+    Args:
+        encoder: the model.
+        collection: documents, queries and judgements.
+        k: documents to retrieve for each query.
+        dims: also rank by vectors that are cut to so many dimensions.
+        progress: see :func:`evaluate`.
+        relevant: sees what is compared.
+
+    Returns:
+        What was found by everything that the model makes of a text, under :data:`WHOLE`, and by parts of it, under
+        their names: by vectors of fewer dimensions, by each of several heads, and by sums of some.
     """
-    return _retrieve(encoder, collection, (encoder.dim,), k, progress)[0]
-
-
-def _retrieve(
-    encoder: TextEncoder,
-    collection: Collection,
-    dims: Sequence[int],
-    k: int,
-    progress: Advance | None,
-    relevant: RelevantScores | None = None,
-) -> list[dict[str, dict[str, float]]]:
-    """:func:`retrieve` by vectors cut to each of ``dims``, which are encoded once; ``relevant`` sees whole ones."""
     query_ids, query_texts = _answerable(collection)
     if not query_ids:
         raise UserError(f"{collection.description}: no query has a relevant document (a judgement above 0)")
     queries = finite(encoder.represent_queries(query_texts, progress), "query")
-    queries_cut = [encoder.cut(queries, dim) for dim in dims]
-    best = [nothing(len(queries)) for _ in dims]
+    views = views_of(encoder, queries, dims)
+    best = [nothing(len(queries)) for _ in (WHOLE, *views.names)]
     for start, stop in blocks(len(collection.corpus_ids), encoder.text_size):
         documents = encoder.represent_passages(
             collection.corpus_texts[start:stop], shifted(progress, len(queries) + start)
@@ -115,17 +124,15 @@ def _retrieve(
         finite(documents, "document", start)
         if relevant is not None:
             relevant.see(queries, documents, start)
-        for place, dim in enumerate(dims):
-            block = on(encoder.device, encoder.cut(documents, dim))
-            best[place] = extend(best[place], queries_cut[place], block, start, k)
+        best = views.extend(best, documents, start, k)
     ids = collection.corpus_ids
-    return [
-        {
+    return {
+        name: {
             query: {ids[i]: value for i, value in zip(indices, scores, strict=True)}
-            for query, scores, indices in zip(query_ids, of_dim[0].tolist(), of_dim[1].tolist(), strict=True)
+            for query, scores, indices in zip(query_ids, found[0].tolist(), found[1].tolist(), strict=True)
         }
-        for of_dim in best
-    ]
+        for name, found in zip((WHOLE, *views.names), best, strict=True)
+    }
 
 
 def texts_to_encode(collection: Collection) -> int:

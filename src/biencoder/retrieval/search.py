@@ -146,8 +146,21 @@ def extend(
     if isinstance(block, np.ndarray):
         block = np.ascontiguousarray(block, dtype=np.float32)
     scores, indices = _search_block(queries, block, k)
+    return _best_of(best, scores, indices + offset, k)
+
+
+def extend_by_scores(
+    best: tuple[np.ndarray, np.ndarray], scores_QB: np.ndarray, offset: int, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`extend` by a block of documents whose scores are known: ``[Q, B]``."""
+    return _best_of(best, scores_QB, np.broadcast_to(offset + np.arange(scores_QB.shape[1]), scores_QB.shape), k)
+
+
+def _best_of(
+    best: tuple[np.ndarray, np.ndarray], scores: np.ndarray, indices: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
     scores = np.concatenate([best[0], scores], axis=1)
-    indices = np.concatenate([best[1], indices + offset], axis=1)
+    indices = np.concatenate([best[1], indices], axis=1)
     # Earlier documents come first and a block's results are in order, so a stable sort leaves ties sorted by index.
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(indices, order, axis=1)

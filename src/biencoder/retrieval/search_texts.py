@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from biencoder.config.choices import FLOAT32, SPARSE
+from biencoder.config.choices import FLOAT32
 from biencoder.errors import UserError
-from biencoder.model.representations.ragged import WORD_AND_WEIGHT, Ragged, Vectors
+from biencoder.model.representations.ragged import Ragged, Vectors, row_size
 from biencoder.retrieval.encode import description
 from biencoder.retrieval.search import BLOCK_BYTES, blocks, extend, nothing, on, search
 from biencoder.retrieval.text_encoder import StartProgress, TextEncoder, finite, shifted
@@ -111,7 +111,7 @@ def _open_embeddings(path: Path, corpus: Path, texts: Summary, encoder: TextEnco
     flag = f"--corpus-embeddings {path}"
     made_from = description(path)
     try:
-        found = open_vectors(path, by_token=TOKENS in (made_from or {}))
+        found = open_vectors(path, like=encoder.no_texts if TOKENS in (made_from or {}) else None)
     except UserError as error:
         raise UserError(f"--corpus-embeddings {error}") from error
     matrix = found.vectors if isinstance(found, Ragged) else found
@@ -121,7 +121,7 @@ def _open_embeddings(path: Path, corpus: Path, texts: Summary, encoder: TextEnco
             f"{flag}: must hold a float32 matrix, or be what biencoder encode --vectors wrote, with its .json beside"
         )
     dim = made_from["dim"] if made_from and kind != FLOAT32 else matrix.shape[1]
-    wanted = WORD_AND_WEIGHT if encoder.kind == SPARSE else encoder.dim
+    wanted = row_size(encoder.no_texts)
     if (len(found), dim, matrix.shape[1]) != (texts.rows, wanted, width(kind, wanted)):
         raise UserError(
             f"{flag}: holds vectors of {len(found):,} texts, of {dim} dimensions, but {corpus} has {texts.rows:,} "

@@ -24,7 +24,11 @@ class TextEncoder(Protocol):
 
     @property
     def kind(self) -> str:
-        """What it makes of a text: ``dense``, ``multi`` or ``sparse``."""
+        """What it makes of a text: ``dense``, ``multi`` or ``sparse``, or several of them with commas between."""
+
+    @property
+    def no_texts(self) -> Vectors:
+        """What it makes of no text at all."""
 
     @property
     def words(self) -> Sequence[str]:

@@ -35,6 +35,8 @@ def announce(setup: Setup, progress: TrainingProgress, asked: TrainConfig) -> Au
         made = f"a vector of {encoder.dim:,} dimensions for each token"
     elif encoder.kind == SPARSE:
         made = "a weight for each word"
+    elif settings.combined:
+        made = f"heads {' + '.join(settings.parts)}, summed by {', '.join(f'{each:g}' for each in settings.weights)}"
     shape = f"{made}, {encoder.precision}"
     batch = f"batches of {config.batch_size:,} queries over {world_size()} process{'es' * (world_size() > 1)}"
     say(f"{config.model}: {shape} on {encoder.device}{_by_what(encoder)}")

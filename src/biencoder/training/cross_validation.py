@@ -15,13 +15,14 @@ from biencoder.data.evaluation.held_out import HeldOut, hold_out_part
 from biencoder.data.table import ExampleTable
 from biencoder.distributed import rank
 from biencoder.model.base_model import choose_trained
+from biencoder.model.new_heads.choice import give_head
 from biencoder.report.kept_base import Kept
 from biencoder.retrieval.comparing.comparison import SIGNIFICANT, compare, deciding_of
 from biencoder.retrieval.comparing.second_look import SecondLook, second_look
 from biencoder.retrieval.evaluate import Evaluation
 from biencoder.terminal import ProgressLine, say
 from biencoder.training.keep_base import keep_base
-from biencoder.training.preparation import HELD_OUT_PASSAGES, HELD_OUT_QUERIES, give_head, prepare_encoder, set_up
+from biencoder.training.preparation import HELD_OUT_PASSAGES, HELD_OUT_QUERIES, prepare_encoder, set_up
 from biencoder.training.setup import Setup
 from biencoder.training.state.output_folder import CROSS_VALIDATION, OutputFolder
 from biencoder.training.steps.loop import train_steps

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
-
 from biencoder.config import DataSet, TrainConfig
 from biencoder.config.choices import AUTO, DENSE, MULTI, SPARSE
 from biencoder.data.data_sets import is_scored, rows_to_evaluate_on
@@ -19,10 +17,9 @@ from biencoder.errors import UserError
 from biencoder.model.base_model import prepare_backbone
 from biencoder.model.encoder import ANY_LENGTH, Encoder
 from biencoder.model.files.pretrained import checkpoint_activations, locate
-from biencoder.model.new_heads.dense import add_dense
-from biencoder.model.new_heads.multi_vector import TOKEN_DIM, expand_queries, make_multi_vector
-from biencoder.model.new_heads.sparse import make_sparse
+from biencoder.model.new_heads.choice import with_heads
 from biencoder.model.tokens import Tokens
+from biencoder.objective.combined import CombinedObjective
 from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.objective.objective import Objective
 from biencoder.objective.similarity import SimilarityObjective
@@ -47,7 +44,6 @@ FEW_STEPS, MANY_STEPS = (
     20,
     100,
 )  # with fewer or more, a higher rate loses more than the average with the base gives back
-LAYER_PASSAGES = 1000  # so many show a new linear layer in which directions vectors differ
 FORWARD_COST = 1 / 3  # of encoding a text, to training on it
 
 
@@ -80,8 +76,9 @@ def prepare_encoder(config: TrainConfig, rows: int) -> tuple[Encoder, TrainConfi
     if settings.static:
         settings = replace(settings, max_length=ANY_LENGTH)  # in training alone texts are cut; other tools never cut
     encoder.adopt(settings)
+    config = with_heads(config, encoder)
+    settings = encoder.settings
     assert settings.pooling is not None
-    config = _with_heads(config, encoder)
     dim = config.add_dense or encoder.dim
     if config.dims is not None and config.dims[0] > dim:
         maker = config.model if config.add_dense is None else f"--add-dense {dim}"
@@ -98,7 +95,7 @@ def prepare_encoder(config: TrainConfig, rows: int) -> tuple[Encoder, TrainConfi
         say("vectors are not normalised: the temperature is 1.0")
     return encoder, replace(
         config,
-        pooling=settings.pooling if config.heads == DENSE else AUTO,
+        pooling=settings.pooling if settings.parts[0] == DENSE else AUTO,
         normalize=scaled,
         learning_rate=config.learning_rate or _learning_rate(config, encoder, rows),
         lora_alpha=config.lora_alpha or (config.lora_rank and 2.0 * config.lora_rank),
@@ -112,33 +109,6 @@ def prepare_encoder(config: TrainConfig, rows: int) -> tuple[Encoder, TrainConfi
     )
 
 
-def _with_heads(config: TrainConfig, encoder: Encoder) -> TrainConfig:
-    """The configuration with what the model will make of a text, and its size where that is new.
-
-    Raises:
-        UserError: the model, or an option, does not go with that.
-    """
-    settings = encoder.settings
-    wanted = config.heads or settings.heads
-    flag = f"--heads {wanted}"
-    if wanted != settings.heads:
-        if settings.heads != DENSE:
-            raise UserError(f"{flag}: {config.model} has the head {settings.heads}, which is not replaced")
-        if settings.static:
-            raise UserError(f"{flag}: {config.model} is a static model, whose tokens know nothing of each other")
-        if settings.layers:
-            raise UserError(f"{flag}: {config.model} has linear layers after its pooling, and tokens are not pooled")
-    if wanted != DENSE and config.pooling != AUTO and config.heads is not None:
-        raise UserError(f"{flag} with --pooling {config.pooling}: tokens are not pooled; leave one out")
-    if wanted == MULTI and config.normalize is False:
-        raise UserError(f"{flag} with --no-normalize: the vectors of tokens have length 1; leave one out")
-    if wanted == SPARSE and (config.dims or config.add_dense or config.normalize):
-        extra = "--dims" if config.dims else "--add-dense" if config.add_dense else "--normalize"
-        raise UserError(f"{flag} with {extra}: a weight for each token is no vector; leave one out")
-    is_new = wanted == MULTI and settings.heads != MULTI
-    return replace(config, heads=wanted, add_dense=(config.add_dense or TOKEN_DIM) if is_new else config.add_dense)
-
-
 def _temperature(config: TrainConfig, scaled: bool) -> float:
     """What was asked for, or the usual; 1.0 for vectors of any length.
 
@@ -146,7 +116,8 @@ def _temperature(config: TrainConfig, scaled: bool) -> float:
     """
     if not scaled and config.heads != SPARSE:
         return 1.0
-    return config.temperature or (0.02 if config.heads == MULTI else 0.05)
+    assert config.heads is not None
+    return config.temperature or (0.02 if MULTI in config.heads else 0.05)
 
 
 def _learning_rate(config: TrainConfig, encoder: Encoder, rows: int) -> float:
@@ -156,24 +127,6 @@ def _learning_rate(config: TrainConfig, encoder: Encoder, rows: int) -> float:
     averaged = config.averages and FEW_STEPS <= _steps(config, rows) <= MANY_STEPS
     width = int(encoder.backbone.config.hidden_size)
     return usual_learning_rate(width, lora=config.lora_rank is not None, averaged=averaged)
-
-
-def give_head(config: TrainConfig, encoder: Encoder, examples: ExampleTable) -> None:
-    """Give the encoder the head that was asked for."""
-    is_new = config.heads != encoder.settings.heads
-    if is_new or config.add_dense is not None:
-        numbers = np.linspace(0, len(examples) - 1, min(len(examples), LAYER_PASSAGES)).astype(np.int64)
-        rows = [examples[int(number)] for number in numbers]
-        passages = [row.positives[0] for row in rows]
-        if not is_new:
-            assert config.add_dense is not None
-            add_dense(encoder, config.add_dense, passages)
-        elif config.heads == MULTI:
-            assert config.add_dense is not None
-            make_multi_vector(encoder, config.add_dense, passages, skip_punctuation=config.skip_punctuation)
-        else:
-            make_sparse(encoder, [row.query for row in rows], passages)
-    expand_queries(encoder, config)
 
 
 def _epochs(config: TrainConfig, rows: int) -> int:
@@ -300,7 +253,7 @@ def _objective(config: TrainConfig, data_set: DataSet, scored: bool) -> Objectiv
         return SimilarityObjective(config.dims or ())
     assert data_set.temperature is not None
     assert data_set.in_batch_negatives is not None
-    return ContrastiveObjective(
+    usual = ContrastiveObjective(
         temperature=data_set.temperature,
         in_batch_negatives=data_set.in_batch_negatives,
         distillation_weight=config.distillation_weight,
@@ -308,6 +261,11 @@ def _objective(config: TrainConfig, data_set: DataSet, scored: bool) -> Objectiv
         two_way=data_set.in_batch_negatives and config.two_way is not False,
         dims=config.dims or (),
         normalize=bool(config.normalize),
+    )
+    if config.head_loss_weights is None:
+        return usual
+    return CombinedObjective(
+        **vars(usual), loss_weights=config.head_loss_weights, self_distillation=config.self_distillation
     )
 
 

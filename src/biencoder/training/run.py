@@ -16,6 +16,7 @@ from biencoder.distributed import barrier, first_to_fail, lost_a_rank, process_g
 from biencoder.errors import TrainingError, UserError, first_line
 from biencoder.model.adapting.lora import merge_lora
 from biencoder.model.base_model import choose_trained, refuse_without_dropout
+from biencoder.model.new_heads.choice import give_head
 from biencoder.report.training import Outcome, report_result, write_evaluation, write_model_card
 from biencoder.report.written import write_report
 from biencoder.retrieval.evaluate import Evaluation
@@ -24,7 +25,7 @@ from biencoder.training.announcement import announce
 from biencoder.training.cross_validation import CrossValidation, forget_parts
 from biencoder.training.keep_base import keep_base
 from biencoder.training.memory.out_of_memory import ran_out_of_memory
-from biencoder.training.preparation import evaluation_data, give_head, guards_of, prepare_encoder, set_up
+from biencoder.training.preparation import evaluation_data, guards_of, prepare_encoder, set_up
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
 from biencoder.training.state.checkpoint import load_best, restore_state

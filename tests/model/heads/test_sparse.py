@@ -116,7 +116,7 @@ def test_places_and_gradients() -> None:
     one = Sparse(torch.tensor([[1.0, 2.0]]), torch.tensor([[5, 9]]))
     other = Sparse(torch.tensor([[3.0, 4.0, 0.0]]), torch.tensor([[9, 7, 0]]))
     both = concatenate([one, other])
-    assert both.places == 3
+    assert both.places == (3,)
     assert both.scores(both).tolist() == [[5.0, 6.0], [6.0, 25.0]]
     assert both[:0].scores(both).shape == (0, 2)
     leaves = both.as_leaves()

@@ -17,6 +17,7 @@ from biencoder.errors import UserError, first_line
 from biencoder.model.adapting.lora import merge_adapter
 from biencoder.model.dropout import use_fast_dropout
 from biencoder.model.files.data_only import data_only, refuse_links_out
+from biencoder.model.files.heads.combined import PICKLED_HEADS
 from biencoder.model.files.json_files import read_json
 from biencoder.model.files.settings import ADAPTER_CONFIG, adapter_base, read_settings
 from biencoder.model.files.static import check_vocabulary, load_static, static_place, static_tokenizer
@@ -70,7 +71,9 @@ def _find(path: str | Path, flag: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(path), ignore_patterns=NOT_DOWNLOADED))
+        folder = Path(snapshot_download(str(path), ignore_patterns=NOT_DOWNLOADED))
+        snapshot_download(str(path), allow_patterns=PICKLED_HEADS)  # which are read as data
+        return folder
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
             f"{flag} {path}: no such folder, and the model hub does not have it ({first_line(error)})"

@@ -9,10 +9,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biencoder.files import sync_file, sync_folder, system_errors
+from biencoder.model.files.heads.combined import HEADS_FILE, SAFE_HEADS
 from biencoder.model.files.pretrained import quiet
 from biencoder.model.files.settings import ADAPTER_CONFIG, ModelSettings, write_settings
 
 READABLE = 0o644
+OF_SEVERAL_HEADS = (HEADS_FILE, *SAFE_HEADS)  # a model with one head does not write over these
 MAKES_A_MODEL = ("config.json", ADAPTER_CONFIG)
 
 
@@ -66,7 +68,7 @@ def _publish(staged: Path, folder: Path) -> None:
     for file in files:
         sync_file(file)
         file.chmod(READABLE)  # safetensors makes files that only their owner can read
-    for name in MAKES_A_MODEL:
+    for name in (*MAKES_A_MODEL, *OF_SEVERAL_HEADS):
         (folder / name).unlink(missing_ok=True)
     for file in files:
         target = folder / file.relative_to(staged)

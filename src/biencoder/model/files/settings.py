@@ -13,10 +13,11 @@ from torch import Tensor
 from biencoder.config.choices import CLS, LAST, MEAN, MULTI, SPARSE
 from biencoder.config.choices import DENSE as DENSE_HEAD
 from biencoder.errors import UserError
-from biencoder.model.files.dense_layers import TOKENS, VECTOR, read_layer, write_layer
+from biencoder.model.files.heads.combined import Together, read_head, read_together, write_together
+from biencoder.model.files.heads.dense_layers import TOKENS, VECTOR, read_layer, read_weights, write_layer
+from biencoder.model.files.heads.multi_vector import MASK, read_expansion, read_skipped, write_multi_vector
+from biencoder.model.files.heads.sparse import SPARSE_LINEAR, write_sparse
 from biencoder.model.files.json_files import inside, read_json, write_json
-from biencoder.model.files.multi_vector import MASK, read_expansion, read_skipped, write_multi_vector
-from biencoder.model.files.sparse import SPARSE_LINEAR, write_sparse
 from biencoder.model.files.static import MODULE as STATIC
 from biencoder.model.files.static import is_model2vec
 from biencoder.model.heads.projection import DenseLayer
@@ -58,7 +59,10 @@ class ModelSettings:
         layers: linear layers after the pooling, in order.
         static: tokens have vectors of their own, and the pooling is their mean.
         heads: what is made of a text: ``dense`` (one vector), ``multi`` (a vector for each token, by the layers, and
-            nothing is pooled) or ``sparse`` (a weight for each token).
+            nothing is pooled), ``sparse`` (a weight for each token), or several of these with commas between them. If
+            they are several, the layers belong to ``multi``.
+        weights: of the similarity that each of several heads gives, in their sum; empty for one head.
+        skips_first: the first token of a text has no vector of its own, if there are several heads.
         skipped: words whose tokens have no vector in a passage of a multi-vector model.
         query_expansion: tokens to which mask tokens fill a query of a multi-vector model; None for none.
     """
@@ -73,18 +77,38 @@ class ModelSettings:
     layers: tuple[DenseLayer, ...] = ()
     static: bool = False
     heads: str = DENSE_HEAD
+    weights: tuple[float, ...] = ()
+    skips_first: bool = False
     skipped: tuple[str, ...] = ()
     query_expansion: int | None = None
 
     @property
     def multi(self) -> bool:
-        """Whether a text has a vector for each token."""
+        """Whether a text has a vector for each token, and nothing else."""
         return self.heads == MULTI
 
     @property
     def sparse(self) -> bool:
-        """Whether a text has a weight for each token."""
+        """Whether a text has a weight for each token, and nothing else."""
         return self.heads == SPARSE
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The kinds of the heads."""
+        return tuple(self.heads.split(","))
+
+    @property
+    def combined(self) -> bool:
+        """Whether there are several heads."""
+        return len(self.parts) > 1
+
+    def of_part(self, head: str) -> "ModelSettings":
+        """The settings of a model that has one of these heads alone."""
+        if not self.combined:
+            return self
+        layers = self.layers if head == MULTI else ()
+        alone = replace(self, heads=head, layers=layers, weights=(), skips_first=self.skips_first and head == MULTI)
+        return alone if head == DENSE_HEAD else replace(alone, pooling=MEAN, normalize=head == MULTI)
 
     @property
     def query_prompt(self) -> str:
@@ -116,6 +140,32 @@ def read_settings(folder: Path) -> ModelSettings:
         UserError: a module or a pooling that biencoder does not run.
     """
     read_json(folder / "config.json")  # what is no JSON object crashes transformers
+    settings = _of_modules(folder)
+    together = read_together(folder)
+    return settings if together is None else _with_more_heads(folder, settings, together)
+
+
+def _with_more_heads(folder: Path, settings: ModelSettings, together: Together) -> ModelSettings:
+    """The settings of a dense model that has other heads too."""
+    if settings.heads != DENSE_HEAD or settings.layers or settings.static or settings.normalize is False:
+        raise UserError(f"{folder}: has files of several heads, which go with cosines of one pooled vector alone")
+    layers: tuple[DenseLayer, ...] = ()
+    if MULTI in together.heads:
+        weights = read_head(folder, MULTI)
+        outputs, inputs = weights["linear.weight"].shape
+        layers = (DenseLayer(inputs, outputs, bias="linear.bias" in weights, activation="Identity"),)
+    return replace(
+        settings,
+        heads=",".join(together.heads),
+        weights=together.weights,
+        skips_first=together.skips_first,
+        normalize=True,
+        layers=layers,
+    )
+
+
+def _of_modules(folder: Path) -> ModelSettings:
+    """The settings without those heads that no module stands for."""
     steps = _steps(folder)
     if not steps:
         return _without_modules(folder)
@@ -150,7 +200,20 @@ def _without_modules(folder: Path) -> ModelSettings:
     return ModelSettings(pooling=MEAN, normalize=bool(config.get("normalize", False)), static=True)
 
 
-def layer_folders(folder: Path) -> list[Path]:
+def read_layers(folder: Path) -> list[dict[str, Tensor]]:
+    """The weights of each of the heads' linear layers, in the order in which :func:`write_settings` takes them.
+
+    Raises:
+        UserError: a damaged folder.
+        ValueError: a folder without a safetensors file.
+    """
+    together = read_together(folder)
+    if together is None:
+        return read_weights(_layer_folders(folder))
+    return [read_head(folder, head) for head in together.heads[1:]]
+
+
+def _layer_folders(folder: Path) -> list[Path]:
     """Where the weights of the head's linear layers are; raises what :func:`read_settings` does."""
     return [path for kind, path in _steps(folder) if kind in (DENSE, SPARSE_LINEAR)]
 
@@ -241,7 +304,7 @@ def write_settings(
         folder: of the model.
         settings: with a pooling.
         width: hidden size of the backbone.
-        weights: of each of the linear layers, by name.
+        weights: of each of the linear layers, by name; if there are several heads, of the layer of each but the first.
 
     Raises:
         UserError: the files have no word for the pooling.
@@ -249,19 +312,24 @@ def write_settings(
     sentence = _sentence_settings(settings)
     transformer = {"max_seq_length": settings.max_length, "do_lower_case": settings.lowercase}
     if settings.multi:
-        layers = list(zip(settings.layers, weights, strict=True))
+        of_tokens = list(zip(settings.layers, weights, strict=True))
         write_multi_vector(
-            folder, layers, transformer, sentence, skipped=settings.skipped, expansion=settings.query_expansion
+            folder, of_tokens, transformer, sentence, skipped=settings.skipped, expansion=settings.query_expansion
         )
         return
     if settings.sparse:
         write_sparse(folder, weights, transformer, sentence)
         return
+    layers: Sequence[DenseLayer] = settings.layers
+    if settings.combined:
+        together = Together(settings.parts, settings.weights, settings.skips_first)
+        write_together(folder, together, dict(zip(settings.parts[1:], weights, strict=True)))
+        layers, weights = (), ()
     assert settings.pooling is not None
     if settings.pooling not in POOLING_KEYS.values():
         raise UserError(f"{folder}: sentence-transformers has no {settings.pooling} pooling to load the model with")
     first = [STATIC] if settings.static else [TRANSFORMER, POOLING]
-    kinds = [*first, *[DENSE] * len(settings.layers), *[NORMALIZE] * bool(settings.normalize)]
+    kinds = [*first, *[DENSE] * len(layers), *[NORMALIZE] * bool(settings.normalize)]
     modules = [
         {"idx": i, "name": str(i), "path": f"{i}_{kind}" * bool(i), "type": f"sentence_transformers.models.{kind}"}
         for i, kind in enumerate(kinds)
@@ -270,7 +338,7 @@ def write_settings(
     if not settings.static:  # which takes texts of any length
         write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width} | modes)
         write_json(folder / "sentence_bert_config.json", transformer)
-    for number, (layer, state) in enumerate(zip(settings.layers, weights, strict=True), start=len(first)):
+    for number, (layer, state) in enumerate(zip(layers, weights, strict=True), start=len(first)):
         write_layer(folder / f"{number}_{DENSE}", layer, state)
     if settings.normalize:
         write_json(folder / f"{len(kinds) - 1}_{NORMALIZE}" / "config.json", {})

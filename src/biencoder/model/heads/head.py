@@ -5,6 +5,7 @@ end.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
@@ -26,6 +27,14 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def dim(self) -> int:
         """Dimensions of :attr:`~biencoder.model.representations.representation.Representation.vectors`."""
+
+    def adopt(self, *, pooling: str, normalize: bool) -> "Head":  # noqa: ARG002 - one signature for all heads
+        """The same head with another pooling, if it pools anything."""
+        return self
+
+    def layer_states(self) -> list[Mapping[str, Tensor]]:
+        """The weights of each linear layer, by name, in the order in which a folder has them."""
+        return []
 
     def used_tokens(self, starts: Tensor) -> Tensor | None:  # noqa: ARG002 - one signature for all heads
         """The one token of each text that the head looks at, ``[N]``; None when it looks at all of them."""

@@ -22,15 +22,27 @@ class MultiVectorHead(ProjectedHead):
         width: hidden size of the backbone.
         layers: each token's hidden state goes through them, in order.
         dim: dimensions to keep; None for all.
+        skips_first: the first token of a text, which stands for the whole text, has no vector (BGE-M3).
     """
 
-    def __init__(self, width: int, *, layers: Sequence[Projection] = (), dim: int | None = None) -> None:
+    def __init__(
+        self,
+        width: int,
+        *,
+        layers: Sequence[Projection] = (),
+        dim: int | None = None,
+        skips_first: bool = False,
+    ) -> None:
         super().__init__(width, layers, dim)
+        self.skips_first = skips_first
 
     def forward(self, hidden_TD: Tensor, starts: Tensor, batch: PackedBatch) -> MultiVector:
         """``[T, H]`` -> vectors for each text: ``[N, L, D]``."""
         vectors_TD = self.projected(hidden_TD)
-        vectors_TD = unit_length(vectors_TD[:, : self._dim], dim=-1) * batch.is_compared[:, None]
+        is_compared_T = batch.is_compared
+        if self.skips_first:
+            is_compared_T = is_compared_T.index_fill(0, starts[:-1].long(), value=False)
+        vectors_TD = unit_length(vectors_TD[:, : self._dim], dim=-1) * is_compared_T[:, None]
         texts, longest = len(batch.lengths), batch.packing.longest
         first_T = (torch.arange(texts, device=starts.device) * longest - starts[:-1]).repeat_interleave(
             starts.diff(), output_size=len(vectors_TD)

@@ -1,6 +1,6 @@
 """What heads have in common that send vectors through linear layers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from torch import Tensor, nn
@@ -34,6 +34,10 @@ class ProjectedHead(Head):
         for layer in self.layers:
             vectors = layer(vectors)
         return vectors
+
+    def layer_states(self) -> list[Mapping[str, Tensor]]:
+        """Of the layers, in order."""
+        return [layer.state_dict() for layer in self.projections]
 
     @property
     def dim(self) -> int:

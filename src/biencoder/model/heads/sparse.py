@@ -3,7 +3,7 @@
 Shapes: T tokens in the row, N texts, K tokens of the text that has the most distinct ones, H hidden size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,10 @@ class SparseHead(Head):
         where = owners * longest + torch.arange(len(keys), device=keys.device) - first_N[owners]
         weights_NK = largest.new_zeros(texts * longest).index_copy(0, where, largest).view(texts, longest)
         return Sparse(weights_NK, tokens.new_zeros(texts * longest).index_copy(0, where, tokens).view(texts, longest))
+
+    def layer_states(self) -> list[Mapping[str, Tensor]]:
+        """Of its one layer."""
+        return [self.state_dict()]
 
     @property
     def dim(self) -> int:

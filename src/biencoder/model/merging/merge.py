@@ -14,10 +14,9 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from biencoder.errors import UserError
 from biencoder.model.architectures.table import has_own_code
 from biencoder.model.encoder import Encoder, resolve
-from biencoder.model.files.dense_layers import read_weights
 from biencoder.model.files.pretrained import DROPOUTS, empty_backbone, load_tokenizer, loading, locate
 from biencoder.model.files.saving import save_model
-from biencoder.model.files.settings import ModelSettings, layer_folders, read_settings
+from biencoder.model.files.settings import ModelSettings, read_layers, read_settings
 from biencoder.model.files.stored import StoredWeights
 from biencoder.model.merging.average import slerp, weighted_mean
 from biencoder.model.parity import PROBES
@@ -95,7 +94,7 @@ def _averaged_layers(paths: Sequence[str], average: Average) -> list[dict[str, T
     layers = []
     for path in paths:
         with loading(path):
-            layers.append(read_weights(layer_folders(locate(path))))
+            layers.append(read_layers(locate(path)))
     return [
         {name: average([weights[name] for weights in same_layer]) for name in same_layer[0]}
         for same_layer in zip(*layers, strict=True)
@@ -176,6 +175,7 @@ def refuse_unlike(first: Parent, other: Parent) -> None:
         ids = [tokenize(parent.tokenizer, [text], PROBE_TOKENS)[0].tolist() for parent in (first, other)]
         _refuse_difference(first, other, f"what the tokenizer makes of {text[:40]!r}", *ids)
     _refuse_difference(first, other, "the head", first.settings.heads, other.settings.heads)
+    _refuse_difference(first, other, "the heads' weights", first.settings.weights, other.settings.weights)
     _refuse_difference(first, other, "the Dense layers", first.settings.layers, other.settings.layers)
     if first.settings.pooling is not None and other.settings.pooling is not None:
         for name in ("pooling", "normalize", "lowercase"):

@@ -39,6 +39,7 @@ class OnnxEncoder:
         self._inputs = {each.name for each in self._session.get_inputs()}
         self._encoder = encoder
         self.dim = self.text_size = encoder.dim
+        self.no_texts = np.empty((0, encoder.dim), np.float32)
 
     @property
     def fingerprint(self) -> str:

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize as unit_length
 from torch.nn.functional import pad
 
 from biencoder.model.representations.max_sim import best_matches, max_sim, max_sim_of_pairs
-from biencoder.model.representations.representation import Representation
+from biencoder.model.representations.representation import Places, Representation
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,14 +52,13 @@ class MultiVector(Representation):
         return MultiVector(unit_length(short, dim=2) if normalize else short)
 
     @property
-    def places(self) -> int:
+    def places(self) -> Places:
         """L, which is larger for a batch with longer texts."""
-        return self.tokens_NLD.shape[1]
+        return (self.tokens_NLD.shape[1],)
 
-    def in_places(self, places: int | None) -> "MultiVector":
+    def in_places(self, places: Places) -> "MultiVector":
         """The same texts in so many places each; those behind the longest text hold zeros."""
-        assert places is not None
-        return MultiVector(pad(self.tokens_NLD, (0, 0, 0, places - self.places)))
+        return MultiVector(pad(self.tokens_NLD, (0, 0, 0, places[0] - self.tokens_NLD.shape[1])))
 
     @property
     def vectors(self) -> Tensor:

@@ -5,7 +5,7 @@ Shapes: N texts, T rows of all texts, D numbers in a row.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
@@ -43,17 +43,9 @@ class Ragged(ABC):
     def cut(self: Kind, dim: int) -> Kind:
         """The first dimensions, scaled to length 1 again."""
 
-    @classmethod
-    def none(cls: "type[Kind]", dim: int) -> Kind:
-        """No text at all."""
-        return cls(np.empty((0, dim), np.float32), np.zeros(1, np.int64))
-
-    @classmethod
-    def joined(cls: "type[Kind]", parts: Sequence[Kind]) -> Kind:
-        """All texts of one or more parts, in order."""
-        vectors = np.concatenate([part.vectors for part in parts])
-        lengths = np.concatenate([np.zeros(1, np.int64), *(np.diff(part.starts) for part in parts)])
-        return cls(vectors, lengths.cumsum())
+    def with_rows(self: Kind, vectors: NDArray[np.float32], starts: NDArray[np.int64]) -> Kind:
+        """Other texts of the same kind."""
+        return replace(self, vectors=vectors, starts=starts)
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -64,11 +56,11 @@ class Ragged(ABC):
             first, last, step = texts.indices(len(self))
             if step == 1:
                 starts = self.starts[first : max(first, last) + 1]
-                return type(self)(self.vectors[starts[0] : starts[-1]], starts - starts[0])
+                return self.with_rows(self.vectors[starts[0] : starts[-1]], starts - starts[0])
         firsts, lengths = self.starts[:-1][texts], np.diff(self.starts)[texts]
         starts = np.concatenate([[0], lengths.cumsum()])
         rows = np.arange(starts[-1]) + np.repeat(firsts - starts[:-1], lengths)
-        return type(self)(self.vectors[rows], starts)
+        return self.with_rows(self.vectors[rows], starts)
 
     @property
     def dim(self) -> int:
@@ -92,7 +84,7 @@ class Ragged(ABC):
             found: NDArray[np.float32] = self.padded().scores(passages.padded()).numpy()
         return found
 
-    def _in_places(self) -> NDArray[np.float32]:
+    def in_places(self) -> NDArray[np.float32]:
         """``[N, L, D]``, zeros behind the rows of each text; L is the number of the longest."""
         lengths = np.diff(self.starts)
         is_place_NL = np.arange(self.longest) < lengths[:, None]
@@ -107,7 +99,7 @@ class TokenVectors(Ragged):
     @classmethod
     def of(cls, found: "MultiVector") -> "TokenVectors":
         """What a head made, without the places that hold no vector."""
-        return cls(*_rows_of(found.tokens_NLD, found.present))
+        return cls(*rows_of(found.tokens_NLD, found.present))
 
     def padded(self, device: "torch.device | None" = None) -> "MultiVector":
         """The same texts as a head makes them."""
@@ -115,7 +107,7 @@ class TokenVectors(Ragged):
 
         from biencoder.model.representations.multi_vector import MultiVector
 
-        return MultiVector(torch.from_numpy(self._in_places()).to(device))
+        return MultiVector(torch.from_numpy(self.in_places()).to(device))
 
     def pooled(self, factor: int) -> "TokenVectors":
         """One vector for every ``factor`` vectors of a text, rounded up: the nearest are merged, two at a time.
@@ -142,7 +134,7 @@ class SparseVectors(Ragged):
         import torch
 
         rows_NK2 = torch.stack([found.tokens_NK.float(), found.weights_NK], dim=2)
-        return cls(*_rows_of(rows_NK2, found.weights_NK > 0))
+        return cls(*rows_of(rows_NK2, found.weights_NK > 0))
 
     @property
     def tokens(self) -> NDArray[np.int64]:
@@ -160,12 +152,19 @@ class SparseVectors(Ragged):
 
         from biencoder.model.representations.sparse import Sparse
 
-        rows_NK2 = torch.from_numpy(self._in_places()).to(device)
+        rows_NK2 = torch.from_numpy(self.in_places()).to(device)
         return Sparse(rows_NK2[:, :, 1], rows_NK2[:, :, 0].long())
 
     def cut(self, dim: int) -> "SparseVectors":
         """Not possible: the dimensions of a sparse row are words, and none comes before another."""
         raise NotImplementedError("sparse rows cannot be cut to fewer dimensions")
+
+
+def joined(parts: Sequence[Kind]) -> Kind:
+    """All texts of one or more parts, in order."""
+    vectors = np.concatenate([part.vectors for part in parts])
+    lengths = np.concatenate([np.zeros(1, np.int64), *(np.diff(part.starts) for part in parts)])
+    return parts[0].with_rows(vectors, lengths.cumsum())
 
 
 def _merged(vectors_LD: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
@@ -187,13 +186,19 @@ def _merged(vectors_LD: NDArray[np.float32], factor: int) -> NDArray[np.float32]
     return means_LD[is_group]
 
 
-def _rows_of(rows_NLD: "torch.Tensor", present_NL: "torch.Tensor") -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def rows_of(rows_NLD: "torch.Tensor", present_NL: "torch.Tensor") -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The rows that are present, end to end, and where those of each text begin."""
     starts = np.concatenate([[0], present_NL.sum(dim=1).cumsum(0).cpu().numpy()])
     return rows_NLD[present_NL].cpu().numpy(), starts
 
 
 Vectors: TypeAlias = "np.ndarray | Ragged"
 AnyVectors = TypeVar("AnyVectors", np.ndarray, TokenVectors, SparseVectors, Ragged, Vectors)  # the same comes out
+
+
+def row_size(vectors: Vectors) -> int:
+    """Numbers in a row: of a vector, of a word and its weight, or of all that several heads make of a token."""
+    return vectors.dim if isinstance(vectors, Ragged) else int(vectors.shape[1])
 
 
 def one_vector_each(vectors: Vectors) -> NDArray[np.float32]:
@@ -214,6 +219,6 @@ def in_order(parts: Sequence[tuple[NDArray[np.integer], Vectors]], dim: int) -> 
     places = np.concatenate([np.empty(0, np.int64), *(places for places, _ in parts)]).argsort()
     ragged = [vectors for _, vectors in parts if isinstance(vectors, Ragged)]
     if ragged:
-        return type(ragged[0]).joined(ragged)[places]
+        return joined(ragged)[places]
     whole = [vectors for _, vectors in parts if isinstance(vectors, np.ndarray)]
     return np.concatenate([np.empty((0, dim), np.float32), *whole])[places]

@@ -10,19 +10,21 @@ Shapes: N texts, B queries, P passages, G passages in the largest group, D dimen
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 Kind = TypeVar("Kind", bound="Representation")
+Places: TypeAlias = "tuple[int, ...]"
 
 
 @dataclass(frozen=True, eq=False)
 class Representation(ABC):
     """N encoded texts. Every field of a subclass is a tensor whose first dimension counts the texts.
 
-    Fields of whole numbers, such as token ids, have no gradient.
+    Fields of whole numbers, such as token ids, have no gradient. A subclass that keeps its tensors in another way has
+    its own :attr:`tensors` and :meth:`with_tensors`.
     """
 
     @abstractmethod
@@ -46,11 +48,11 @@ class Representation(ABC):
         """The first ``dim`` dimensions, scaled to length 1 again if asked (Kusupati et al. 2022, section 3)."""
 
     @property
-    def places(self) -> int | None:
-        """Places of each text in the second dimension, where texts of one batch may have more than those of another."""
-        return None
+    def places(self) -> Places:
+        """Places of each text in the second dimension of each tensor that has more of them for longer texts."""
+        return ()
 
-    def in_places(self: Kind, places: int | None) -> Kind:  # noqa: ARG002 - one signature for all kinds
+    def in_places(self: Kind, places: Places) -> Kind:  # noqa: ARG002 - one signature for all kinds
         """The same texts in so many places each; those behind the longest text hold zeros."""
         return self
 
@@ -60,7 +62,7 @@ class Representation(ABC):
         """One vector for each text: ``[N, D]``."""
 
     def __len__(self) -> int:
-        return len(self._tensors[0])
+        return len(self.tensors[0])
 
     def __getitem__(self: Kind, texts: slice | Tensor) -> Kind:
         """The given texts, by number."""
@@ -68,7 +70,7 @@ class Representation(ABC):
 
     def map(self: Kind, change: Callable[[Tensor], Tensor]) -> Kind:
         """The same texts with every tensor changed by a function that keeps or moves whole texts."""
-        return replace(self, **{field.name: change(getattr(self, field.name)) for field in fields(self)})
+        return self.with_tensors([change(tensor) for tensor in self.tensors])
 
     def as_leaves(self: Kind) -> Kind:
         """A copy that is cut loose from the graph and collects gradients."""
@@ -85,38 +87,43 @@ class Representation(ABC):
     def plus(self: Kind, other: Kind) -> Kind:
         """The sum of two gradients."""
         mine, others = _alike([self, other])
-        added = {field.name: getattr(mine, field.name) + getattr(others, field.name) for field in fields(mine)}
-        return replace(mine, **added)
+        return mine.with_tensors([a + b for a, b in zip(mine.tensors, others.tensors, strict=True)])
 
     def backward(self: Kind, gradient: Kind) -> None:
         """Send the gradient of a loss with respect to these texts back into the weights that made them."""
-        pairs = zip(self._tensors, gradient.in_places(self.places)._tensors, strict=True)
+        pairs = zip(self.tensors, gradient.in_places(self.places).tensors, strict=True)
         made, wanted = zip(*(pair for pair in pairs if pair[0].requires_grad), strict=True)
         torch.autograd.backward(made, wanted)
 
     def finite(self) -> Tensor:
         """Which texts are finite numbers throughout: bool ``[N]``."""
-        return torch.stack([tensor.flatten(1).isfinite().all(dim=1) for tensor in self._tensors]).all(dim=0)
+        return torch.stack([tensor.flatten(1).isfinite().all(dim=1) for tensor in self.tensors]).all(dim=0)
 
     @property
     def requires_grad(self) -> bool:
         """Whether gradients can be sent back."""
-        return self._tensors[0].requires_grad
+        return self.tensors[0].requires_grad
 
     @property
     def device(self) -> torch.device:
         """Where the numbers are."""
-        return self._tensors[0].device
+        return self.tensors[0].device
 
     @property
-    def _tensors(self) -> list[Tensor]:
+    def tensors(self) -> list[Tensor]:
+        """All tensors, in an order of their own."""
         return [getattr(self, field.name) for field in fields(self)]
+
+    def with_tensors(self: Kind, tensors: Sequence[Tensor]) -> Kind:
+        """Other tensors in the place of these."""
+        return replace(self, **{field.name: tensor for field, tensor in zip(fields(self), tensors, strict=True)})
 
 
 def concatenate(parts: Sequence[Kind]) -> Kind:
     """All texts of some representations, in order."""
-    names, parts = [field.name for field in fields(parts[0])], _alike(parts)
-    return replace(parts[0], **{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+    parts = _alike(parts)
+    columns = zip(*(part.tensors for part in parts), strict=True)
+    return parts[0].with_tensors([torch.cat(column) for column in columns])
 
 
 def in_order(parts: Sequence[Kind], places: Sequence[Tensor]) -> Kind:
@@ -126,5 +133,5 @@ def in_order(parts: Sequence[Kind], places: Sequence[Tensor]) -> Kind:
 
 def _alike(parts: Sequence[Kind]) -> list[Kind]:
     """The same representations, in equally many places."""
-    places = [part.places for part in parts if part.places is not None]
-    return [part.in_places(max(places, default=None)) for part in parts]
+    most = tuple(max(places) for places in zip(*(part.places for part in parts), strict=True))
+    return [part.in_places(most) for part in parts]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize as unit_length
 from torch.nn.functional import pad
 
-from biencoder.model.representations.representation import Representation
+from biencoder.model.representations.representation import Places, Representation
 
 BUCKETS = 512  # of the vectors that stand for sparse ones
 
@@ -59,14 +59,13 @@ class Sparse(Representation):
         raise NotImplementedError("sparse rows cannot be cut to fewer dimensions")
 
     @property
-    def places(self) -> int:
+    def places(self) -> Places:
         """K, which is larger for a batch with longer texts."""
-        return self.weights_NK.shape[1]
+        return (self.weights_NK.shape[1],)
 
-    def in_places(self, places: int | None) -> "Sparse":
+    def in_places(self, places: Places) -> "Sparse":
         """The same texts in so many places each; those behind the longest text weigh nothing."""
-        assert places is not None
-        missing = (0, places - self.places)
+        missing = (0, places[0] - self.weights_NK.shape[1])
         return Sparse(pad(self.weights_NK, missing), pad(self.tokens_NK, missing))
 
     @property

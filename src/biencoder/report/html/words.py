@@ -128,6 +128,8 @@ def _what_it_makes(run: RunFiles, dim: int) -> Fact:
     head = run.settings.get("heads", DENSE)
     if head == SPARSE:
         return Fact("weights of words", "one for each", "sparse")
+    if "," in head:
+        return Fact("heads", " + ".join(head.split(",")), "their scores are summed")
     return Fact("vectors", f"{dim:,} dimensions", "one for each token" if head == MULTI else "")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import orjson
 
 from biencoder.config import ScoreConfig
-from biencoder.config.choices import MULTI, SPARSE
+from biencoder.config.choices import DENSE, SPARSE
 from biencoder.data.rewrite import as_line, same_rows, write_lines
 from biencoder.data.table import ExampleTable
 from biencoder.files import atomic_write, beside
@@ -42,6 +42,7 @@ def score_file_by_vectors(config: ScoreConfig, *, progress: StartProgress | None
         precision=config.precision,
         device=config.device,
         max_length=config.max_length,
+        head=config.head,
         trust_remote_code=config.trust_remote_code,
     )
     is_scaled = encoder.settings.normalize or encoder.kind == SPARSE
@@ -55,7 +56,7 @@ def score_file_by_vectors(config: ScoreConfig, *, progress: StartProgress | None
         for number in range(len(passages)):
             file.write(orjson.dumps({"text": passages[number]}) + b"\n")
     encoded = encode_file(encoder, texts, matrix, progress=progress)
-    vectors = open_vectors(matrix, by_token=encoder.kind == MULTI)
+    vectors = open_vectors(matrix, like=None if encoder.kind == DENSE else encoder.no_texts)
     positives, negatives = (part / np.float32(temperature) for part in score_table(encoder, table, passages, vectors))
     _write(config, table, positives, negatives)
     for path in (texts, matrix, beside(matrix, ".json"), lengths_of(matrix)):

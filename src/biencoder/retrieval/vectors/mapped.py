@@ -25,20 +25,20 @@ def map_vectors(blocks: Iterable[Vectors], dim: int) -> Vectors:
     Raises:
         UserError: no room in the folder for temporary files.
     """
-    rows, starts, kind = 0, list[NDArray[np.int64]](), None
+    rows, starts, last = 0, list[NDArray[np.int64]](), None
     try:
         with tempfile.TemporaryFile(prefix="biencoder-") as file:
             for block in blocks:
                 vectors: NDArray[np.float32] = block.vectors if isinstance(block, Ragged) else block
                 if isinstance(block, Ragged):
-                    kind = type(block)
+                    last = block
                     starts.append(rows + block.starts[:-1])
                 dim = vectors.shape[1]
                 file.write(np.ascontiguousarray(vectors, dtype=np.float32).data)
                 rows += len(vectors)
             file.flush()
             found = np.memmap(file, np.float32, "r", shape=(rows, dim)) if rows else np.empty((0, dim), np.float32)
-            return kind(found, np.concatenate([*starts, [rows]])) if kind else found
+            return last.with_rows(found, np.concatenate([*starts, [rows]])) if last is not None else found
     except OSError as error:
         raise UserError(
             f"cannot store {rows:,} vectors in {tempfile.gettempdir()}: {error.strerror or error}; set TMPDIR to a "

@@ -6,7 +6,7 @@ import numpy as np
 
 from biencoder.errors import UserError
 from biencoder.files import atomic_write, beside
-from biencoder.model.representations.ragged import TokenVectors, Vectors
+from biencoder.model.representations.ragged import Ragged, TokenVectors, Vectors
 from biencoder.retrieval.vectors.csr import CSR, read_csr
 
 
@@ -21,12 +21,12 @@ def write_lengths(matrix: Path, lengths: np.ndarray) -> None:
         np.save(file, lengths)
 
 
-def open_vectors(path: Path, *, by_token: bool) -> Vectors:
+def open_vectors(path: Path, *, like: "Vectors | None") -> Vectors:
     """The vectors of a ``.npy`` file, memory-mapped and as they are stored, or the rows of a CSR matrix.
 
     Args:
         path: of the matrix.
-        by_token: its rows are vectors of tokens.
+        like: what the model makes of no text, for a matrix with several rows for each text; None for one row.
 
     Raises:
         UserError: the file, or the one with the lengths, cannot be read, or they do not belong together.
@@ -34,12 +34,13 @@ def open_vectors(path: Path, *, by_token: bool) -> Vectors:
     if path.suffix == CSR:
         return read_csr(path)[0]
     matrix = _open(path)
-    if not by_token:
+    if like is None:
         return matrix
     lengths = _open(lengths_of(path))
     if lengths.ndim != 1 or lengths.dtype.kind != "i" or matrix.ndim != 2 or lengths.sum() != len(matrix):
         raise UserError(f"{lengths_of(path)}: does not count the vectors of {path}; encode the texts again")
-    return TokenVectors(matrix, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
+    starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return like.with_rows(matrix, starts) if isinstance(like, Ragged) else TokenVectors(matrix, starts)
 
 
 def _open(path: Path) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from biencoder.errors import UserError
-from biencoder.model.files.dense_layers import TOKENS, write_layer
+from biencoder.model.files.heads.dense_layers import TOKENS, write_layer
 from biencoder.model.files.json_files import read_json, write_json
 from biencoder.model.heads.projection import DenseLayer
 

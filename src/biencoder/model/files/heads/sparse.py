@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from biencoder.model.files.dense_layers import write_weights
+from biencoder.model.files.heads.dense_layers import write_weights
 from biencoder.model.files.json_files import write_json
 
 SPARSE_LINEAR = "SparseLinear"
