@@ -24,6 +24,7 @@ KINDS: dict[str, list[str]] = {
     DENSE: [],
     "a vector for each token": ["--heads", "multi"],
     "a weight for each word": ["--heads", "sparse"],
+    "all three": ["--heads", "dense,sparse,multi"],
     STATIC: [],
 }
 SAMPLE = 1000  # documents whose size is measured
@@ -48,7 +49,7 @@ def train(asked: Namespace, kind: str, seed: int) -> Path:
 
 
 def measured(asked: Namespace, model: str, kept: Path) -> dict[str, Any]:
-    """The queries by :data:`MEASURE`, the seconds that the evaluation took, and the bytes of a document."""
+    """The queries by :data:`MEASURE`, by parts of a model too, the seconds of an evaluation, the bytes of a document."""
     if not kept.exists():
         from biencoder import Encoder
         from biencoder.data.files.beir import load_collection
@@ -57,27 +58,24 @@ def measured(asked: Namespace, model: str, kept: Path) -> dict[str, Any]:
         encoder = Encoder.load(model, precision="auto", max_length=asked.max_length)
         collection = load_collection(asked.eval_data)
         began = time.perf_counter()
-        queries = evaluate(encoder, collection).per_query[MEASURE]
+        values = evaluate(encoder, collection).per_query
         seconds = time.perf_counter() - began
+        parts = {name.removeprefix(f"{MEASURE}, "): values[name] for name in values if name.startswith(f"{MEASURE}, ")}
         some = encoder.represent_passages(collection.corpus_texts[:SAMPLE])
         size = (some if isinstance(some, np.ndarray) else some.vectors).nbytes / len(some)
-        kept.write_text(json.dumps({"queries": queries, "seconds": seconds, "bytes": size}), encoding="utf-8")
+        made = {"queries": values[MEASURE], "parts": parts, "seconds": seconds, "bytes": size}
+        kept.write_text(json.dumps(made), encoding="utf-8")
     found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
     return found
 
 
-def row_of(kind: str, found: list[dict[str, Any]], dense: list[dict[str, Any]], runs: list[Path]) -> list[str]:
+def compared(kind: str, found: list[dict[str, float]], dense: list[dict[str, float]]) -> list[str]:
     """Cells of a kind; the interval and p compare means of each query over the seeds with those of the dense model."""
-    from biencoder.report.run_files import read_run
     from biencoder.retrieval.comparing.significance import bootstrap_interval, paired_randomization_test
 
-    own, other = (
-        np.mean([[value for _, value in sorted(each["queries"].items())] for each in side], axis=0)
-        for side in (found, dense)
-    )
+    own, other = (np.mean([[q for _, q in sorted(each.items())] for each in side], axis=0) for side in (found, dense))
     low, high = bootstrap_interval(other, own)
-    means = [np.mean(list(each["queries"].values())) for each in found]
-    curves = [read_run(folder).curves for folder in runs]
+    means = [np.mean(list(each.values())) for each in found]
     return [
         kind,
         f"{own.mean():.4f}",
@@ -85,6 +83,15 @@ def row_of(kind: str, found: list[dict[str, Any]], dense: list[dict[str, Any]], 
         f"{own.mean() - other.mean():+.4f}",
         f"{low:+.4f} to {high:+.4f}",
         f"{float(paired_randomization_test(other, own)):.4f}",
+    ]
+
+
+def costs(found: list[dict[str, Any]], runs: list[Path]) -> list[str]:
+    """Cells of what the models of a kind cost."""
+    from biencoder.report.run_files import read_run
+
+    curves = [read_run(folder).curves for folder in runs]
+    return [
         f"{np.median([each.training_seconds for each in curves]):.0f}",
         f"{np.median([each.peak_bytes for each in curves]) / 1e9:.2f}",
         f"{np.median([each['seconds'] for each in found]):.0f}",
@@ -111,7 +118,14 @@ def main() -> None:
             runs[kind].append(folder)
             found[kind].append(measured(asked, str(folder), Path(f"{folder}.measured.json")))
             print(kind, seed, f"{np.mean(list(found[kind][-1]['queries'].values())):.4f}", flush=True)
-    rows = [row_of(kind, found[kind], found[asked.kinds[0]], runs[kind]) for kind in asked.kinds]
+    rows, dense = [], [each["queries"] for each in found[asked.kinds[0]]]
+    for kind in asked.kinds:
+        rows.append(
+            [*compared(kind, [each["queries"] for each in found[kind]], dense), *costs(found[kind], runs[kind])]
+        )
+        for part in found[kind][0].get("parts", {}):
+            values = [each["parts"][part] for each in found[kind]]
+            rows.append([*compared(f"{kind}, but only {part}", values, dense), "", "", "", ""])
     columns = ["a text becomes", MEASURE, "lowest to highest seed", "to the first", "95% interval", "p"]
     columns += ["training, s", "peak memory, GB", "evaluation, s", "KB a document"]
     report(asked, f"Kinds of models on {asked.eval_data.name}, seeds {asked.seeds}", columns, rows)
