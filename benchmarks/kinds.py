@@ -49,7 +49,7 @@ def train(asked: Namespace, kind: str, seed: int) -> Path:
 
 
 def measured(asked: Namespace, model: str, kept: Path) -> dict[str, Any]:
-    """The queries by :data:`MEASURE`, by parts of a model too, the seconds of an evaluation, the bytes of a document."""
+    """The queries by :data:`MEASURE`, also by its parts, the seconds of an evaluation, and a document's bytes."""
     if not kept.exists():
         from biencoder import Encoder
         from biencoder.data.files.beir import load_collection
