@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModel, AutoTokenizer
 
 from biencoder import BiEncoderModel, Encoder
+from biencoder.config.choices import FLOPS, L1
 from biencoder.data.plan.sampling import BatchPlan, KnownPositives, Sampler, share
 from biencoder.data.table import ExampleTable
 from biencoder.distributed import sum_gradients
@@ -35,12 +36,14 @@ from biencoder.model.heads.projection import DenseLayer, Projection
 from biencoder.model.heads.sparse import SparseHead
 from biencoder.objective.combined import CombinedObjective
 from biencoder.objective.contrastive import ContrastiveObjective
+from biencoder.objective.sparsity import Sparsity
 from biencoder.training import gradcache
 from biencoder.training.batch import Batcher, Prompts
 from biencoder.training.guide import Guide
 
 TEMPERATURE = 0.3
 WEIGHT = 0.7  # of the distillation, in the trainer
+SPARSITY = 0.4  # weight of the regulariser of weights for tokens
 QUERY_PROMPT = "word5 "
 GUIDE_MARGIN = 0.02
 
@@ -149,6 +152,15 @@ def loss_of_heads(
                 entropies.append(-(whole.detach().softmax(0) * own.log_softmax(0)).sum())
         learnt.append(torch.stack(entropies).sum() / len(queries))
     return (total + (weights * torch.stack(learnt)).sum() / weights.sum()) / 2
+
+
+def sparsity(queries: Sequence[Text], passages: Sequence[Text], norm: str) -> Tensor:
+    """The regulariser of the weights of words, over the whole vocabulary, for both kinds of texts."""
+    found = []
+    for texts in (queries, passages):
+        weights = torch.stack([text[1] if isinstance(text, tuple) else text for text in texts])
+        found.append(weights.mean(dim=0).square().sum() if norm == FLOPS else weights.sum(dim=1).mean())
+    return found[0] + found[1]
 
 
 def cut(vectors: Tensor, dim: int | None) -> Tensor:
@@ -315,6 +327,7 @@ class Combination:
     distillation: str = "kl"
     dims: tuple[int, ...] = ()
     guided: bool = False
+    sparsity: str = ""
     model: str = BERT
 
 
@@ -344,6 +357,12 @@ VARIED += [
     *(Combination(queries, True, True, True, True, two_way=True, guided=True, model=SPARSE) for queries in (7, 3)),
     Combination(7, True, True, True, True, distillation="margin-mse", model=SPARSE),
     Combination(7, True, True, False, True, model=SPARSE),
+    *(
+        Combination(queries, True, True, True, True, sparsity=norm, model=SPARSE)
+        for norm, queries in itertools.product((FLOPS, L1), (7, 3))
+    ),
+    Combination(7, True, True, True, False, two_way=True, sparsity=FLOPS, model=SPARSE),
+    Combination(7, True, True, True, True, two_way=True, sparsity=FLOPS, model=THREE),
     *(Combination(queries, True, True, True, True, two_way=True, guided=True, model=THREE) for queries in (7, 3)),
     Combination(7, False, True, True, True, model=THREE),
     Combination(7, True, True, False, True, model=THREE),
@@ -426,6 +445,7 @@ def trainer(rank: int, world: int, folder: Path) -> list[Outcome]:
             keep_tokens=keep_tokens,
             seed=(1, 2, rank),
             guide=Guide(asked, GUIDE_MARGIN) if combination.guided else None,
+            sparsity=Sparsity(SPARSITY, combination.sparsity) if combination.sparsity else None,
         )
         sum_gradients(encoder.parameters())
         outcomes.append((float(losses.total), gradients(encoder)))
@@ -451,7 +471,7 @@ def trainer_truth(combination: Combination, world: int, folder: Path) -> Outcome
         answers.setdefault(table[number].query, set()).update(table[number].positives)
     owner = {i: rank for rank in range(world) for i in range(len(rows))[share(len(rows), rank, world)]}
     answering = guide_finds(folder, [row.query for row in rows], texts, [group[0] for group in groups])
-    candidates, askers = [], []
+    candidates, askers, sharing = [], [], []
     for i, row in enumerate(rows):
         reach = [
             j for j in range(len(texts)) if combination.cross_device or owner[int(plan.passage_row[j])] == owner[i]
@@ -462,23 +482,32 @@ def trainer_truth(combination: Combination, world: int, folder: Path) -> Outcome
         candidates.append([j for j in seen if j == groups[i][0] or texts[j] not in known])
         positive = texts[groups[i][0]]
         others = [j for j in range(len(rows)) if combination.cross_device or owner[j] == owner[i]]
+        sharing.append(others)
         if combination.masked:
             others = [j for j in others if j == i or positive not in answers[rows[j].query]]
         askers.append([j for j in others if j == i or not (combination.guided and (i, j) in answering[1])])
 
     prompted = [(QUERY_PROMPT if row.prompt is None else row.prompt) + row.query for row in rows]
     queries, passages = model(prompted), model(texts, passages=True)
+    added = [torch.zeros((), dtype=torch.float64)]  # to the loss of each query
+    if combination.sparsity:
+        sides = [
+            ([queries[i] for i in near], [passages[j] for j, row in enumerate(plan.passage_row) if row in near])
+            for near in sharing
+        ]
+        added = [SPARSITY * sparsity(*side, combination.sparsity) for side in sides]
+    regularised = torch.stack(added).mean()
     told, margins = askers if combination.two_way else None, combination.distillation == "margin-mse"
     if combination.model == THREE:
         given: dict[str, Any] = {"groups": groups, "candidates": candidates, "teacher": teacher, "weight": WEIGHT}
         loss = partial(mean_loss, **given, askers=told, margins=margins)
-        return outcome(model, loss_of_heads(queries, passages, candidates, loss))
+        return outcome(model, loss_of_heads(queries, passages, candidates, loss) + regularised)
     losses = []
     for dim in combination.dims or (None,):
         is_cut = combination.model != SPARSE
         asked, found = ([cut(text, dim) if is_cut else text for text in side] for side in (queries, passages))
         losses.append(mean_loss(asked, found, groups, candidates, teacher, WEIGHT, told, margins))
-    return outcome(model, torch.stack(losses).mean())
+    return outcome(model, torch.stack(losses).mean() + regularised)
 
 
 def guide_finds(

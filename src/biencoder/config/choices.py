@@ -14,6 +14,7 @@ COMBINED = f"{DENSE},{SPARSE}", f"{DENSE},{MULTI}", f"{DENSE},{SPARSE},{MULTI}" 
 PRECISIONS = FP32, BF16, FP16 = "fp32", "bf16", "fp16"
 
 DISTILLATIONS = KL, MARGIN_MSE = "kl", "margin-mse"
+SPARSITY_NORMS = FLOPS, L1 = "flops", "l1"
 SCHEDULES = LINEAR, COSINE = "linear", "cosine"
 MIXES = SIZE, SQRT, EQUAL = "size", "sqrt", "equal"
 LORA_SAVES = MERGED, ADAPTER = "merged", "adapter"

@@ -10,6 +10,7 @@ from biencoder.config.choices import (
     AUTO,
     COMBINED,
     DISTILLATIONS,
+    FLOPS,
     HEADS,
     HIGHEST_TEMPERATURE,
     KL,
@@ -22,6 +23,7 @@ from biencoder.config.choices import (
     SCHEDULES,
     SIZE,
     SPARSE,
+    SPARSITY_NORMS,
     STOP,
     TRACKERS,
 )
@@ -226,6 +228,24 @@ class TrainConfig(Config):
     self_distillation: Annotated[
         bool, Option("with several heads: each also learns from the scores of their sum", LOSS)
     ] = True
+    sparsity: Annotated[
+        float,
+        Option(
+            "with a head sparse: weight of a loss on the weights of words, so that more of them become 0; it rises "
+            "over the first third of the steps; 0: none",
+            LOSS,
+            least=0,
+        ),
+    ] = 0.0
+    sparsity_norm: Annotated[
+        str,
+        Option(
+            "with --sparsity: loss on the weights of words; flops: the sum of their squared means, which counts words "
+            "in many texts most; l1: the mean of their sums",
+            LOSS,
+            choices=SPARSITY_NORMS,
+        ),
+    ] = FLOPS
     dims: Annotated[
         tuple[int, ...] | None,
         Option(
@@ -452,6 +472,8 @@ class TrainConfig(Config):
             raise UserError(f"--mine-negatives {self.mine_negatives}: a --group-size of 1 has no room for negatives")
         if self.guide_margin and self.guide is None:
             raise UserError(f"--guide-margin {self.guide_margin:g} needs --guide, which is not given")
+        if self.sparsity_norm != FLOPS and not self.sparsity:
+            raise UserError(f"--sparsity-norm {self.sparsity_norm} needs --sparsity, which is not given")
         if self.group_size == 1 and (self.batch_size == 1 or not self.in_batch_negatives):
             why = "--batch-size 1" if self.in_batch_negatives else "--no-in-batch-negatives"
             raise UserError(f"--group-size 1 with {why} leaves no negatives to learn from; use --group-size 2 or more")

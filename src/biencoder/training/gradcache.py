@@ -35,6 +35,7 @@ from biencoder.model.encoder import Encoder
 from biencoder.model.packing import Chunk
 from biencoder.model.representations.representation import Representation, concatenate, in_order
 from biencoder.objective.objective import Objective
+from biencoder.objective.sparsity import Sparsity
 from biencoder.training.batch import TrainingBatch
 from biencoder.training.guide import Guidance, Guide
 from biencoder.training.memory.out_of_memory import memory_for_all
@@ -52,6 +53,7 @@ class StepLosses:
         total: scalar, what is minimised.
         contrastive: scalar, its contrastive part.
         distillation: scalar, its distillation part before weighting; 0 without a teacher.
+        sparsity: scalar, its regulariser of weights for tokens before weighting; 0 without one.
         of_queries: ``[b]``, the minimised loss of each of this rank's queries.
         texts: representations of this rank's b queries, then of its p passages.
     """
@@ -59,6 +61,7 @@ class StepLosses:
     total: Tensor
     contrastive: Tensor
     distillation: Tensor
+    sparsity: Tensor
     of_queries: Tensor
     texts: Representation
 
@@ -86,6 +89,7 @@ def accumulate_gradients(
     seed: tuple[int, ...],
     held_at_most: int = sys.maxsize,
     guide: Guide | None = None,
+    sparsity: Sparsity | None = None,
     scaled: Callable[[Tensor], Tensor] = unscaled,
 ) -> StepLosses:
     """Add this rank's part of the gradient of the global batch's mean loss to the parameters' ``grad``.
@@ -100,6 +104,7 @@ def accumulate_gradients(
         seed: (seed, step, rank), from which dropout is drawn.
         held_at_most: bytes that this process may hold; beyond them, free memory is given back between chunks.
         guide: masks false negatives; the batch holds its tokens.
+        sparsity: is added to the loss of each query, with its weight of this step.
         scaled: multiplies the gradient before it goes through the model (Micikevicius et al. 2018, section 3.2), so
             that float16 holds it; the parameters' gradient is as many times as large.
 
@@ -114,7 +119,7 @@ def accumulate_gradients(
             texts = _in_order(encoded, encoder)
             guide_texts = None if guide is None else guide.encode(batch)
         guidance = None if guide is None or guide_texts is None else guide.judge(batch, guide_texts)
-        gradient, losses = _cache_gradient(texts, batch, objective, guidance)
+        gradient, losses = _cache_gradient(texts, batch, objective, guidance, sparsity)
         with memory_for_all():
             _backward_all(encoder, narrow, encoded, gradient.map(scaled), held_at_most)
     return losses
@@ -159,14 +164,19 @@ def _in_order(encoded: list[EncodedChunk], encoder: Encoder) -> Representation:
 
 
 def _cache_gradient(
-    texts: Representation, batch: TrainingBatch, objective: Objective, guidance: Guidance | None
+    texts: Representation,
+    batch: TrainingBatch,
+    objective: Objective,
+    guidance: Guidance | None,
+    sparsity: Sparsity | None,
 ) -> tuple[Representation, StepLosses]:
     """Step 2: the loss's gradient with respect to this rank's b + p texts, and the losses."""
     queries = texts[: batch.queries].as_leaves()
     passages = gather_texts(texts[batch.queries :], batch.passage_sizes).as_leaves()
-    all_queries = gather_texts(texts[: batch.queries], batch.query_sizes).as_leaves() if objective.two_way else queries
+    needs_all_queries = objective.two_way or sparsity is not None
+    all_queries = gather_texts(texts[: batch.queries], batch.query_sizes).as_leaves() if needs_all_queries else queries
     labels = batch.labels.to(texts.device)
-    sums = torch.zeros(3, device=texts.device)
+    sums = torch.zeros(4, device=texts.device)
     of_queries = torch.zeros(batch.queries, device=texts.device)
     rows = max(1, SCORES_AT_ONCE // max(1, len(passages)))
     with memory_for_all():
@@ -176,13 +186,20 @@ def _cache_gradient(
             losses = objective(queries[part], passages, known, all_queries)
             (losses.total.sum() / batch.total_queries).backward()
             distilled = losses.total.new_zeros(1) if losses.distillation is None else losses.distillation
-            sums += torch.stack([x.detach().sum() for x in (losses.total, losses.contrastive, distilled)])
+            sums[:3] += torch.stack([x.detach().sum() for x in (losses.total, losses.contrastive, distilled)])
             of_queries[part] = losses.total.detach()
-    total, contrastive, distillation = (sum_over_ranks(sums) / batch.total_queries).unbind()
+        if sparsity is not None:  # once, because it is the same for each query
+            norm = sparsity(all_queries, passages)
+            (sparsity.weight * norm * (batch.queries / batch.total_queries)).backward()
+            added = sparsity.weight * norm.detach()
+            of_queries += added
+            sums[0] += batch.queries * added
+            sums[3] += batch.queries * norm.detach()
+    total, contrastive, distillation, norm = (sum_over_ranks(sums) / batch.total_queries).unbind()
     to_queries, to_passages = queries.gradient(), _to_this_rank(passages, batch.passage_sizes)
-    if objective.two_way:
+    if needs_all_queries:
         to_queries = to_queries.plus(_to_this_rank(all_queries, batch.query_sizes))
-    step_losses = StepLosses(total, contrastive, distillation, of_queries, texts)
+    step_losses = StepLosses(total, contrastive, distillation, norm, of_queries, texts)
     return concatenate([to_queries, to_passages]), step_losses
 
 

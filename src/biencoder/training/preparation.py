@@ -23,6 +23,7 @@ from biencoder.objective.combined import CombinedObjective
 from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.objective.objective import Objective
 from biencoder.objective.similarity import SimilarityObjective
+from biencoder.objective.sparsity import Sparsity
 from biencoder.terminal import say
 from biencoder.training.batch import Batcher, Prompts
 from biencoder.training.guide import Guide
@@ -80,9 +81,7 @@ def prepare_encoder(config: TrainConfig, rows: int) -> tuple[Encoder, TrainConfi
     settings = encoder.settings
     assert settings.pooling is not None
     dim = config.add_dense or encoder.dim
-    if config.dims is not None and config.dims[0] > dim:
-        maker = config.model if config.add_dense is None else f"--add-dense {dim}"
-        raise UserError(f"--dims {config.dims[0]}: {maker} makes {dim} dimensions")
+    _refuse_for_heads(config, dim)
     prepare_backbone(encoder, config)
     if config.gradient_checkpointing:
         if not encoder.backbone.supports_gradient_checkpointing:
@@ -107,6 +106,19 @@ def prepare_encoder(config: TrainConfig, rows: int) -> tuple[Encoder, TrainConfi
         query_max_len=min(config.query_max_len, encoder.max_length),
         passage_max_len=min(config.passage_max_len, encoder.max_length),
     )
+
+
+def _refuse_for_heads(config: TrainConfig, dim: int) -> None:
+    """Refuse losses that need other representations."""
+    assert config.heads is not None
+    if config.dims is not None and config.dims[0] > dim:
+        maker = config.model if config.add_dense is None else f"--add-dense {dim}"
+        raise UserError(f"--dims {config.dims[0]}: {maker} makes {dim} dimensions")
+    if config.sparsity and SPARSE not in config.heads.split(","):
+        raise UserError(
+            f"--sparsity {config.sparsity:g} needs weights of words, and the model's head is {config.heads}; give "
+            f"--heads {SPARSE}, or leave --sparsity out"
+        )
 
 
 def _temperature(config: TrainConfig, scaled: bool) -> float:
@@ -225,6 +237,7 @@ def set_up(
         collection=collection,
         guards=guards_of(config) if guards is None else guards,
         total_steps=config.max_steps or config.epochs * sampler.steps_per_epoch,
+        sparsity=Sparsity(config.sparsity, config.sparsity_norm) if config.sparsity else None,
     )
     batcher = _batcher(config, encoder, examples, guide, chunk_tokens)
     return setup, TrainingProgress(sampler, batcher, keep_tokens, held_at_most)

@@ -13,6 +13,7 @@ from biencoder.data.files.beir import Collection
 from biencoder.data.table import ExampleTable
 from biencoder.model.encoder import Encoder
 from biencoder.objective.objective import Objective
+from biencoder.objective.sparsity import Sparsity
 from biencoder.training.guide import Guide
 from biencoder.training.state.checkpoint import checkpoints_in, newest_checkpoint
 
@@ -33,6 +34,7 @@ class Setup:
         collection: what the model is evaluated on.
         guards: data that are not trained on, by name; the model is evaluated on them before and after.
         total_steps: optimizer steps of the whole run.
+        sparsity: keeps weights for tokens sparse, with its full weight; None if that is not asked.
     """
 
     config: TrainConfig
@@ -46,6 +48,7 @@ class Setup:
     collection: Collection
     total_steps: int
     guards: dict[str, Collection] = field(default_factory=dict)
+    sparsity: Sparsity | None = None
 
     @property
     def folder(self) -> Path:
@@ -67,6 +70,10 @@ class Setup:
     def warmup_steps(self) -> int:
         """Steps in which the learning rate rises."""
         return math.ceil(self.config.warmup_ratio * self.total_steps)
+
+    def sparsity_at(self, step: int) -> Sparsity | None:
+        """What keeps weights for tokens sparse in step 0, 1, … ``total_steps - 1``."""
+        return None if self.sparsity is None else self.sparsity.at(step / self.total_steps)
 
     @property
     def trained(self) -> list[torch.nn.Parameter]:

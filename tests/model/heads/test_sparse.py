@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse
 import torch
 from numpy.typing import NDArray
-from runs import resumed_and_whole, small_run
+from runs import metrics, resumed_and_whole, small_run
 from sentence_transformers import SentenceTransformer
 from tiny import VOCABULARY, random_texts, tiny_model
 
@@ -228,8 +228,27 @@ def test_a_run_trains_the_weights(tmp_path: Path) -> None:
     assert Encoder.load(tmp_path / "again").kind == "sparse"
 
 
-def test_a_killed_run_ends_in_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = small_run(tmp_path, dropout=True, heads="sparse", save_steps=3)
+def words_kept(folder: Path, sparsity: dict[str, Any]) -> float:
+    """The weights above 0 of a passage, on average, after a run that keeps its last weights."""
+    folder.mkdir()
+    config = small_run(folder, heads="sparse", eval_steps=1000, **sparsity)
+    train(config)
+    steps = metrics(folder / "out")
+    assert ["sparsity" in line for line in steps] == [bool(sparsity)] * 14
+    if sparsity:
+        assert steps[-1]["sparsity"] < steps[0]["sparsity"] / 2
+    passages = [json.loads(line)["pos"][0] for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    return float((represented(Encoder.load(folder / "out"), passages).weights > 0).sum() / len(passages))
+
+
+def test_a_regularised_run_keeps_fewer_words(tmp_path: Path) -> None:
+    regularised = words_kept(tmp_path / "l1", {"sparsity": 1.0, "sparsity_norm": "l1"})
+    assert 0 < regularised < words_kept(tmp_path / "plain", {}) / 2
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.5])
+def test_a_killed_run_ends_in_the_same_model(sparsity: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small_run(tmp_path, dropout=True, heads="sparse", save_steps=3, sparsity=sparsity)
     resumed, uninterrupted = resumed_and_whole(config, monkeypatch)
     assert all(torch.equal(resumed[name], uninterrupted[name]) for name in uninterrupted)
 

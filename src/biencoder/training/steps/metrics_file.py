@@ -53,6 +53,8 @@ def log_step(
         record["data_set"] = setup.config.data_sets[batch.data_set].name
     if batch.labels.teacher is not None and isinstance(setup.objectives[batch.data_set], ContrastiveObjective):
         record |= {"contrastive": taken.contrastive, "distillation": taken.distillation}
+    if setup.sparsity is not None:
+        record["sparsity"] = taken.sparsity
     if setup.scaler.is_enabled():
         record |= {"loss_scale": setup.scaler.get_scale(), "overflowed": taken.overflowed}
     write_metrics(setup, record | more)

@@ -36,6 +36,7 @@ def accumulate_within_memory(setup: Setup, progress: TrainingProgress, batch: Tr
                 seed=(setup.config.seed, progress.step, rank()),
                 held_at_most=progress.held_at_most,
                 guide=setup.guide,
+                sparsity=setup.sparsity_at(progress.step),
                 scaled=setup.scaler.scale,
             )
         except OutOfMemoryError as error:

@@ -25,6 +25,7 @@ class StepResult:
         loss: mean over the queries of the global batch, in nats; what is minimised.
         contrastive: its contrastive part.
         distillation: its distillation part before weighting; 0 without a teacher.
+        sparsity: its regulariser of weights for tokens before weighting; 0 without one.
         gradient_norm: L2 norm of the gradient over all weights and ranks, before clipping.
         learning_rate: of this step.
         nonfinite: what was not finite; the weights are unchanged then. None for a sound step.
@@ -35,6 +36,7 @@ class StepResult:
     loss: float
     contrastive: float
     distillation: float
+    sparsity: float
     gradient_norm: float
     learning_rate: float
     nonfinite: NonFinite | None
@@ -61,8 +63,9 @@ def train_step(setup: Setup, progress: TrainingProgress, batch: TrainingBatch) -
     sum_gradients(setup.trained)
     setup.scaler.unscale_(setup.optimizer)
     norm = torch.nn.utils.clip_grad_norm_(setup.trained, setup.config.max_grad_norm)
-    figures = torch.stack([losses.total, losses.contrastive, losses.distillation, norm]).tolist()
-    loss, contrastive, distillation, norm = figures  # in float32 and bf16, the step waits for the device here alone
+    figures = torch.stack([losses.total, losses.contrastive, losses.distillation, losses.sparsity, norm])
+    # In float32 and bf16, the step waits for the device here alone.
+    loss, contrastive, distillation, sparsity, norm = figures.tolist()
     overflowed = _has_overflowed(setup, loss, norm)
     nonfinite = None if overflowed else find_nonfinite(setup, progress, losses, loss, norm)
     rate = _set_learning_rate(setup, progress.step)
@@ -70,7 +73,7 @@ def train_step(setup: Setup, progress: TrainingProgress, batch: TrainingBatch) -
         setup.scaler.step(setup.optimizer)
     setup.scaler.update()
     setup.optimizer.zero_grad()
-    return StepResult(loss, contrastive, distillation, norm, rate, nonfinite, overflowed, losses.texts)
+    return StepResult(loss, contrastive, distillation, sparsity, norm, rate, nonfinite, overflowed, losses.texts)
 
 
 def _has_overflowed(setup: Setup, loss: float, norm: float) -> bool:
