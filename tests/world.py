@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from tiny import VOCABULARY, gradients, padded, pool, random_texts, tiny_model, tiny_tokenizer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from biencoder import BiEncoderModel, Encoder
 from biencoder.config.choices import FLOPS, L1
@@ -34,6 +34,7 @@ from biencoder.model.heads.dense import DenseHead
 from biencoder.model.heads.multi_vector import MultiVectorHead
 from biencoder.model.heads.projection import DenseLayer, Projection
 from biencoder.model.heads.sparse import SparseHead
+from biencoder.model.new_heads.splade import make_splade
 from biencoder.objective.combined import CombinedObjective
 from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.objective.sparsity import Sparsity
@@ -183,6 +184,7 @@ def outcome(model: Any, loss: Tensor) -> Outcome:
 # --- the models -------------------------------------------------------------------------------------------------------
 
 BERT, DENSE, STATIC, MULTI, SPARSE, THREE = "bert", "dense", "static", "multi", "sparse", "three"
+WORDS_TOO = "splade"
 LAYER = DenseLayer(64, 40, bias=True, activation="Tanh", residual=True)
 TOKEN_LAYER = DenseLayer(64, 40, bias=False, activation="Identity")
 SKIPPED = ("word3", "word20", "word77")  # have no vector in a passage
@@ -215,6 +217,13 @@ def write_models(folder: Path) -> None:
     own: dict[str, Any] = {"layers": (TOKEN_LAYER,), "skipped": SKIPPED, "query_expansion": EXPANSION}
     encoder.adopt(replace(encoder.settings, heads="multi", **own))
     encoder.save(folder / MULTI)
+    config = AutoConfig.from_pretrained(folder / BERT)
+    torch.manual_seed(4)
+    AutoModelForMaskedLM.from_config(config).save_pretrained(folder / "language")
+    tiny_tokenizer().save_pretrained(folder / "language")
+    words_too = Encoder.load(folder / "language")
+    make_splade(words_too, str(folder / "language"))
+    words_too.save(folder / WORDS_TOO)
     settings = ModelSettings(pooling="mean", normalize=True, max_length=96, static=True)
     tokenizer = without_special_tokens(tiny_tokenizer().backend_tokenizer)
     table = StaticModel.of(torch.randn(VOCABULARY, 48))
@@ -231,6 +240,12 @@ class Truth(nn.Module):
         if self.kind == STATIC:
             weight = load_file(folder / "model.safetensors")["embedding.weight"].double()
             self.backbone = nn.ModuleDict({"embedding": nn.Embedding.from_pretrained(weight, freeze=False)})
+        elif self.kind == WORDS_TOO:
+            model = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float64)
+            self.backbone = model.bert
+            predictions = model.cls.predictions
+            self.head = nn.ModuleDict({"transform": predictions.transform})
+            self.head.register_parameter("bias", predictions.bias)
         else:
             self.backbone = AutoModel.from_pretrained(folder, dtype=torch.float64)
         if self.kind == DENSE:
@@ -268,6 +283,8 @@ class Truth(nn.Module):
             return [self.of_tokens(text, passages) for text in texts]
         if self.kind == SPARSE:
             return [self.of_words(text) for text in texts]
+        if self.kind == WORDS_TOO:
+            return [self.of_all_words(text) for text in texts]
         if self.kind == STATIC:
             rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
             vectors = torch.stack([self.backbone["embedding"](torch.tensor(row)).mean(0) for row in rows])
@@ -298,6 +315,14 @@ class Truth(nn.Module):
         dense = torch.nn.functional.normalize(hidden.mean(dim=0), dim=-1)
         tokens = torch.nn.functional.normalize(hidden[1:] @ weight.T, dim=-1)
         return dense, self.of_words(text, "head.parts.sparse.linear"), tokens
+
+    def of_all_words(self, text: str) -> Tensor:
+        ids = torch.tensor([self.tokenizer(text)["input_ids"]])
+        hidden = self.head["transform"](self.backbone(input_ids=ids).last_hidden_state[0])
+        own = dict(self.named_parameters())
+        scores = hidden @ own["backbone.embeddings.word_embeddings.weight"].T + own["head.bias"]
+        found: Tensor = scores.amax(dim=0).relu().log1p()
+        return found
 
     def of_words(self, text: str, layer: str = "head.linear") -> Tensor:
         ids = self.tokenizer(text)["input_ids"]
@@ -365,6 +390,11 @@ VARIED += [
     Combination(7, True, True, True, True, two_way=True, sparsity=FLOPS, model=THREE),
     *(Combination(queries, True, True, True, True, two_way=True, guided=True, model=THREE) for queries in (7, 3)),
     Combination(7, False, True, True, True, model=THREE),
+    *(
+        Combination(queries, True, True, True, True, two_way=True, sparsity=FLOPS, model=WORDS_TOO)
+        for queries in (7, 3)
+    ),
+    Combination(7, True, True, False, True, model=WORDS_TOO),
     Combination(7, True, True, False, True, model=THREE),
 ]
 STEPS = [
@@ -416,7 +446,7 @@ def objective_of(combination: Combination) -> ContrastiveObjective:
 def trainer(rank: int, world: int, folder: Path) -> list[Outcome]:
     """Loss and gradients of every one of :data:`STEPS`, by our code."""
     encoders = {name: Encoder.load(folder / name, pooling="mean", normalize=True) for name in (BERT, DENSE, STATIC)}
-    encoders |= {name: Encoder.load(folder / name) for name in (MULTI, SPARSE, THREE)}
+    encoders |= {name: Encoder.load(folder / name) for name in (MULTI, SPARSE, THREE, WORDS_TOO)}
     asked = Encoder.load(folder / "guide", pooling="mean", normalize=True)
     outcomes = []
     for combination, keep in STEPS:
@@ -504,7 +534,7 @@ def trainer_truth(combination: Combination, world: int, folder: Path) -> Outcome
         return outcome(model, loss_of_heads(queries, passages, candidates, loss) + regularised)
     losses = []
     for dim in combination.dims or (None,):
-        is_cut = combination.model != SPARSE
+        is_cut = combination.model not in {SPARSE, WORDS_TOO}
         asked, found = ([cut(text, dim) if is_cut else text for text in side] for side in (queries, passages))
         losses.append(mean_loss(asked, found, groups, candidates, teacher, WEIGHT, told, margins))
     return outcome(model, torch.stack(losses).mean() + regularised)

@@ -131,6 +131,14 @@ class TrainConfig(Config):
             least=1,
         ),
     ] = None
+    expand_words: Annotated[
+        bool,
+        Option(
+            "with --heads sparse: give weights to words that a text does not have too, by the model's masked-language "
+            "head (SPLADE)",
+            TRAINED,
+        ),
+    ] = False
     skip_punctuation: Annotated[
         bool, Option("with --heads multi: keep no vector for the punctuation of a passage", TRAINED)
     ] = True

@@ -133,7 +133,7 @@ class Encoder(nn.Module):
         backbone = load_checked(folder, path, dropout, trust_remote_code=trust_remote_code)
         first_position = enable_packing(backbone)
         asked = resolve(_asked_of(settings, path, pooling, normalize, max_length, head), tokenizer, backbone)
-        stored = StoredHead.of(backbone, tokenizer, folder, path, asked, is_one_of_several=settings.combined)
+        stored = StoredHead(folder, path, asked, settings.combined, backbone, tokenizer.all_special_ids)
         with loading(path):
             loaded = stored.load(dim)
         encoder = cls(
@@ -401,10 +401,10 @@ class Encoder(nn.Module):
         Raises:
             ValueError: the head has weights of its own, and no file of such a folder would hold them.
         """
-        layers = self.head.layer_states()
-        if self.head.state_dict() and not layers:
+        layers, whole = self.head.layer_states(), self.head.whole(self.backbone)
+        if self.head.state_dict() and not layers and whole is self.backbone:
             raise ValueError("the head has weights of its own: save encoder.head.state_dict() beside the backbone")
-        save_model(folder, self.backbone, self._tokenizer, self.settings, layers)
+        save_model(folder, whole, self._tokenizer, self.settings, layers)
 
     @contextlib.contextmanager
     def _inference(self) -> Iterator[None]:

@@ -137,9 +137,14 @@ def _share_embedding_gradients(encoder: Encoder) -> None:
             if not module.sparse:
                 module.sparse = True
                 # Sums over a chunk first: thousands of additions to one row, one by one, would lose digits.
-                module.weight.register_hook(Tensor.coalesce)
+                module.weight.register_hook(_summed)
             if module.weight.grad is None:
                 module.weight.grad = torch.zeros_like(module.weight)
+
+
+def _summed(gradient: Tensor) -> Tensor:
+    """The gradient with one row for each token; it is dense already if a head uses the table too."""
+    return gradient.coalesce() if gradient.is_sparse else gradient
 
 
 def encode_chunks(

@@ -98,7 +98,7 @@ def prepare_encoder(config: TrainConfig, rows: int) -> tuple[Encoder, TrainConfi
         normalize=scaled,
         learning_rate=config.learning_rate or _learning_rate(config, encoder, rows),
         lora_alpha=config.lora_alpha or (config.lora_rank and 2.0 * config.lora_rank),
-        temperature=_temperature(config, scaled),
+        temperature=_temperature(config, scaled, settings.expands),
         precision=encoder.precision or config.precision,
         dims=None if config.dims is None else tuple(sorted({dim, *config.dims}, reverse=True)),
         query_prompt=settings.query_prompt,
@@ -121,7 +121,7 @@ def _refuse_for_heads(config: TrainConfig, dim: int) -> None:
         )
 
 
-def _temperature(config: TrainConfig, scaled: bool) -> float:
+def _temperature(config: TrainConfig, scaled: bool, expands: bool) -> float:
     """What was asked for, or the usual; 1.0 for vectors of any length.
 
     Means of best matches lie closer together than cosines of whole texts do (docs/recipes.md).
@@ -129,6 +129,8 @@ def _temperature(config: TrainConfig, scaled: bool) -> float:
     if not scaled and config.heads != SPARSE:
         return 1.0
     assert config.heads is not None
+    if expands or config.expand_words:
+        return config.temperature or 1.0  # logarithms of scores for thousands of words, of any size
     return config.temperature or (0.02 if MULTI in config.heads else 0.05)
 
 

@@ -170,6 +170,8 @@ def load_weights(kind: Any, folder: Path, config: Any, *, trust_remote_code: boo
         )
     model, report = loaded
     _refuse_random_weights(report)
+    if report["missing_keys"]:
+        model.pooler = None  # of random numbers
     return model
 
 

@@ -17,6 +17,7 @@ from biencoder.model.files.heads.combined import Together, read_head, read_toget
 from biencoder.model.files.heads.dense_layers import TOKENS, VECTOR, read_layer, read_weights, write_layer
 from biencoder.model.files.heads.multi_vector import MASK, read_expansion, read_skipped, write_multi_vector
 from biencoder.model.files.heads.sparse import SPARSE_LINEAR, write_sparse
+from biencoder.model.files.heads.splade import LANGUAGE_MODEL, SPLADE, check_splade, write_splade
 from biencoder.model.files.json_files import inside, read_json, write_json
 from biencoder.model.files.static import MODULE as STATIC
 from biencoder.model.files.static import is_model2vec
@@ -39,6 +40,7 @@ ORDER = (TRANSFORMER, POOLING, DENSE, NORMALIZE)
 ORDERS = {  # by a module that no other kind of model has
     STATIC: (STATIC, DENSE, NORMALIZE),
     MASK: (TRANSFORMER, DENSE, MASK, NORMALIZE),
+    SPLADE: (TRANSFORMER, LANGUAGE_MODEL, SPLADE),
     SPARSE_LINEAR: (TRANSFORMER, SPARSE_LINEAR),
 }
 KNOWN = tuple(dict.fromkeys(kind for order in (ORDER, *ORDERS.values()) for kind in order))
@@ -63,6 +65,7 @@ class ModelSettings:
             they are several, the layers belong to ``multi``.
         weights: of the similarity that each of several heads gives, in their sum; empty for one head.
         skips_first: the first token of a text has no vector of its own, if there are several heads.
+        expands: a sparse head gives weights to words that a text does not have too, by a masked-language head.
         skipped: words whose tokens have no vector in a passage of a multi-vector model.
         query_expansion: tokens to which mask tokens fill a query of a multi-vector model; None for none.
     """
@@ -79,6 +82,7 @@ class ModelSettings:
     heads: str = DENSE_HEAD
     weights: tuple[float, ...] = ()
     skips_first: bool = False
+    expands: bool = False
     skipped: tuple[str, ...] = ()
     query_expansion: int | None = None
 
@@ -175,13 +179,17 @@ def _of_modules(folder: Path) -> ModelSettings:
     max_length = transformer.get("max_seq_length")
     if max_length is not None and (type(max_length) is not int or max_length < 1):
         raise UserError(f"{folder / 'sentence_bert_config.json'}: max_seq_length must be a number of tokens")
-    multi = MASK in kinds
+    for kind, path in steps:
+        if kind == SPLADE:
+            check_splade(path / "config.json")
+    multi, sparse = MASK in kinds, SPLADE in kinds or SPARSE_LINEAR in kinds
     if multi and NORMALIZE not in kinds:
         raise UserError(f"{folder / 'modules.json'}: biencoder runs no multi-vector model without a {NORMALIZE} module")
     return ModelSettings(
         pooling=pooling,
         static=STATIC in kinds,
-        heads=MULTI if multi else SPARSE if SPARSE_LINEAR in kinds else DENSE_HEAD,
+        heads=MULTI if multi else SPARSE if sparse else DENSE_HEAD,
+        expands=SPLADE in kinds,
         skipped=next((read_skipped(path / "config.json") for kind, path in steps if kind == MASK), ()),
         query_expansion=read_expansion(folder / "sentence_bert_config.json", transformer) if multi else None,
         layers=tuple(read_layer(path, TOKENS if multi else VECTOR) for kind, path in steps if kind == DENSE),
@@ -316,6 +324,9 @@ def write_settings(
         write_multi_vector(
             folder, of_tokens, transformer, sentence, skipped=settings.skipped, expansion=settings.query_expansion
         )
+        return
+    if settings.expands:
+        write_splade(folder, transformer, sentence)
         return
     if settings.sparse:
         write_sparse(folder, weights, transformer, sentence)

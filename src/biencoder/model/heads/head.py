@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from biencoder.model.packing import PackedBatch
 from biencoder.model.representations.representation import Representation
@@ -35,6 +36,10 @@ class Head(nn.Module, ABC):
     def layer_states(self) -> list[Mapping[str, Tensor]]:
         """The weights of each linear layer, by name, in the order in which a folder has them."""
         return []
+
+    def whole(self, backbone: PreTrainedModel) -> PreTrainedModel:
+        """The transformers model that holds the weights of the backbone and of this head; usually the backbone."""
+        return backbone
 
     def used_tokens(self, starts: Tensor) -> Tensor | None:  # noqa: ARG002 - one signature for all heads
         """The one token of each text that the head looks at, ``[N]``; None when it looks at all of them."""

@@ -40,12 +40,7 @@ class SparseHead(Head):
         keys, places_T = (owners_T * self.vocabulary + ids_T).unique(return_inverse=True)  # in order of the texts
         largest = weights_T.new_zeros(len(keys)).scatter_reduce(0, places_T, weights_T, "amax", include_self=False)
         owners, tokens = keys // self.vocabulary, keys % self.vocabulary
-        counts_N = torch.bincount(owners, minlength=texts)
-        longest = batch.packing.longest
-        first_N = counts_N.cumsum(0) - counts_N
-        where = owners * longest + torch.arange(len(keys), device=keys.device) - first_N[owners]
-        weights_NK = largest.new_zeros(texts * longest).index_copy(0, where, largest).view(texts, longest)
-        return Sparse(weights_NK, tokens.new_zeros(texts * longest).index_copy(0, where, tokens).view(texts, longest))
+        return Sparse.of_pairs(largest, owners, tokens, texts)
 
     def layer_states(self) -> list[Mapping[str, Tensor]]:
         """Of its one layer."""

@@ -175,6 +175,8 @@ def refuse_unlike(first: Parent, other: Parent) -> None:
         ids = [tokenize(parent.tokenizer, [text], PROBE_TOKENS)[0].tolist() for parent in (first, other)]
         _refuse_difference(first, other, f"what the tokenizer makes of {text[:40]!r}", *ids)
     _refuse_difference(first, other, "the head", first.settings.heads, other.settings.heads)
+    if first.settings.expands:
+        raise UserError(f"{first.path}: a model that gives weights to words by a masked-language head is not merged")
     _refuse_difference(first, other, "the heads' weights", first.settings.weights, other.settings.weights)
     _refuse_difference(first, other, "the Dense layers", first.settings.layers, other.settings.layers)
     if first.settings.pooling is not None and other.settings.pooling is not None:

@@ -10,10 +10,12 @@ from biencoder.data.table import ExampleTable
 from biencoder.errors import UserError
 from biencoder.model.encoder import Encoder
 from biencoder.model.files.heads.combined import USUAL_WEIGHTS
+from biencoder.model.files.settings import ModelSettings
 from biencoder.model.new_heads.combined import make_combined
 from biencoder.model.new_heads.dense import add_dense
 from biencoder.model.new_heads.multi_vector import TOKEN_DIM, expand_queries, make_multi_vector
 from biencoder.model.new_heads.sparse import make_sparse
+from biencoder.model.new_heads.splade import make_splade
 
 LAYER_PASSAGES = 1000  # so many show a new linear layer in which directions vectors differ
 LOSS_WEIGHTS = {DENSE: 1.0, SPARSE: 0.1, MULTI: 1.0}  # of several heads, as FlagEmbedding trains BGE-M3
@@ -33,7 +35,7 @@ def with_heads(config: TrainConfig, encoder: Encoder) -> TrainConfig:
         if encoder.settings.combined:
             encoder.keep_head(wanted)
     kinds = wanted.split(",")
-    _refuse_options(config, kinds)
+    _refuse_options(config, encoder.settings, kinds)
     is_new = MULTI in kinds and MULTI not in encoder.settings.parts
     config = replace(config, heads=wanted, add_dense=(config.add_dense or TOKEN_DIM) if is_new else config.add_dense)
     if len(kinds) == 1:
@@ -63,7 +65,7 @@ def _refuse_heads(config: TrainConfig, encoder: Encoder, wanted: str) -> None:
         raise UserError(f"{flag}: {config.model} has linear layers after its pooling, and tokens are not pooled")
 
 
-def _refuse_options(config: TrainConfig, kinds: list[str]) -> None:
+def _refuse_options(config: TrainConfig, settings: ModelSettings, kinds: list[str]) -> None:
     """Refuse options that do not go with these heads."""
     flag, several = f"--heads {','.join(kinds)}", len(kinds) > 1
     if DENSE not in kinds and config.pooling != AUTO and config.heads is not None:
@@ -77,6 +79,9 @@ def _refuse_options(config: TrainConfig, kinds: list[str]) -> None:
         if extra := [name for name, given in wrong.items() if given]:
             what = "heads of several kinds are cut by none" if several else "a weight for each token is no vector"
             raise UserError(f"{flag} with {extra[0]}: {what}; leave one out")
+    if config.expand_words and (kinds != [SPARSE] or settings.heads == SPARSE):
+        why = "the model has its head already" if SPARSE in settings.parts else f"it needs --heads {SPARSE}"
+        raise UserError(f"--expand-words: {why}")
     for name, given in (("--head-weights", config.head_weights), ("--head-loss-weights", config.head_loss_weights)):
         if given is not None and len(given) != len(kinds):
             raise UserError(f"{name} has {len(given)} numbers, and there are {len(kinds)} heads: {','.join(kinds)}")
@@ -97,6 +102,8 @@ def give_head(config: TrainConfig, encoder: Encoder, examples: ExampleTable) -> 
         elif config.heads == MULTI:
             assert config.add_dense is not None
             make_multi_vector(encoder, config.add_dense, passages, skip_punctuation=config.skip_punctuation)
+        elif config.heads == SPARSE and config.expand_words:
+            make_splade(encoder, config.model)
         elif config.heads == SPARSE:
             make_sparse(encoder, queries, passages)
         else:

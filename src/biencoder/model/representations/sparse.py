@@ -31,6 +31,16 @@ class Sparse(Representation):
     weights_NK: Tensor
     tokens_NK: Tensor
 
+    @classmethod
+    def of_pairs(cls, weights_F: Tensor, texts_F: Tensor, tokens_F: Tensor, texts: int) -> "Sparse":
+        """Rows from F pairs of a text and a token with their weights, in the order of the texts."""
+        counts_N = torch.bincount(texts_F, minlength=texts)
+        most = max(1, int(counts_N.max()) if texts else 0)
+        first_N = counts_N.cumsum(0) - counts_N
+        places_F = texts_F * most + torch.arange(len(texts_F), device=texts_F.device) - first_N[texts_F]
+        weights_NK = weights_F.new_zeros(texts * most).index_copy(0, places_F, weights_F).view(texts, most)
+        return cls(weights_NK, tokens_F.new_zeros(texts * most).index_copy(0, places_F, tokens_F).view(texts, most))
+
     def scores(self, passages: "Sparse") -> Tensor:
         """Inner products of all queries with all passages: ``[B, P]``."""
         known_U = self.tokens_NK.unique()
@@ -41,8 +51,14 @@ class Sparse(Representation):
 
     def pair_scores(self, passages: "Sparse") -> Tensor:
         """Inner products of the queries with the passages of the same number: ``[N]``."""
-        same_NKK = self.tokens_NK[:, :, None] == passages.tokens_NK[:, None]
-        return torch.einsum("nq,nqp,np->n", self.weights_NK, same_NKK.to(self.weights_NK.dtype), passages.weights_NK)
+        size = 1 + int(torch.cat([self.tokens_NK.flatten(), passages.tokens_NK.flatten()]).max())
+        row_N1 = size * torch.arange(len(self), device=self.device)[:, None]
+        known_U, place = (row_N1 + passages.tokens_NK).flatten().unique(return_inverse=True)
+        weights_U = self.weights_NK.new_zeros(len(known_U)).index_add(0, place, passages.weights_NK.flatten())
+        asked_NK = row_N1 + self.tokens_NK
+        found_NK = torch.searchsorted(known_U, asked_NK).clamp(max=len(known_U) - 1)
+        scores: Tensor = (self.weights_NK * weights_U[found_NK] * (known_U[found_NK] == asked_NK)).sum(dim=1)
+        return scores
 
     def group_scores(self, passages: "Sparse", groups_BG: Tensor) -> Tensor:
         """Inner products of each query with its own group: ``[B, G]``."""
