@@ -260,10 +260,12 @@ class Encoder(nn.Module):
         return tokenize(self.tokenizer, prompted, min(max_length or self.max_length, self.max_length))
 
     def tokenize_queries(self, texts: Sequence[str], prompt: str = "", max_length: int | None = None) -> list[Tokens]:
-        """:meth:`tokenize` for queries: with mask tokens behind them, if the model expands queries."""
-        ids = self.tokenize(texts, prompt, max_length)
+        """:meth:`tokenize` for queries; those of a model that expands them are cut or filled to one length."""
         length = self.settings.query_expansion
-        return ids if length is None else expanded(ids, length, self.tokenizer.mask_token_id)
+        if length is None:
+            return self.tokenize(texts, prompt, max_length)
+        ids = self.tokenize(texts, prompt, min(length, max_length or length))
+        return expanded(ids, length, self.tokenizer.mask_token_id)
 
     def tokenize_passages(self, texts: Sequence[str], prompt: str = "", max_length: int | None = None) -> list[Tokens]:
         """:meth:`tokenize` for passages: tokens that a multi-vector model does not compare are marked."""

@@ -55,8 +55,15 @@ def marked(texts: Sequence[Tokens], skipped: NDArray[np.int32]) -> list[Tokens]:
 
 def skipped_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> NDArray[np.int32]:
     """The tokens that are one of some words; a word that is no token of the vocabulary is left out."""
-    ids = [tokenizer.convert_tokens_to_ids(word) for word in words if word != tokenizer.unk_token]
-    return np.array([i for i in ids if i not in (None, tokenizer.unk_token_id)], np.int32)
+    return np.array(tokenizer.convert_tokens_to_ids(list(known_words(tokenizer, words))), np.int32)
+
+
+def known_words(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> tuple[str, ...]:
+    """Those of some words that are tokens of the vocabulary."""
+    unknown = (None, tokenizer.unk_token_id)
+    return tuple(
+        word for word in words if word != tokenizer.unk_token and tokenizer.convert_tokens_to_ids(word) not in unknown
+    )
 
 
 def token_counter(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[str]], NDArray[np.int64]]:

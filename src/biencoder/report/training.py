@@ -136,9 +136,10 @@ def write_model_card(path: Path, encoder: Encoder, outcome: Outcome) -> None:
     continued = [inline(outcome.continued)] if outcome.continued else []
     sentences = [*continued, *outcome.kept.sentences(), *outcome.skipped_said]
     notes = "".join(f"\n{sentence}\n" for sentence in sentences)
-    peer = {DENSE: "SentenceTransformer", MULTI: "MultiVectorEncoder"}.get(settings.parts[0])
+    peer = _class_of_sentence_transformers(encoder)
     part = f", which loads the head {DENSE} alone" if settings.combined else ""
     with_peer = f"With sentence-transformers: `{peer}(folder)`{part}, then `encode_query` and `encode_document`.\n"
+    with_peer += "With PyLate: `models.ColBERT(folder)`.\n" * settings.multi
     tags = [*(["sentence-transformers"] if peer else []), "biencoder", "sentence-similarity", "feature-extraction"]
     with atomic_write(path) as file:
         file.write(
@@ -172,6 +173,13 @@ On {inline(outcome.after.description)}:
 {fenced(config.to_yaml().rstrip(), "yaml")}
 """
         )
+
+
+def _class_of_sentence_transformers(encoder: Encoder) -> str | None:
+    """What loads the model; None if nothing does."""
+    if encoder.kind == SPARSE:
+        return "SparseEncoder" if encoder.settings.expands else None
+    return "MultiVectorEncoder" if encoder.kind == MULTI else "SentenceTransformer"
 
 
 def _what_it_makes(encoder: Encoder) -> str:

@@ -153,11 +153,12 @@ def test_a_run_makes_a_model_that_sentence_transformers_loads(tmp_path: Path) ->
     assert result is not None
     assert result.after.metrics["ndcg@10"] > result.before.metrics["ndcg@10"]
     tuned = Encoder.load(tmp_path / "out")
-    assert (tuned.dim, tuned.settings.skipped[:3]) == (12, ("!", '"', "#"))
+    assert (tuned.dim, tuned.settings.skipped) == (12, ())  # the tokenizer knows no punctuation
     np.testing.assert_allclose(own_scores(tuned), their_scores(tmp_path / "out"), atol=1e-5)
     card = (tmp_path / "out" / "README.md").read_text()
     assert "a vector of 12 dimensions for each token" in card
     assert "MultiVectorEncoder" in card
+    assert "models.ColBERT" in card
     further: dict[str, Any] = {
         "model": str(tmp_path / "out"),
         "output_dir": tmp_path / "again",
@@ -166,6 +167,68 @@ def test_a_run_makes_a_model_that_sentence_transformers_loads(tmp_path: Path) ->
     }
     assert train(replace(config, **further)) is not None
     assert Encoder.load(tmp_path / "again").settings.multi
+
+
+def pylate_says(folder: Path, **changes: Any) -> None:
+    path = folder / "config_sentence_transformers.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_the_folder_is_one_that_pylate_loads(tmp_path: Path) -> None:
+    """PyLate 1.6 loads exactly these keys; it cannot be installed beside our transformers, so this names them."""
+    encoder = Encoder.load(with_tokens(tmp_path / "tokens", expansion=9, skipped=[*SKIPPED, "!"]))
+    encoder.save(tmp_path / "own")
+    modules = json.loads((tmp_path / "own" / "modules.json").read_text())
+    assert [each["type"] for each in modules] == [f"sentence_transformers.models.{k}" for k in ("Transformer", "Dense")]
+    assert json.loads((tmp_path / "own" / "sentence_bert_config.json").read_text()).keys() == {
+        "max_seq_length",
+        "do_lower_case",
+    }
+    said = json.loads((tmp_path / "own" / "config_sentence_transformers.json").read_text())
+    wanted = {
+        "model_type": "ColBERT",
+        "query_prefix": "",
+        "document_prefix": "",
+        "query_length": 9,
+        "document_length": encoder.max_length,
+        "do_query_expansion": True,
+        "attend_to_expansion_tokens": True,
+        "skiplist_words": SKIPPED,  # "!" is no token, and PyLate would skip unknown words in its place
+        "similarity_fn_name": "meanmaxsim",
+    }
+    assert wanted.items() <= said.items()
+    again = Encoder.load(tmp_path / "own")
+    assert (again.settings.query_expansion, again.settings.skipped) == (9, tuple(SKIPPED))
+    np.testing.assert_array_equal(own_scores(again), own_scores(encoder))
+
+
+def test_what_pylate_writes_is_read_or_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    Encoder.load(with_tokens(tmp_path / "tokens")).save(folder)
+    pylate_says(folder, query_prefix="[Q] ", document_prefix="[D] ", prompts={"query": "", "document": ""})
+    read = Encoder.load(folder).settings
+    assert (read.query_prompt, read.passage_prompt, read.multi) == ("[Q] ", "[D] ", True)
+    pylate_says(folder, do_query_expansion=True, attend_to_expansion_tokens=False)
+    with pytest.raises(UserError, match="tokens that the model does not attend to: biencoder fills queries"):
+        Encoder.load(folder)
+    pylate_says(folder, do_query_expansion=False, query_prefix=3)
+    with pytest.raises(UserError, match="query_prefix and document_prefix must be texts"):
+        Encoder.load(folder)
+    pylate_says(folder, query_prefix="")
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps(modules[:1]))
+    with pytest.raises(UserError, match="a ColBERT model needs a Transformer and Dense modules alone"):
+        Encoder.load(folder)
+
+
+def test_long_queries_are_cut_to_the_length_that_short_ones_are_filled_to(tmp_path: Path) -> None:
+    folder = with_tokens(tmp_path / "tokens", expansion=9)
+    long = random_texts(4, longest=60, seed=7)
+    found = Encoder.load(folder).represent_queries(long)
+    theirs = MultiVectorEncoder(str(folder), device="cpu").encode_query(long)
+    assert isinstance(found, TokenVectors)
+    assert np.diff(found.starts).tolist() == [9] * 4
+    np.testing.assert_allclose(found.vectors, np.concatenate([np.asarray(each) for each in theirs]), atol=1e-5)
 
 
 def test_a_killed_run_ends_in_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,6 +159,7 @@ def test_training_changes_the_words_and_trains_on(tmp_path: Path) -> None:
     assert result is not None
     tuned = Encoder.load(tmp_path / "out")
     assert (tuned.kind, tuned.settings.expands) == ("sparse", True)
+    assert "`SparseEncoder(folder)`" in (tmp_path / "out" / "README.md").read_text()
     before = with_words(tmp_path / "other")
     assert not torch.equal(tuned.head.state_dict()["bias"], before.head.state_dict()["bias"])
     assert (

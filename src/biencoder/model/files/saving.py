@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from biencoder.files import sync_file, sync_folder, system_errors
 from biencoder.model.files.heads.combined import HEADS_FILE, SAFE_HEADS
 from biencoder.model.files.pretrained import quiet
 from biencoder.model.files.settings import ADAPTER_CONFIG, ModelSettings, write_settings
+from biencoder.model.tokens import known_words
 
 READABLE = 0o644
 OF_SEVERAL_HEADS = (HEADS_FILE, *SAFE_HEADS)  # a model with one head does not write over these
@@ -45,6 +47,7 @@ def save_model(
             if tokenizer is not None:
                 _forget_last_use(tokenizer, None if settings.static else settings.max_length)
                 tokenizer.save_pretrained(staged)
+                settings = replace(settings, skipped=known_words(tokenizer, settings.skipped))
         write_settings(staged, settings, int(backbone.config.hidden_size), layers)
         _publish(staged, folder)
     finally:

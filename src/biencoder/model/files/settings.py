@@ -15,7 +15,15 @@ from biencoder.config.choices import DENSE as DENSE_HEAD
 from biencoder.errors import UserError
 from biencoder.model.files.heads.combined import Together, read_head, read_together, write_together
 from biencoder.model.files.heads.dense_layers import TOKENS, VECTOR, read_layer, read_weights, write_layer
-from biencoder.model.files.heads.multi_vector import MASK, read_expansion, read_skipped, write_multi_vector
+from biencoder.model.files.heads.multi_vector import (
+    COLBERT,
+    MASK,
+    ColBERT,
+    read_colbert,
+    read_expansion,
+    read_skipped,
+    write_multi_vector,
+)
 from biencoder.model.files.heads.sparse import SPARSE_LINEAR, write_sparse
 from biencoder.model.files.heads.splade import LANGUAGE_MODEL, SPLADE, check_splade, write_splade
 from biencoder.model.files.json_files import inside, read_json, write_json
@@ -182,6 +190,9 @@ def _of_modules(folder: Path) -> ModelSettings:
     for kind, path in steps:
         if kind == SPLADE:
             check_splade(path / "config.json")
+    colbert = read_colbert(folder / "config_sentence_transformers.json")
+    if colbert is not None:
+        return _of_colbert(folder, steps, max_length, transformer, colbert)
     multi, sparse = MASK in kinds, SPLADE in kinds or SPARSE_LINEAR in kinds
     if multi and NORMALIZE not in kinds:
         raise UserError(f"{folder / 'modules.json'}: biencoder runs no multi-vector model without a {NORMALIZE} module")
@@ -197,6 +208,28 @@ def _of_modules(folder: Path) -> ModelSettings:
         max_length=max_length,
         lowercase=bool(transformer.get("do_lower_case", False)),
         **_read_sentence_settings(folder / "config_sentence_transformers.json"),
+    )
+
+
+def _of_colbert(
+    folder: Path, steps: list[tuple[str, Path]], max_length: int | None, transformer: dict[str, Any], found: ColBERT
+) -> ModelSettings:
+    """The settings of a folder in PyLate's layout."""
+    if {kind for kind, _ in steps} != {TRANSFORMER, DENSE}:
+        raise UserError(f"{folder / 'modules.json'}: a {COLBERT} model needs a {TRANSFORMER} and {DENSE} modules alone")
+    sentence = _read_sentence_settings(folder / "config_sentence_transformers.json")
+    given = {name: prompt for name, prompt in sentence["prompts"].items() if prompt}
+    sentence["prompts"] = {side: prefix for side, prefix in found.prefixes.items() if prefix} | given
+    return ModelSettings(
+        pooling=MEAN,
+        normalize=True,
+        heads=MULTI,
+        layers=tuple(read_layer(path) for kind, path in steps if kind == DENSE),
+        skipped=found.skipped,
+        query_expansion=found.expansion,
+        max_length=max_length,
+        lowercase=bool(transformer.get("do_lower_case", False)),
+        **sentence,
     )
 
 
