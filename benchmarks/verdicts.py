@@ -1,5 +1,8 @@
 """Does the verdict of a default run hold? Runs on parts of the training data, each judged again by a folder.
 
+Rows drawn from everywhere are about as many things; --neighbours draws rows that stand together in the file, as a
+person's own few rows would.
+
 A default run holds out a part of its rows and says better, worse or cannot tell, if need be after cross-validation. The
 judge is a folder that belongs to the same data: it compares the base with the saved model on all its queries and
 documents. The last columns compare the figure of the report with the figure of the same queries over all passages.
@@ -25,13 +28,19 @@ TELLING = 0.05  # a true gain above this must not end in "cannot tell"
 
 
 def part(asked: Namespace, size: int, seed: int) -> Path:
-    """So many rows of the training data, drawn by the seed."""
+    """So many rows of the training data, drawn by the seed: each for itself, or neighbours from a place that is drawn."""
     from biencoder.data.files.lines import read_lines
 
     path: Path = asked.output_dir.resolve() / f"{size}-{seed}.jsonl"
     if not path.exists():
         rows = [line.strip() + b"\n" for _, line in read_lines(asked.train_data)]
-        path.write_bytes(b"".join(random.Random(seed).sample(rows, min(size, len(rows)))))
+        draw = random.Random(seed)
+        if asked.neighbours:
+            first = draw.randint(0, max(0, len(rows) - size))
+            chosen = rows[first : first + size]
+        else:
+            chosen = draw.sample(rows, min(size, len(rows)))
+        path.write_bytes(b"".join(chosen))
     return path
 
 
@@ -136,6 +145,7 @@ def main() -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--judge", type=Path, required=True, help="BEIR folder that belongs to the training data")
     parser.add_argument("--sizes", type=int, nargs="+", default=[300, 1000, 3200, 13211], help="rows of each part")
+    parser.add_argument("--neighbours", action="store_true", help="rows that stand together, not rows from everywhere")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5], help="one part of each size a seed")
     asked = parser.parse_args()
     asked.output_dir.mkdir(parents=True, exist_ok=True)
