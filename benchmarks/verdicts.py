@@ -28,7 +28,7 @@ TELLING = 0.05  # a true gain above this must not end in "cannot tell"
 
 
 def part(asked: Namespace, size: int, seed: int) -> Path:
-    """So many rows of the training data, drawn by the seed: each for itself, or neighbours from a place that is drawn."""
+    """So many rows of the training data, drawn by the seed: from everywhere, or neighbours."""
     from biencoder.data.files.lines import read_lines
 
     path: Path = asked.output_dir.resolve() / f"{size}-{seed}.jsonl"

@@ -163,6 +163,8 @@ def test_guard_data_are_compared_everywhere(
         before, after = evaluate(base, collection), evaluate(Encoder.load(config.output_dir), collection)
         assert figures["before"]["metrics"] == before.metrics == result.guards_before[folder].metrics
         assert figures["after"]["metrics"] == after.metrics == result.guards_after[folder].metrics
+        first, last = guard_lines(config.output_dir)
+        assert (first["guards"][folder], last["guards"][folder]) == (before.metrics, after.metrics)
         assert figures["comparison"] == comparison_json(compare(before, after))
         deciding = figures["comparison"][0]
         row = [folder, "ndcg@10", f"{deciding['before']:.4f}", f"{deciding['after']:.4f}"]
@@ -267,16 +269,24 @@ def test_a_killed_run_keeps_what_the_base_is_worth_on_guard_data(
     stop_in_step(step + 1, config, monkeypatch)
     steps: list[int] = []
 
-    def noted(setup: Setup, known: Mapping[str, Evaluation] | None = None) -> dict[str, Evaluation]:
+    def noted(setup: Setup, step: int, known: Mapping[str, Evaluation] | None = None) -> dict[str, Evaluation]:
         lines = (config.output_dir / "metrics.jsonl").read_text().splitlines()
         steps.append(max(json.loads(line)["step"] for line in lines))
-        return evaluation.evaluate_guards(setup, known)
+        return evaluation.evaluate_guards(setup, step, known)
 
     for module in (start, run):
         monkeypatch.setattr(module, "evaluate_guards", noted)
     train(config)
     assert steps == ([0, 5] if step == 1 else [5])  # the base's figures come from the checkpoint
     assert report(config.output_dir) == report(whole.output_dir)
+    of_guards = [guard_lines(each.output_dir) for each in (config, whole)]
+    assert of_guards[0] == of_guards[1]
+    assert [line["step"] for line in of_guards[0]] == [0, 5]
+
+
+def guard_lines(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines if '"guards"' in line]
 
 
 def test_other_guard_data_are_another_run(

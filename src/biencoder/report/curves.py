@@ -75,7 +75,9 @@ def read_curves(path: Path) -> Curves:
 
 
 def _add(line: dict[str, Any], trained: list[list[float]], evaluated: list[list[float]]) -> None:
-    """Add the figures of a line where they belong."""
+    """Add the figures of a line where they belong; those on guard data belong nowhere."""
+    if "guards" in line:
+        return
     if "evaluation" in line:
         evaluated.append([_finite(line["step"]), _finite(line["evaluation"][DECIDING])])
         evaluated[-1] += [_finite(line.get(name, 0)) for name in ("seconds", "peak_bytes")]  # 0: an older version

@@ -9,7 +9,6 @@ from biencoder.model.kernels.library import kind
 from biencoder.model.tokens import token_counter
 from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.terminal import say, table
-from biencoder.training.cross_validation import may_look_again
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
 
@@ -48,7 +47,7 @@ def announce(setup: Setup, progress: TrainingProgress, asked: TrainConfig) -> Au
 
 
 def _and_if_too_few(setup: Setup) -> str:
-    if not may_look_again(setup):
+    if not setup.may_look_again:
         return ""
     return ". If these queries cannot tell, five more models are trained for it (--no-cross-validate: none)"
 

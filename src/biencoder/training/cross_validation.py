@@ -22,14 +22,13 @@ from biencoder.retrieval.comparing.second_look import SecondLook, second_look
 from biencoder.retrieval.evaluate import Evaluation
 from biencoder.terminal import ProgressLine, say
 from biencoder.training.keep_base import keep_base
-from biencoder.training.preparation import HELD_OUT_PASSAGES, HELD_OUT_QUERIES, prepare_encoder, set_up
-from biencoder.training.setup import Setup
+from biencoder.training.preparation import HELD_OUT_PASSAGES, prepare_encoder, set_up
+from biencoder.training.setup import PARTS, Setup
 from biencoder.training.state.output_folder import CROSS_VALIDATION, OutputFolder
 from biencoder.training.steps.loop import train_steps
 from biencoder.training.steps.start import identity_of, start_or_resume
 from biencoder.training.watch.signals import finishing_steps
 
-PARTS = 5  # halves would be faster, but models of half the rows gain too little
 NEVER = 10**9  # steps until the next evaluation, in a run that is only evaluated before and after
 
 
@@ -52,7 +51,7 @@ class CrossValidation:
 
         A killed run goes on where it was: each part is a run in a folder of its own below the output folder.
         """
-        if not may_look_again(setup):
+        if not setup.may_look_again:
             return None
         deciding = deciding_of(compare(before, kept.evaluation))
         if deciding.p < SIGNIFICANT:
@@ -107,18 +106,9 @@ class CrossValidation:
             guard_data=None,
             general_guard=False,
             eval_steps=NEVER,
+            cross_validate=False,
             log_to=None,
         )
-
-
-def may_look_again(setup: Setup) -> bool:
-    """Whether the run may train again on parts of its data: a tenth of the queries is few, and nobody said no.
-
-    A model that continues a run may have seen the queries of all parts.
-    """
-    config = setup.config
-    is_new = config.eval_data is None and config.continue_from is None
-    return config.cross_validate and is_new and len(setup.collection.query_ids) < HELD_OUT_QUERIES
 
 
 def forget_parts(setup: Setup) -> None:

@@ -30,13 +30,12 @@ from biencoder.training.guide import Guide
 from biencoder.training.memory.budget import token_budget
 from biencoder.training.optimizer import STATIC_RATE, adamw, loss_scaler, usual_learning_rate
 from biencoder.training.progress import TrainingProgress
-from biencoder.training.setup import Setup
+from biencoder.training.setup import HELD_OUT_QUERIES, Setup
 from biencoder.training.sources.glance import GLANCE, glance
 from biencoder.training.state.held_out_corpus import kept_corpus
 from biencoder.training.steps.evaluation import usual_interval
 
 HELD_OUT_COST = 0.15  # share of the run's own cost that all evaluations on the default held-out set may take together
-HELD_OUT_QUERIES = 300  # at most
 HELD_OUT_PASSAGES = 6000  # all evaluations of a short run together may encode so many: about a minute on a laptop
 LEAST_PASSAGES = 2  # for each query, however many evaluations there are
 ENOUGH_STEPS = 50  # of a run for which nobody has said how long it is to be

@@ -162,7 +162,7 @@ def _finish(
     if config.lora_rank is not None and config.lora_save == MERGED:
         merge_lora(encoder.backbone)
     kept = keep_base(setup, progress)
-    guards_after = evaluate_guards(setup, kept.guards)
+    guards_after = evaluate_guards(setup, progress.step, kept.guards)
     if rank() == 0:
         encoder.save(setup.folder)
     outcome = Outcome(

@@ -17,6 +17,9 @@ from biencoder.objective.sparsity import Sparsity
 from biencoder.training.guide import Guide
 from biencoder.training.state.checkpoint import checkpoints_in, newest_checkpoint
 
+HELD_OUT_QUERIES = 300  # at most
+PARTS = 5  # of a cross-validation; halves would be faster, but models of half the rows gain too little
+
 
 @dataclass(frozen=True, eq=False)
 class Setup:
@@ -65,6 +68,16 @@ class Setup:
         """The learning rate after warm-up."""
         assert self.config.learning_rate is not None
         return self.config.learning_rate
+
+    @property
+    def may_look_again(self) -> bool:
+        """Whether the run may train again on parts of its data: a tenth of the queries is few, and nobody said no.
+
+        A model that continues a run may have seen the queries of all parts.
+        """
+        config = self.config
+        is_new = config.eval_data is None and config.continue_from is None
+        return config.cross_validate and is_new and len(self.collection.query_ids) < HELD_OUT_QUERIES
 
     @property
     def warmup_steps(self) -> int:

@@ -47,6 +47,14 @@ def test_a_run_says_it_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert re.match(form + r"\(3 more evaluations of about \d+ s\); memory: \d\.\d\d GB so far", said), said
 
 
+def test_a_run_that_may_look_again_says_what_that_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(small_run(tmp_path, cross_validate=True, keep_base=0.0))
+    said, *of_parts = estimates(capsys.readouterr().out)
+    form = r"; about (\d+ min )?\d+ s more if the evaluation cannot tell; memory"
+    assert re.search(form, said), said
+    assert not any(re.search(form, each) for each in of_parts)
+
+
 def test_a_run_of_few_steps_does_not_say_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(small_run(tmp_path, epochs=1))
     assert estimates(capsys.readouterr().out) == []

@@ -118,6 +118,9 @@ def test_figures_have_the_names_that_they_have_in_the_file() -> None:
     dims = "evaluation/ndcg@10, 16 dimensions"
     assert evaluation == (0, {"evaluation/ndcg@10": 0.25, dims: 0.125, "evaluation/seconds": 0.5})
     assert step == (1, {"epoch": 0.5, "loss": 2.0, "overflowed": 1.0, "mean_cosine": 0.5})
+    guards = {"general English": {"ndcg@10": 0.5}, "/data/scifact": {"ndcg@10": 0.25}}
+    wanted = {"guards/general English/ndcg@10": 0.5, "guards/data_scifact/ndcg@10": 0.25}
+    assert figures_of({"step": 5, "guards": guards}) == (5, wanted)
     assert nonfinite.values.keys() == {"epoch", "loss"}
     assert math.isnan(nonfinite.values["loss"])
 

@@ -12,7 +12,7 @@ from biencoder.terminal import ProgressLine, say
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
 from biencoder.training.state.checkpoint import save_best, trained_state
-from biencoder.training.steps.metrics_file import write_metrics
+from biencoder.training.steps.metrics_file import GUARDS, write_metrics
 from biencoder.training.steps.nonfinite import refuse_ruined_weights
 
 LEAST_INTERVAL = 25  # steps
@@ -52,13 +52,15 @@ def evaluate_on(setup: Setup, collection: Collection) -> Evaluation:
     return evaluation
 
 
-def evaluate_guards(setup: Setup, known: Mapping[str, Evaluation] | None = None) -> dict[str, Evaluation]:
-    """The model as it is, on each guard; those that are ``known`` are not evaluated again."""
-    found = known or {}
-    return {
-        name: found[name] if name in found else evaluate_on(setup, collection)
-        for name, collection in setup.guards.items()
-    }
+def evaluate_guards(setup: Setup, step: int, known: Mapping[str, Evaluation] | None = None) -> dict[str, Evaluation]:
+    """The model as it is after a step, on each guard; those that are ``known`` are not evaluated again."""
+    found = dict(known or {})
+    for name, collection in setup.guards.items():
+        found[name] = found[name] if name in found else evaluate_on(setup, collection)
+    guards = {name: found[name] for name in setup.guards}
+    if guards:
+        write_metrics(setup, {"step": step, GUARDS: {name: each.metrics for name, each in guards.items()}})
+    return guards
 
 
 def _evaluate(setup: Setup, collection: Collection) -> Evaluation:

@@ -9,7 +9,7 @@ from biencoder.distributed import rank
 from biencoder.retrieval.evaluate import texts_to_encode
 from biencoder.terminal import duration, say
 from biencoder.training.progress import TrainingProgress
-from biencoder.training.setup import Setup
+from biencoder.training.setup import PARTS, Setup
 from biencoder.training.steps.evaluation import evaluation_steps
 
 WARM_UP = 2  # steps of a process that do not count: the first ones compile products for each number of rows
@@ -77,10 +77,17 @@ class Forecast:
             spans += f", {duration(left)} of it left" if is_under_way else ""
             evaluating += progress.spent.evaluation + self._guards()  # before the first step
         evaluations = f"{more} more evaluation{'s' * (more != 1)}"
+        again = f"; about {duration(self._parts())} more if the evaluation cannot tell" if setup.may_look_again else ""
         return (
             f"estimate: {spans}; {evaluating / whole:.0%} of it for evaluations ({evaluations} of about "
-            f"{duration(progress.spent.evaluation)}); {memory_said(setup, progress)}"
+            f"{duration(progress.spent.evaluation)}){again}; {memory_said(setup, progress)}"
         )
+
+    def _parts(self) -> float:
+        """Seconds of a cross-validation: runs on all parts of the data but one, with two or three evaluations each."""
+        steps = self._setup.total_steps * sum(self._to_come) / len(self._to_come) * self._seconds / max(1, self._tokens)
+        evaluations = 2 + self._setup.config.averages
+        return (PARTS - 1) * steps + PARTS * evaluations * self._progress.spent.evaluation
 
     def _training(self) -> float:
         """Seconds of the steps that are left."""

@@ -15,6 +15,8 @@ from biencoder.training.setup import Setup
 from biencoder.training.steps.nonfinite import as_json, shown_mean
 from biencoder.training.steps.train_step import StepResult
 
+GUARDS = "guards"  # in a line with the figures on guard data
+
 logger = logging.getLogger(__name__)
 
 
@@ -77,7 +79,9 @@ def forget_metrics_after(path: Path, step: int) -> None:
     earlier = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            record = json.loads(line)
+            is_of_the_end = GUARDS in record and record["step"] > 0  # which comes again
+            if record["step"] <= step and not is_of_the_end:
                 earlier.append(line + "\n")
         except json.JSONDecodeError:
             logger.warning("%s: dropped a line that a killed run left unfinished", path)

@@ -55,7 +55,7 @@ def start_or_resume(
     progress.spent.began = began
     evaluate_and_keep_best(setup, progress)
     guards_began = time.perf_counter()
-    progress.guards_before = evaluate_guards(setup)
+    progress.guards_before = evaluate_guards(setup, step=0)
     progress.spent.guards = time.perf_counter() - guards_began
     run = setup.config.continue_from
     if run is not None:

@@ -56,11 +56,16 @@ class Tracker(Protocol):
 def figures_of(record: dict[str, Any]) -> Figures:
     """The numbers of a line, under the names that they have there; those of an evaluation as ``evaluation/ndcg@10``.
 
+    Figures on guard data stand as ``guards/NAME/ndcg@10``, with an underscore for each slash of a path.
+
     NaN and infinities, which are words in the file, are numbers again.
     """
     named = {name: value for name, value in record.items() if name not in ("step", "evaluation")}
     if "evaluation" in record:
         named = {f"evaluation/{name}": value for name, value in (record["evaluation"] | named).items()}
+    for guard, measures in record.get("guards", {}).items():
+        place = guard.strip("./").replace("/", "_")
+        named |= {f"guards/{place}/{name}": value for name, value in measures.items()}
     return Figures(record["step"], {name: float(value) for name, value in named.items() if _is_number(value)})
 
 
