@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -310,3 +311,32 @@ def test_help_of_train_names_every_option_and_its_default(capsys: pytest.Capture
     assert "--normalize, --no-normalize" in text
     assert "(default: 0.05; 0.02 with a head multi;" in text
     assert "SUPPRESS" not in text
+
+
+def completed(script: Path, *words: str) -> list[str]:
+    """What bash offers for the last word."""
+    asked = f"COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}"
+    told = f"source {shlex.quote(str(script))}; {asked}; _shtab_biencoder; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    return subprocess.run(["bash", "-c", told], capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_a_shell_completes_commands_flags_values_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--print-completion", "bash"]) == 0
+    script = tmp_path / "completion.bash"
+    script.write_text(capsys.readouterr().out)
+    (tmp_path / "pairs.jsonl").touch()
+    assert completed(script, "biencoder", "tr") == ["train"]
+    assert completed(script, "biencoder", "train", "--pool") == ["--pooling"]
+    assert completed(script, "biencoder", "train", "--heads", "dense,") == [
+        "dense,sparse",
+        "dense,multi",
+        "dense,sparse,multi",
+    ]
+    assert completed(script, "biencoder", "train", "--train-data", f"{tmp_path}/pa") == [f"{tmp_path}/pairs.jsonl"]
+    assert completed(script, "biencoder", "export", "--format", "o") == ["onnx"]
+
+
+@pytest.mark.parametrize("words", [[], ["cmd"], ["bash", "zsh"]])
+def test_another_shell_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--print-completion", *words]) == 2
+    assert "--print-completion needs the name of one shell: bash, zsh" in capsys.readouterr().err

@@ -45,7 +45,7 @@ from biencoder.config.options import (
 from biencoder.config.values import nearest
 from biencoder.config.yaml_file import read_yaml
 from biencoder.device.allocator import tune_allocator
-from biencoder.errors import Stopped, TrainingError, UserError
+from biencoder.errors import Stopped, TrainingError, UserError, require_package
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -188,6 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 # Faults that you must correct outside the program; any other OSError shows its traceback.
 _ENVIRONMENT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR)
 _RANK_0_SPEAKS = 10.0  # seconds that the other ranks wait for rank 0 to report a mistake
+COMPLETION = "--print-completion"
 _OUTPUTS = ("output_dir", "output", "run_file")
 
 
@@ -216,6 +217,9 @@ def _run(arguments: list[str]) -> int:
     if not arguments:
         _parser().print_help(sys.stderr)
         return 2
+    if arguments[0] == COMPLETION:
+        print(_completion(arguments[1:]))
+        return 0
     try:
         command, config = _read(arguments)
     except UserError:
@@ -229,12 +233,38 @@ def _run(arguments: list[str]) -> int:
     return 0
 
 
+def _completion(shells: list[str]) -> str:
+    """The script by which a shell completes commands, flags and values.
+
+    Raises:
+        UserError: another shell, or the package that writes such scripts is not installed.
+    """
+    require_package("shtab", COMPLETION, "completion")
+    import shtab
+
+    if len(shells) != 1 or shells[0] not in shtab.SUPPORTED_SHELLS:
+        raise UserError(f"{COMPLETION} needs the name of one shell: {', '.join(shtab.SUPPORTED_SHELLS)}")
+    parser = _parser()
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    files = {"FILE": shtab.FILE, "FILE.yaml": shtab.FILE, "DIR": shtab.DIRECTORY, "MODEL": shtab.DIRECTORY}
+    for name, command in COMMANDS.items():
+        fields = {field.name: field for field in dataclasses.fields(command.config)}
+        for action in commands.choices[name]._actions:
+            if action.dest in fields and details(fields[action.dest]).choices:
+                action.choices = details(fields[action.dest]).choices
+            elif action.metavar in files:
+                action.complete = files[action.metavar]
+    script: str = shtab.complete(parser, shells[0])
+    return script
+
+
 def _read(arguments: list[str]) -> tuple[Command, Config]:
     parser = _parser()
     word = arguments[0]
     if word not in COMMANDS and word not in ("-h", "--help", "--version"):
         what = "flag" if word.startswith("-") else "command"
-        raise UserError(f"unknown {what} {word}{nearest(word, list(COMMANDS)) or '; see biencoder --help'}")
+        known = [*COMMANDS, COMPLETION]
+        raise UserError(f"unknown {what} {word}{nearest(word, known) or '; see biencoder --help'}")
     parsed, unknown = parser.parse_known_args(arguments)
     values: dict[str, Any] = vars(parsed)
     name = values.pop("command")
@@ -294,6 +324,9 @@ def _parser() -> _Parser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"biencoder {__version__}")
+    parser.add_argument(
+        COMPLETION, metavar="SHELL", help="print a script by which bash, zsh, fish or tcsh completes words"
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", required=True)
     for name, command in COMMANDS.items():
         sub = commands.add_parser(
