@@ -62,14 +62,16 @@ class _BestWords(torch.autograd.Function):
         to_hidden, to_words, to_bias = None, None, None
         size = (len(hidden_TH), len(words_VH))
         if ctx.needs_input_grad[0]:
-            of_tokens = torch.sparse_coo_tensor(torch.stack([token_F, word_F]), gradient_F, size)
-            to_hidden = torch.sparse.mm(of_tokens, words_VH)
+            to_hidden = torch.sparse.mm(_matrix(token_F, word_F, gradient_F, size), words_VH)
         if ctx.needs_input_grad[1]:
-            of_words = torch.sparse_coo_tensor(torch.stack([word_F, token_F]), gradient_F, size[::-1])
-            to_words = torch.sparse.mm(of_words, hidden_TH)
+            to_words = torch.sparse.mm(_matrix(word_F, token_F, gradient_F, size[::-1]), hidden_TH)
         if ctx.needs_input_grad[2]:
             to_bias = gradient_F.new_zeros(len(words_VH)).index_add(0, word_F, gradient_F)
         return to_hidden, to_words, to_bias, None
+
+
+def _matrix(rows_F: Tensor, columns_F: Tensor, values_F: Tensor, size: tuple[int, ...]) -> Tensor:
+    return torch.sparse_coo_tensor(torch.stack([rows_F, columns_F]), values_F, size, check_invariants=False)
 
 
 def _blocks(starts: list[int]) -> Iterator[tuple[int, int]]:
