@@ -118,7 +118,7 @@ def test_flags_and_links_exist(page: Path) -> None:
     known = {
         word for c in cli.COMMANDS.values() for field in dataclasses.fields(c.config) for word in cli.flags_of(field)
     }
-    assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text)) <= known | OTHERS_FLAGS
+    assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text)) <= known | {cli.COMPLETION} | OTHERS_FLAGS
     for link in re.findall(r"\]\(([^)#]+)\)", text):
         assert link.startswith("https://") or (page.parent / link).exists(), link
 

@@ -325,7 +325,10 @@ def _parser() -> _Parser:
     )
     parser.add_argument("--version", action="version", version=f"biencoder {__version__}")
     parser.add_argument(
-        COMPLETION, metavar="SHELL", help="print a script by which bash, zsh, fish or tcsh completes words"
+        COMPLETION,
+        metavar="SHELL",
+        default=argparse.SUPPRESS,
+        help="print a script by which bash, zsh, fish or tcsh completes words",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", required=True)
     for name, command in COMMANDS.items():
