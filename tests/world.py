@@ -188,7 +188,7 @@ WORDS_TOO = "splade"
 LAYER = DenseLayer(64, 40, bias=True, activation="Tanh", residual=True)
 TOKEN_LAYER = DenseLayer(64, 40, bias=False, activation="Identity")
 SKIPPED = ("word3", "word20", "word77")  # have no vector in a passage
-EXPANSION = 7  # tokens of the shortest query
+EXPANSION = 9  # tokens to which short queries are filled, and long ones are cut
 
 
 def write_models(folder: Path) -> None:
@@ -299,7 +299,8 @@ class Truth(nn.Module):
         return torch.nn.functional.normalize((pooled @ weight.T + bias).tanh() + pooled @ beside.T, dim=-1)
 
     def of_tokens(self, text: str, passage: bool) -> Tensor:
-        ids = torch.tensor(self.tokenizer(text)["input_ids"])
+        most = None if passage else EXPANSION
+        ids = torch.tensor(self.tokenizer(text, truncation=not passage, max_length=most)["input_ids"])
         if not passage:
             ids = torch.cat([ids, ids.new_full((max(0, EXPANSION - len(ids)),), self.tokenizer.mask_token_id)])
         hidden = self.backbone(input_ids=ids[None]).last_hidden_state[0]
