@@ -124,8 +124,8 @@ class TrainConfig(Config):
     query_expansion: Annotated[
         int | None,
         Option(
-            "with vectors for tokens: fill queries of fewer than N tokens with mask tokens, whose vectors are compared "
-            "too",
+            "with vectors for tokens: cut queries to N tokens, and fill shorter ones with mask tokens, whose vectors "
+            "are compared too",
             TRAINED,
             unset=_OWN,
             least=1,

@@ -94,10 +94,15 @@ def parse_dims(value: Any) -> tuple[int, ...]:
     Raises:
         UserError: one of them is not a whole number of at least 1.
     """
-    words = [word for item in (value if isinstance(value, list | tuple) else [value]) for word in str(item).split(",")]
+    words = _words(value)
     if bad := [word for word in words if not word.strip().isdecimal() or int(word) < 1]:
         raise UserError(f"{bad[0]!r} is not a number of dimensions; write them like 256,128,64")
     return tuple(sorted({int(word) for word in words}, reverse=True))
+
+
+def _words(value: Any) -> list[str]:
+    """What stands between the commas of a text, or of the items of a list."""
+    return [word for item in (value if isinstance(value, list | tuple) else [value]) for word in str(item).split(",")]
 
 
 def parse_weights(value: Any) -> tuple[float, ...]:
@@ -106,9 +111,8 @@ def parse_weights(value: Any) -> tuple[float, ...]:
     Raises:
         UserError: one of them is not a number above 0.
     """
-    words = [word for item in (value if isinstance(value, list | tuple) else [value]) for word in str(item).split(",")]
     found = []
-    for word in words:
+    for word in _words(value):
         try:
             found.append(_number(word.strip()))
         except (TypeError, ValueError, OverflowError):
