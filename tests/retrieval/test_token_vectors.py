@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mining import mined_rows
 from numpy.typing import NDArray
 from tiny import random_texts, tiny_model
 
 from biencoder import Encoder
-from biencoder.commands.data import mine as mine_command
 from biencoder.commands.data import score as score_command
 from biencoder.commands.encode import run as run_encode
-from biencoder.config import EncodeConfig, MineConfig, ScoreConfig
+from biencoder.config import EncodeConfig, ScoreConfig
 from biencoder.data.files.beir import Collection
 from biencoder.errors import UserError
 from biencoder.model.new_heads.multi_vector import make_multi_vector
@@ -197,19 +197,9 @@ def test_mined_negatives_and_scores_are_those_of_a_loop(encoder: Encoder, folder
     rows: list[dict[str, Any]] = [{"query": query, "pos": [PASSAGES[i]]} for i, query in enumerate(QUERIES)]
     rows[3]["prompt"] = "word5 word6 "
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    mine_command.run(
-        MineConfig(
-            model=str(folder / "model"),
-            train_data=(tmp_path / "in.jsonl",),
-            output=tmp_path / "mined.jsonl",
-            negatives=2,
-            corpus=folder / "passages.txt",
-            max_share=1.0,
-        )
-    )
+    mined = mined_rows(folder / "model", folder / "passages.txt", tmp_path)
     asked = [f"{row.get('prompt', '')}{row['query']}" for row in rows]
     wanted = by_definition(encoder, asked)
-    mined = [json.loads(line) for line in (tmp_path / "mined.jsonl").read_text().splitlines()]
     for i, row in enumerate(mined):
         allowed = [j for j in np.argsort(-wanted[i], kind="stable") if j != i and wanted[i, j] < wanted[i, i]]
         assert row["neg"] == [PASSAGES[j] for j in allowed[:2]]

@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mining import mined_rows
 from numpy.typing import NDArray
 from runs import resumed_and_whole, small_run
 from tiny import random_texts, tiny_model
 
 from biencoder import Encoder, train
-from biencoder.commands.data import mine as mine_command
 from biencoder.commands.data import score as score_command
 from biencoder.commands.encode import run as run_encode
 from biencoder.commands.evaluate import run as run_evaluate
-from biencoder.config import EncodeConfig, EvaluateConfig, MineConfig, ScoreConfig
+from biencoder.config import EncodeConfig, EvaluateConfig, ScoreConfig
 from biencoder.errors import UserError
 from biencoder.model.distilling import distill
 from biencoder.model.merging.merge import merge
@@ -266,19 +266,9 @@ def test_mined_negatives_and_scores_are_those_of_a_loop(encoder: Encoder, folder
     rows = [{"query": query, "pos": [PASSAGES[i]]} for i, query in enumerate(QUERIES)]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     wanted = own_scores(encoder)
-    mine_command.run(
-        MineConfig(
-            model=str(folder / "model"),
-            train_data=(tmp_path / "in.jsonl",),
-            output=tmp_path / "mined.jsonl",
-            negatives=2,
-            corpus=folder / "passages.txt",
-            max_share=1.0,
-        )
-    )
-    for i, line in enumerate((tmp_path / "mined.jsonl").read_text().splitlines()):
+    for i, row in enumerate(mined_rows(folder / "model", folder / "passages.txt", tmp_path)):
         allowed = [j for j in np.argsort(-wanted[i], kind="stable") if j != i and wanted[i, j] < wanted[i, i]]
-        assert json.loads(line)["neg"] == [PASSAGES[j] for j in allowed[:2]]
+        assert row["neg"] == [PASSAGES[j] for j in allowed[:2]]
     for head in (None, "dense"):
         output = tmp_path / f"scored-{head}.jsonl"
         score_command.run(
