@@ -121,13 +121,13 @@ COMMANDS = {
     ),
     "merge": Command(
         MergeConfig,
-        "biencoder.commands.merge",
+        "biencoder.commands.models.merge",
         "average the weights of several models, to keep what the base model knew",
         "biencoder merge BAAI/bge-small-en-v1.5 my-model --weights 0.5 0.5 --output-dir my-merged-model",
     ),
     "distill": Command(
         DistillConfig,
-        "biencoder.commands.distill",
+        "biencoder.commands.models.distill",
         "make a static model out of a model: far faster, and less exact",
         "biencoder distill --model my-model --output-dir my-static-model",
     ),
@@ -139,7 +139,7 @@ COMMANDS = {
     ),
     "export": Command(
         ExportConfig,
-        "biencoder.commands.export",
+        "biencoder.commands.models.export",
         "write a model in a format for other libraries",
         "biencoder export --model my-checkpoint --output-dir my-export",
     ),
