@@ -7,7 +7,7 @@ import pytest
 from command_lines import fill
 
 from biencoder.cli import main
-from biencoder.commands import export
+from biencoder.commands.models import export
 
 
 @pytest.fixture
