@@ -33,6 +33,7 @@ from biencoder.model.heads.combined import CombinedHead
 from biencoder.model.heads.dense import DenseHead
 from biencoder.model.heads.multi_vector import MultiVectorHead
 from biencoder.model.heads.projection import DenseLayer, Projection
+from biencoder.model.heads.query_table import QueryTableHead
 from biencoder.model.heads.sparse import SparseHead
 from biencoder.model.new_heads.splade import make_splade
 from biencoder.objective.combined import CombinedObjective
@@ -184,7 +185,7 @@ def outcome(model: Any, loss: Tensor) -> Outcome:
 # --- the models -------------------------------------------------------------------------------------------------------
 
 BERT, DENSE, STATIC, MULTI, SPARSE, THREE = "bert", "dense", "static", "multi", "sparse", "three"
-WORDS_TOO = "splade"
+WORDS_TOO, TABLE = "splade", "table"
 LAYER = DenseLayer(64, 40, bias=True, activation="Tanh", residual=True)
 TOKEN_LAYER = DenseLayer(64, 40, bias=False, activation="Identity")
 SKIPPED = ("word3", "word20", "word77")  # have no vector in a passage
@@ -207,6 +208,10 @@ def write_models(folder: Path) -> None:
         sparse_head.linear.bias.fill_(0.3)  # most weights are above 0
     sparse = replace(encoder.settings, heads="sparse", normalize=False)
     Encoder(encoder.backbone, sparse_head, encoder.tokenizer, sparse).save(folder / SPARSE)
+    torch.manual_seed(5)
+    with_table = QueryTableHead(sparse_head, torch.rand(VOCABULARY) - 0.1, encoder.unspoken_ids)
+    asked = replace(sparse, query_table=True)
+    Encoder(encoder.backbone, with_table, encoder.tokenizer, asked).save(folder / TABLE)
     token_head = MultiVectorHead(64, layers=[Projection(TOKEN_LAYER)], skips_first=True)
     heads = {"dense": DenseHead(64, pooling="mean", normalize=True), "sparse": sparse_head, "multi": token_head}
     three: dict[str, Any] = {"layers": (TOKEN_LAYER,), "weights": HEAD_WEIGHTS, "skips_first": True}
@@ -256,11 +261,15 @@ class Truth(nn.Module):
             layer = Projection(TOKEN_LAYER).double()
             layer.load_state_dict(load_file(folder / "1_Dense" / "model.safetensors"))
             self.head = nn.ModuleDict({"layers": nn.ModuleList([layer])})
-        if self.kind == SPARSE:
+        if self.kind in (SPARSE, TABLE):
             linear = nn.Linear(64, 1).double()
             weights = load_file(folder / "1_SparseLinear" / "model.safetensors")
             linear.load_state_dict({name.removeprefix("linear."): weight for name, weight in weights.items()})
             self.head = nn.ModuleDict({"linear": linear})
+        if self.kind == TABLE:
+            self.head = nn.ModuleDict({"passages": self.head})
+            weight = load_file(folder / "query_0_SparseStaticEmbedding" / "model.safetensors")["weight"]
+            self.head.register_parameter("weights_V", nn.Parameter(weight.double()))
         if self.kind == THREE:
             self.head = nn.ModuleDict({"parts": nn.ModuleDict(self.parts_of(folder))})
 
@@ -283,6 +292,8 @@ class Truth(nn.Module):
             return [self.of_tokens(text, passages) for text in texts]
         if self.kind == SPARSE:
             return [self.of_words(text) for text in texts]
+        if self.kind == TABLE:
+            return [self.of_words(text, "head.passages.linear") if passages else self.of_table(text) for text in texts]
         if self.kind == WORDS_TOO:
             return [self.of_all_words(text) for text in texts]
         if self.kind == STATIC:
@@ -324,6 +335,11 @@ class Truth(nn.Module):
         scores = hidden @ own["backbone.embeddings.word_embeddings.weight"].T + own["head.bias"]
         found: Tensor = scores.amax(dim=0).relu().log1p()
         return found
+
+    def of_table(self, text: str) -> Tensor:
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        has = torch.zeros(VOCABULARY, dtype=torch.float64).index_fill(0, torch.tensor(ids), 1)
+        return has * dict(self.named_parameters())["head.weights_V"].relu()
 
     def of_words(self, text: str, layer: str = "head.linear") -> Tensor:
         ids = self.tokenizer(text)["input_ids"]
@@ -397,9 +413,16 @@ VARIED += [
     ),
     Combination(7, True, True, False, True, model=WORDS_TOO),
     Combination(7, True, True, False, True, model=THREE),
+    *(
+        Combination(queries, True, True, True, True, two_way=True, sparsity=L1, guided=True, model=TABLE)
+        for queries in (7, 3)
+    ),
+    Combination(7, True, False, False, True, model=TABLE),
 ]
+KEPT = ("all", "part", "none")  # what of a batch is kept; the rest is replayed
 STEPS = [
-    *itertools.product(PLAIN, ("all", "part", "none")),  # what is kept, and what is replayed
+    *zip(PLAIN, itertools.cycle(KEPT), strict=False),
+    *itertools.product(PLAIN[:3], KEPT),
     *itertools.product(VARIED, ("part",)),
 ]
 
@@ -447,7 +470,7 @@ def objective_of(combination: Combination) -> ContrastiveObjective:
 def trainer(rank: int, world: int, folder: Path) -> list[Outcome]:
     """Loss and gradients of every one of :data:`STEPS`, by our code."""
     encoders = {name: Encoder.load(folder / name, pooling="mean", normalize=True) for name in (BERT, DENSE, STATIC)}
-    encoders |= {name: Encoder.load(folder / name) for name in (MULTI, SPARSE, THREE, WORDS_TOO)}
+    encoders |= {name: Encoder.load(folder / name) for name in (MULTI, SPARSE, TABLE, THREE, WORDS_TOO)}
     asked = Encoder.load(folder / "guide", pooling="mean", normalize=True)
     outcomes = []
     for combination, keep in STEPS:
@@ -535,7 +558,7 @@ def trainer_truth(combination: Combination, world: int, folder: Path) -> Outcome
         return outcome(model, loss_of_heads(queries, passages, candidates, loss) + regularised)
     losses = []
     for dim in combination.dims or (None,):
-        is_cut = combination.model not in {SPARSE, WORDS_TOO}
+        is_cut = combination.model not in {SPARSE, TABLE, WORDS_TOO}
         asked, found = ([cut(text, dim) if is_cut else text for text in side] for side in (queries, passages))
         losses.append(mean_loss(asked, found, groups, candidates, teacher, WEIGHT, told, margins))
     return outcome(model, torch.stack(losses).mean() + regularised)

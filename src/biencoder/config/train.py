@@ -139,6 +139,14 @@ class TrainConfig(Config):
             TRAINED,
         ),
     ] = False
+    query_table: Annotated[
+        bool,
+        Option(
+            "with a head sparse alone: take the weights of a query's words from a table, so that a query needs no "
+            "model; it starts with the words' inverse document frequency in your passages",
+            TRAINED,
+        ),
+    ] = False
     skip_punctuation: Annotated[
         bool, Option("with --heads multi: keep no vector for the punctuation of a passage", TRAINED)
     ] = True

@@ -31,7 +31,9 @@ from biencoder.model.files.settings import ModelSettings, read_settings
 from biencoder.model.files.stored_head import StoredHead
 from biencoder.model.heads.combined import CombinedHead
 from biencoder.model.heads.head import Head
+from biencoder.model.heads.query_table import QueryTableHead
 from biencoder.model.packing import PackedBatch, chunks, pack
+from biencoder.model.representations import representation as representations
 from biencoder.model.representations.combined import Combined
 from biencoder.model.representations.combined_rows import CombinedVectors
 from biencoder.model.representations.dense import Dense
@@ -47,7 +49,7 @@ from biencoder.model.representations.ragged import (
 )
 from biencoder.model.representations.representation import Representation
 from biencoder.model.representations.sparse import Sparse
-from biencoder.model.tokens import Tokens, expanded, marked, skipped_ids, tokenize
+from biencoder.model.tokens import Tokens, expanded, marked, skipped_ids, tokenize, unspoken
 
 LONG_TEXT = 512  # tokens; few texts have more, whatever a model takes
 ANY_LENGTH = 2**31 - 1  # tokens that a text is cut to where nothing limits it
@@ -133,7 +135,7 @@ class Encoder(nn.Module):
         backbone = load_checked(folder, path, dropout, trust_remote_code=trust_remote_code)
         first_position = enable_packing(backbone)
         asked = resolve(_asked_of(settings, path, pooling, normalize, max_length, head), tokenizer, backbone)
-        stored = StoredHead(folder, path, asked, settings.combined, backbone, tokenizer.all_special_ids)
+        stored = StoredHead(folder, path, asked, settings.combined, backbone, tokenizer)
         with loading(path):
             loaded = stored.load(dim)
         encoder = cls(
@@ -149,6 +151,16 @@ class Encoder(nn.Module):
 
     def forward(self, batch: PackedBatch) -> Representation:
         """The representation of each text of a packed batch on any device, in order; gradients flow."""
+        if not isinstance(self.head, QueryTableHead) or not any(batch.is_marked):
+            return self._read(batch)
+        batch = batch.to(self.device)
+        asked, found = ([n for n, mark in enumerate(batch.is_marked) if mark == side] for side in (True, False))
+        parts: list[Representation] = [self.head.look_up(batch.only(asked))]
+        parts += [self._read(batch.only(found))] if found else []
+        return representations.in_order(parts, [torch.tensor(texts) for texts in (asked, found)][: len(parts)])
+
+    def _read(self, batch: PackedBatch) -> Representation:
+        """:meth:`forward` for texts that go through the backbone."""
         with autocast(self.precision, self.device):
             batch = batch.to(self.device)
             read = batch.as_read() if self.settings.skipped else batch
@@ -260,7 +272,12 @@ class Encoder(nn.Module):
         return tokenize(self.tokenizer, prompted, min(max_length or self.max_length, self.max_length))
 
     def tokenize_queries(self, texts: Sequence[str], prompt: str = "", max_length: int | None = None) -> list[Tokens]:
-        """:meth:`tokenize` for queries; those of a model that expands them are cut or filled to one length."""
+        """:meth:`tokenize` for queries; those of a model that expands them are cut or filled to one length.
+
+        Queries that a table holds the weights of are marked throughout, see :data:`Tokens`.
+        """
+        if self.settings.query_table:
+            return [~ids for ids in self.tokenize(texts, prompt, max_length)]
         length = self.settings.query_expansion
         if length is None:
             return self.tokenize(texts, prompt, max_length)
@@ -271,6 +288,11 @@ class Encoder(nn.Module):
         """:meth:`tokenize` for passages: tokens that a multi-vector model does not compare are marked."""
         ids = self.tokenize(texts, prompt, max_length)
         return marked(ids, self._skipped_ids) if self.settings.skipped else ids
+
+    @property
+    def unspoken_ids(self) -> list[int]:
+        """The special tokens that are no part of what a person wrote."""
+        return unspoken(self.tokenizer)
 
     @property
     def _skipped_ids(self) -> np.ndarray:

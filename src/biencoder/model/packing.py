@@ -207,6 +207,22 @@ class PackedBatch:
         """Which tokens a head with a vector for each token compares: bool ``[T]``."""
         return self.input_ids >= 0
 
+    @cached_property
+    def is_marked(self) -> list[bool]:
+        """For each text, whether its first token is marked: such a text is looked up in a table of weights."""
+        marked: list[bool] = (~self.is_compared[self.packing.starts[:-1].long()]).tolist()
+        return marked
+
+    def only(self, texts: Sequence[int]) -> "PackedBatch":
+        """Some of the texts, by number."""
+        rows = self.input_ids.split(self.lengths)
+        types = None if self.token_type_ids is None else self.token_type_ids.split(self.lengths)
+        return PackedBatch(
+            torch.cat([rows[text] for text in texts]),
+            tuple(self.lengths[text] for text in texts),
+            None if types is None else torch.cat([types[text] for text in texts]),
+        )
+
     def as_read(self) -> "PackedBatch":
         """The batch as a model reads it."""
         read = copy(self)

@@ -58,6 +58,11 @@ def skipped_ids(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> NDA
     return np.array(tokenizer.convert_tokens_to_ids(list(known_words(tokenizer, words))), np.int32)
 
 
+def unspoken(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The special tokens that are no part of what a person wrote: all but the one for unknown words."""
+    return [number for number in tokenizer.all_special_ids if number != tokenizer.unk_token_id]
+
+
 def known_words(tokenizer: PreTrainedTokenizerBase, words: Sequence[str]) -> tuple[str, ...]:
     """Those of some words that are tokens of the vocabulary."""
     unknown = (None, tokenizer.unk_token_id)

@@ -8,15 +8,30 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from biencoder.config.choices import COSINE, FP16, LINEAR
+from biencoder.model.heads.query_table import QueryTableHead
+
+TIMES = "times_learning_rate"  # in a group of parameters: its share of the learning rate, if that is not 1
+TABLE_TIMES = 100.0  # most entries of a table get no gradient in a step
+
+
+def set_learning_rate(optimizer: torch.optim.AdamW, rate: float) -> None:
+    """The rate of the next step; of some groups, a multiple of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get(TIMES, 1.0)
 
 
 def adamw(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019) with decay on matrices only: not on biases, nor on gains of normalisation."""
-    trained = [p for p in model.parameters() if p.requires_grad]
+    """AdamW (Loshchilov and Hutter 2019) with decay on matrices only: not on biases, nor on gains of normalisation.
+
+    A table of weights for queries has a group of its own, whose rate is :data:`TABLE_TIMES` that of the others.
+    """
+    tables = {module.weights_V for module in model.modules() if isinstance(module, QueryTableHead)}
+    trained = [p for p in model.parameters() if p.requires_grad and p not in tables]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
+    groups += [{"params": list(tables), "weight_decay": 0.0, TIMES: TABLE_TIMES}] if tables else []
     return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
 
 

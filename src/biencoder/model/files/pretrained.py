@@ -19,7 +19,7 @@ from biencoder.model.dropout import use_fast_dropout
 from biencoder.model.files.data_only import data_only, refuse_links_out
 from biencoder.model.files.heads.combined import PICKLED_HEADS
 from biencoder.model.files.json_files import read_json
-from biencoder.model.files.settings import ADAPTER_CONFIG, adapter_base, read_settings
+from biencoder.model.files.settings import ADAPTER_CONFIG, adapter_base, read_settings, transformer_place
 from biencoder.model.files.static import check_vocabulary, load_static, static_place, static_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,9 @@ def _find(path: str | Path, flag: str) -> Path:
     folder = Path(path).expanduser()
     if folder.is_dir():
         names = ("config.json", ADAPTER_CONFIG)
-        if not any((folder / name).is_file() for name in names) and static_place(folder) is None:
+        places = (folder, transformer_place(folder))
+        is_model = any((place / name).is_file() for name in names for place in places)
+        if not is_model and static_place(folder) is None:
             raise UserError(f"{flag} {path}: no model in this folder (it has no config.json)")
         return folder
     if folder.is_file():
@@ -129,7 +131,7 @@ def _base_folder(folder: Path, base: str) -> Path:
 
 
 def _load_whole(folder: Path, dropout: float | None, trust_remote_code: bool) -> PreTrainedModel:
-    with data_only(folder, trust_remote_code) as seen:
+    with data_only(transformer_place(folder), trust_remote_code) as seen:
         config = AutoConfig.from_pretrained(seen, trust_remote_code=trust_remote_code)
         own = {name: getattr(config, name) for name in DROPOUTS if hasattr(config, name)} if dropout is not None else {}
         for name in own:
@@ -239,7 +241,7 @@ def read_tokenizer(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokeni
     """The tokenizer in a model folder, or whatever transformers raises."""
     if (place := static_place(folder)) is not None:
         return static_tokenizer(place)
-    with data_only(folder, trust_remote_code) as seen, quiet():
+    with data_only(transformer_place(folder), trust_remote_code) as seen, quiet():
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(seen, trust_remote_code=trust_remote_code)
     tokenizer.name_or_path = str(folder)
     return tokenizer
@@ -281,7 +283,7 @@ def empty_backbone(folder: Path, path: str | Path, *, trust_remote_code: bool = 
             return load_static(place).to("meta")
     if (base := adapter_base(folder)) is not None:
         return empty_backbone(_base_folder(folder, base), base, trust_remote_code=trust_remote_code)
-    with loading(path), data_only(folder, trust_remote_code) as seen, torch.device("meta"):
+    with loading(path), data_only(transformer_place(folder), trust_remote_code) as seen, torch.device("meta"):
         config = AutoConfig.from_pretrained(seen, trust_remote_code=trust_remote_code)
         backbone: PreTrainedModel = AutoModel.from_config(config, trust_remote_code=trust_remote_code)
     return backbone

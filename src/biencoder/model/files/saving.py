@@ -11,12 +11,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biencoder.files import sync_file, sync_folder, system_errors
 from biencoder.model.files.heads.combined import HEADS_FILE, SAFE_HEADS
+from biencoder.model.files.heads.query_table import PLACE as TABLE_PLACE
+from biencoder.model.files.heads.query_table import STRUCTURE
 from biencoder.model.files.pretrained import quiet
 from biencoder.model.files.settings import ADAPTER_CONFIG, ModelSettings, write_settings
 from biencoder.model.tokens import known_words
 
 READABLE = 0o644
-OF_SEVERAL_HEADS = (HEADS_FILE, *SAFE_HEADS)  # a model with one head does not write over these
+OF_OTHER_KINDS = (HEADS_FILE, *SAFE_HEADS, STRUCTURE)  # a model of another kind does not write over these
 MAKES_A_MODEL = ("config.json", ADAPTER_CONFIG)
 
 
@@ -40,15 +42,19 @@ def save_model(
         layers: the weights of each of the settings' linear layers, by name.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    written: Sequence[str] = ()
     staged = Path(tempfile.mkdtemp(prefix=".model.", suffix=".tmp", dir=folder))
     try:
         with quiet(), system_errors(staged):
             backbone.save_pretrained(staged)
             if tokenizer is not None:
                 _forget_last_use(tokenizer, None if settings.static else settings.max_length)
-                tokenizer.save_pretrained(staged)
+                written = tokenizer.save_pretrained(staged)
                 settings = replace(settings, skipped=known_words(tokenizer, settings.skipped))
         write_settings(staged, settings, int(backbone.config.hidden_size), layers)
+        if settings.query_table:  # whose module has a tokenizer of its own
+            for file in (Path(name) for name in written if Path(name).is_file()):
+                shutil.copyfile(file, staged / TABLE_PLACE / file.name)
         _publish(staged, folder)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
@@ -71,7 +77,7 @@ def _publish(staged: Path, folder: Path) -> None:
     for file in files:
         sync_file(file)
         file.chmod(READABLE)  # safetensors makes files that only their owner can read
-    for name in (*MAKES_A_MODEL, *OF_SEVERAL_HEADS):
+    for name in (*MAKES_A_MODEL, *OF_OTHER_KINDS):
         (folder / name).unlink(missing_ok=True)
     for file in files:
         target = folder / file.relative_to(staged)

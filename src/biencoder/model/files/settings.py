@@ -24,6 +24,7 @@ from biencoder.model.files.heads.multi_vector import (
     read_skipped,
     write_multi_vector,
 )
+from biencoder.model.files.heads.query_table import ROUTER, TABLE, read_router, write_router
 from biencoder.model.files.heads.sparse import SPARSE_LINEAR, write_sparse
 from biencoder.model.files.heads.splade import LANGUAGE_MODEL, SPLADE, check_splade, write_splade
 from biencoder.model.files.json_files import inside, read_json, write_json
@@ -46,6 +47,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 TRANSFORMER, POOLING, DENSE, NORMALIZE = "Transformer", "Pooling", "Dense", "Normalize"
 ORDER = (TRANSFORMER, POOLING, DENSE, NORMALIZE)
 ORDERS = {  # by a module that no other kind of model has
+    TABLE: (TRANSFORMER, LANGUAGE_MODEL, SPLADE, SPARSE_LINEAR, TABLE),
     STATIC: (STATIC, DENSE, NORMALIZE),
     MASK: (TRANSFORMER, DENSE, MASK, NORMALIZE),
     SPLADE: (TRANSFORMER, LANGUAGE_MODEL, SPLADE),
@@ -74,6 +76,7 @@ class ModelSettings:
         weights: of the similarity that each of several heads gives, in their sum; empty for one head.
         skips_first: the first token of a text has no vector of its own, if there are several heads.
         expands: a sparse head gives weights to words that a text does not have too, by a masked-language head.
+        query_table: the weights of a query's tokens are those of a table, if the head is sparse.
         skipped: words whose tokens have no vector in a passage of a multi-vector model.
         query_expansion: tokens to which mask tokens fill a query of a multi-vector model; None for none.
     """
@@ -91,6 +94,7 @@ class ModelSettings:
     weights: tuple[float, ...] = ()
     skips_first: bool = False
     expands: bool = False
+    query_table: bool = False
     skipped: tuple[str, ...] = ()
     query_expansion: int | None = None
 
@@ -183,7 +187,7 @@ def _of_modules(folder: Path) -> ModelSettings:
         return _without_modules(folder)
     kinds = [kind for kind, _ in steps]
     pooling = next((_read_pooling(path / "config.json") for kind, path in steps if kind == POOLING), MEAN)
-    transformer = read_json(folder / "sentence_bert_config.json") or {}
+    transformer = read_json(transformer_place(folder) / "sentence_bert_config.json") or {}
     max_length = transformer.get("max_seq_length")
     if max_length is not None and (type(max_length) is not int or max_length < 1):
         raise UserError(f"{folder / 'sentence_bert_config.json'}: max_seq_length must be a number of tokens")
@@ -201,6 +205,7 @@ def _of_modules(folder: Path) -> ModelSettings:
         static=STATIC in kinds,
         heads=MULTI if multi else SPARSE if sparse else DENSE_HEAD,
         expands=SPLADE in kinds,
+        query_table=TABLE in kinds,
         skipped=next((read_skipped(path / "config.json") for kind, path in steps if kind == MASK), ()),
         query_expansion=read_expansion(folder / "sentence_bert_config.json", transformer) if multi else None,
         layers=tuple(read_layer(path, TOKENS if multi else VECTOR) for kind, path in steps if kind == DENSE),
@@ -241,6 +246,11 @@ def _without_modules(folder: Path) -> ModelSettings:
     return ModelSettings(pooling=MEAN, normalize=bool(config.get("normalize", False)), static=True)
 
 
+def transformer_place(folder: Path) -> Path:
+    """Where in a model folder the transformer is: mostly the folder itself; raises what :func:`read_settings` does."""
+    return next((path for kind, path in _steps(folder) if kind in (TRANSFORMER, LANGUAGE_MODEL)), folder)
+
+
 def read_layers(folder: Path) -> list[dict[str, Tensor]]:
     """The weights of each of the heads' linear layers, in the order in which :func:`write_settings` takes them.
 
@@ -256,22 +266,24 @@ def read_layers(folder: Path) -> list[dict[str, Tensor]]:
 
 def _layer_folders(folder: Path) -> list[Path]:
     """Where the weights of the head's linear layers are; raises what :func:`read_settings` does."""
-    return [path for kind, path in _steps(folder) if kind in (DENSE, SPARSE_LINEAR)]
+    return [path for kind, path in _steps(folder) if kind in (DENSE, SPARSE_LINEAR, TABLE)]
 
 
 def _steps(folder: Path) -> list[tuple[str, Path]]:
     """The kind and the folder of each module; none for a plain transformers folder."""
     path = folder / "modules.json"
-    steps = []
+    steps: list[tuple[str, Path]] = []
     for module in read_json(path, list) or []:
         if not isinstance(module, dict):
             raise UserError(f"{path}: a list of JSON objects is wanted there")
-        kind = str(module.get("type", "")).rsplit(".", 1)[-1]
-        if kind not in KNOWN:
-            known = ", ".join(KNOWN)
-            raise UserError(f"{path}: the model has a {kind} module, which biencoder does not run; it handles {known}")
-        steps.append((kind, inside(folder, module.get("path", ""))))
+        kind, place = str(module.get("type", "")).rsplit(".", 1)[-1], inside(folder, module.get("path", ""))
+        steps += read_router(place) if kind == ROUTER else [(kind, place)]
     kinds = [kind for kind, _ in steps]
+    if unknown := [kind for kind in kinds if kind not in KNOWN]:
+        known = ", ".join(KNOWN)
+        raise UserError(
+            f"{path}: the model has a {unknown[0]} module, which biencoder does not run; it handles {known}"
+        )
     order = next((order for kind, order in ORDERS.items() if kind in kinds), ORDER)
     if kinds != [kind for known in order for kind in kinds if kind == known]:
         raise UserError(f"{path}: biencoder runs modules in the order {', '.join(order)} only")
@@ -358,11 +370,13 @@ def write_settings(
             folder, of_tokens, transformer, sentence, skipped=settings.skipped, expansion=settings.query_expansion
         )
         return
-    if settings.expands:
-        write_splade(folder, transformer, sentence)
-        return
     if settings.sparse:
-        write_sparse(folder, weights, transformer, sentence)
+        if settings.expands:
+            write_splade(folder, transformer, sentence)
+        else:
+            write_sparse(folder, weights[:1], transformer, sentence)
+        if settings.query_table:
+            write_router(folder, weights[-1])
         return
     layers: Sequence[DenseLayer] = settings.layers
     if settings.combined:

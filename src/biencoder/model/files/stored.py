@@ -12,6 +12,7 @@ from torch import Tensor
 from biencoder.errors import UserError
 from biencoder.model.files.data_only import shards
 from biencoder.model.files.pretrained import load_checked, locate
+from biencoder.model.files.settings import transformer_place
 
 POOLER = "pooler."  # no pooling here uses it, and some files lack it
 
@@ -38,7 +39,7 @@ class StoredWeights:
         self._loaded: dict[str, Tensor] = {}
         folder = locate(path)
         wanted = list(names)
-        found = self._open(folder)
+        found = self._open(transformer_place(folder))
         for name in wanted:
             key = next((key for key in (name, f"{prefix}.{name}") if key in found), None)
             if key is not None:

@@ -5,21 +5,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
-from transformers import PreTrainedModel
+from torch.nn.functional import pad
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from biencoder.config.choices import DENSE, SPARSE
 from biencoder.errors import UserError
 from biencoder.model.files.heads.combined import read_head
 from biencoder.model.files.language_model import language_model
-from biencoder.model.files.settings import ModelSettings, read_layers
+from biencoder.model.files.settings import ModelSettings, read_layers, transformer_place
 from biencoder.model.heads.combined import CombinedHead
 from biencoder.model.heads.dense import DenseHead
 from biencoder.model.heads.head import Head
 from biencoder.model.heads.multi_vector import MultiVectorHead
 from biencoder.model.heads.projected import ProjectedHead
 from biencoder.model.heads.projection import projections
+from biencoder.model.heads.query_table import QueryTableHead
 from biencoder.model.heads.sparse import SparseHead
 from biencoder.model.heads.splade import SpladeHead
+from biencoder.model.tokens import unspoken
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class StoredHead:
         settings: with a pooling; of all heads, or of the one that is wanted.
         is_one_of_several: the folder has several heads.
         backbone: of the model.
-        special: ids of tokens that stand for no word.
+        tokenizer: of the model.
     """
 
     folder: Path
@@ -40,7 +43,7 @@ class StoredHead:
     settings: ModelSettings
     is_one_of_several: bool
     backbone: PreTrainedModel
-    special: Sequence[int]
+    tokenizer: PreTrainedTokenizerBase
 
     def load(self, dim: int | None) -> Head:
         """The head with its weights, whose vectors are cut to ``dim`` dimensions if asked.
@@ -59,11 +62,7 @@ class StoredHead:
         if settings.sparse:
             if dim is not None:
                 raise UserError(f"--dim {dim}: {self.path} makes weights of words, which cannot be cut")
-            if settings.expands:
-                return SpladeHead(language_model(self.folder, self.backbone))
-            sparse = SparseHead(self._width, int(self.backbone.config.vocab_size), self.special)
-            sparse.load_state_dict(dict(self._weights(SPARSE)[0]))
-            return sparse
+            return self._sparse(settings)
         head: ProjectedHead
         layers = projections(settings.layers, self._width, self._weights(settings.heads))
         if settings.multi:
@@ -75,6 +74,21 @@ class StoredHead:
         if head.dim > head.full_dim:
             raise UserError(f"--dim {dim}: {self.path} makes {head.full_dim} dimensions")
         return head
+
+    def _sparse(self, settings: ModelSettings) -> Head:
+        vocabulary = int(self.backbone.config.vocab_size)
+        head: Head
+        if settings.expands:
+            head = SpladeHead(language_model(transformer_place(self.folder), self.backbone))
+        else:
+            head = SparseHead(self._width, vocabulary, self.tokenizer.all_special_ids)
+            head.load_state_dict(dict(self._weights(SPARSE)[0]))
+        if not settings.query_table:
+            return head
+        table_V = self._weights(SPARSE)[-1]["weight"]
+        if table_V.ndim != 1 or len(table_V) > vocabulary:
+            raise ValueError(f"its table for queries has the shape {list(table_V.shape)}; it has {vocabulary} tokens")
+        return QueryTableHead(head, pad(table_V, (0, vocabulary - len(table_V))), unspoken(self.tokenizer))
 
     @property
     def _width(self) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from biencoder.model.heads.head import Head
 from biencoder.model.packing import PackedBatch
-from biencoder.model.representations.sparse import BUCKETS, Sparse
+from biencoder.model.representations.sparse import BUCKETS, Sparse, distinct_tokens
 
 
 class SparseHead(Head):
@@ -35,12 +35,9 @@ class SparseHead(Head):
         """``[T, H]`` -> weights of the distinct tokens of each text: ``[N, K]``."""
         ids_T = batch.input_ids
         weights_T = self.linear(hidden_TD.float()).squeeze(1).relu() * ~torch.isin(ids_T, self.special)
-        texts = len(batch.lengths)
-        owners_T = torch.arange(texts, device=starts.device).repeat_interleave(starts.diff(), output_size=len(ids_T))
-        keys, places_T = (owners_T * self.vocabulary + ids_T).unique(return_inverse=True)  # in order of the texts
-        largest = weights_T.new_zeros(len(keys)).scatter_reduce(0, places_T, weights_T, "amax", include_self=False)
-        owners, tokens = keys // self.vocabulary, keys % self.vocabulary
-        return Sparse.of_pairs(largest, owners, tokens, texts)
+        texts_F, tokens_F, places_T = distinct_tokens(ids_T, starts, self.vocabulary)
+        largest_F = weights_T.new_zeros(len(texts_F)).scatter_reduce(0, places_T, weights_T, "amax", include_self=False)
+        return Sparse.of_pairs(largest_F, texts_F, tokens_F, len(batch.lengths))
 
     def layer_states(self) -> list[Mapping[str, Tensor]]:
         """Of its one layer."""

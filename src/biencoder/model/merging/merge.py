@@ -177,6 +177,7 @@ def refuse_unlike(first: Parent, other: Parent) -> None:
     _refuse_difference(first, other, "the head", first.settings.heads, other.settings.heads)
     if first.settings.expands:
         raise UserError(f"{first.path}: a model that gives weights to words by a masked-language head is not merged")
+    _refuse_difference(first, other, "a table for queries", first.settings.query_table, other.settings.query_table)
     _refuse_difference(first, other, "the heads' weights", first.settings.weights, other.settings.weights)
     _refuse_difference(first, other, "the Dense layers", first.settings.layers, other.settings.layers)
     if first.settings.pooling is not None and other.settings.pooling is not None:

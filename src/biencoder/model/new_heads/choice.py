@@ -14,10 +14,12 @@ from biencoder.model.files.settings import ModelSettings
 from biencoder.model.new_heads.combined import make_combined
 from biencoder.model.new_heads.dense import add_dense
 from biencoder.model.new_heads.multi_vector import TOKEN_DIM, expand_queries, make_multi_vector
+from biencoder.model.new_heads.query_table import make_query_table
 from biencoder.model.new_heads.sparse import make_sparse
 from biencoder.model.new_heads.splade import make_splade
 
 LAYER_PASSAGES = 1000  # so many show a new linear layer in which directions vectors differ
+COUNTED_PASSAGES = 20_000  # so many show how frequent each token is
 LOSS_WEIGHTS = {DENSE: 1.0, SPARSE: 0.1, MULTI: 1.0}  # of several heads, as FlagEmbedding trains BGE-M3
 
 
@@ -82,6 +84,10 @@ def _refuse_options(config: TrainConfig, settings: ModelSettings, kinds: list[st
     if config.expand_words and (kinds != [SPARSE] or settings.heads == SPARSE):
         why = "the model has its head already" if SPARSE in settings.parts else f"it needs --heads {SPARSE}"
         raise UserError(f"--expand-words: {why}")
+    if config.query_table and kinds != [SPARSE]:
+        raise UserError(f"--query-table needs --heads {SPARSE}: other kinds compare more than weights of words")
+    if config.query_table and settings.query_table:
+        raise UserError("--query-table: the model has its table already, which is trained on; leave it out")
     for name, given in (("--head-weights", config.head_weights), ("--head-loss-weights", config.head_loss_weights)):
         if given is not None and len(given) != len(kinds):
             raise UserError(f"{name} has {len(given)} numbers, and there are {len(kinds)} heads: {','.join(kinds)}")
@@ -93,9 +99,7 @@ def give_head(config: TrainConfig, encoder: Encoder, examples: ExampleTable) -> 
     """Give the encoder the head that was asked for."""
     is_new = config.heads != encoder.settings.heads
     if is_new or config.add_dense is not None:
-        numbers = np.linspace(0, len(examples) - 1, min(len(examples), LAYER_PASSAGES)).astype(np.int64)
-        rows = [examples[int(number)] for number in numbers]
-        queries, passages = [row.query for row in rows], [row.positives[0] for row in rows]
+        queries, passages = _queries_and_answers(examples, LAYER_PASSAGES)
         if not is_new:
             assert config.add_dense is not None
             add_dense(encoder, config.add_dense, passages)
@@ -109,6 +113,16 @@ def give_head(config: TrainConfig, encoder: Encoder, examples: ExampleTable) -> 
         else:
             assert config.heads is not None
             make_combined(encoder, config.heads, config.add_dense, queries, passages)
+    if config.query_table:
+        counted = _queries_and_answers(examples, COUNTED_PASSAGES)[1]
+        make_query_table(encoder, *_queries_and_answers(examples, LAYER_PASSAGES), counted)
     if config.head_weights is not None:
         encoder.weigh_heads(config.head_weights)
     expand_queries(encoder, config)
+
+
+def _queries_and_answers(examples: ExampleTable, most: int) -> tuple[list[str], list[str]]:
+    """The queries, and a passage that answers each, of at most so many rows throughout the data."""
+    numbers = np.linspace(0, len(examples) - 1, min(len(examples), most)).astype(np.int64)
+    rows = [examples[int(number)] for number in numbers]
+    return [row.query for row in rows], [row.positives[0] for row in rows]

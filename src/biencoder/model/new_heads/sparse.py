@@ -36,7 +36,7 @@ def make_sparse(encoder: Encoder, queries: Sequence[str], passages: Sequence[str
     tokens = encoder.tokenize(passages, encoder.settings.passage_prompt)
     width, vocabulary = int(encoder.backbone.config.hidden_size), int(encoder.backbone.config.vocab_size)
     head = SparseHead(width, vocabulary, encoder.tokenizer.all_special_ids).to(encoder.device)
-    solution = _nearest_to(encoder, tokens, _inverse_document_frequency(tokens, vocabulary))
+    solution = _nearest_to(encoder, tokens, inverse_document_frequency(tokens, vocabulary))
     with torch.no_grad():
         head.linear.weight.copy_(solution[:-1])
         head.linear.bias.copy_(solution[-1:])
@@ -52,7 +52,7 @@ def make_sparse(encoder: Encoder, queries: Sequence[str], passages: Sequence[str
     say("the weights of tokens start near their inverse document frequency in your passages")
 
 
-def _inverse_document_frequency(texts: Sequence[Tokens], vocabulary: int) -> NDArray[np.float64]:
+def inverse_document_frequency(texts: Sequence[Tokens], vocabulary: int) -> NDArray[np.float64]:
     """``ln((N + 1) / (n + 0.5))`` of each token, where n of N texts have it: ``[vocabulary]``."""
     having = np.bincount(np.concatenate([np.unique(text) for text in texts]), minlength=vocabulary)
     return np.log((len(texts) + 1) / (having + 0.5))

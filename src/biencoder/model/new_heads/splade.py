@@ -7,6 +7,7 @@ from biencoder.errors import UserError, first_line
 from biencoder.model.encoder import Encoder
 from biencoder.model.files.language_model import language_model
 from biencoder.model.files.pretrained import UNREADABLE, locate
+from biencoder.model.files.settings import transformer_place
 from biencoder.model.heads.splade import SpladeHead
 from biencoder.terminal import say
 
@@ -22,7 +23,7 @@ def make_splade(encoder: Encoder, path: str) -> None:
         UserError: the folder has no such head.
     """
     try:
-        head = SpladeHead(language_model(locate(path), encoder.backbone))
+        head = SpladeHead(language_model(transformer_place(locate(path)), encoder.backbone))
     except UNREADABLE as error:
         raise UserError(
             f"--expand-words: {path} has no masked-language head that biencoder runs ({first_line(error)}). Take the "

@@ -107,3 +107,20 @@ class Sparse(Representation):
         columns_NK = torch.searchsorted(known_U, self.tokens_NK.contiguous()).clamp(max=len(known_U) - 1)
         weights_NK = self.weights_NK * (known_U[columns_NK] == self.tokens_NK)
         return weights_NK.new_zeros(len(self), len(known_U)).scatter_add(1, columns_NK, weights_NK)
+
+
+def distinct_tokens(ids_T: Tensor, starts: Tensor, vocabulary: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The F pairs of a text and a token that it has, in the order of the texts.
+
+    Args:
+        ids_T: ``[T]`` int64, the tokens of all texts, one text behind the other.
+        starts: ``[N + 1]``, where each text begins, and T.
+        vocabulary: number of tokens that there are.
+
+    Returns:
+        Texts ``[F]``, their tokens ``[F]``, and the pair to which each of the T tokens belongs ``[T]``.
+    """
+    texts = torch.arange(len(starts) - 1, device=starts.device)
+    owners_T = texts.repeat_interleave(starts.diff(), output_size=len(ids_T))
+    keys_F, places_T = (owners_T * vocabulary + ids_T).unique(return_inverse=True)
+    return keys_F // vocabulary, keys_F % vocabulary, places_T

@@ -8,7 +8,7 @@ import torch
 from biencoder.distributed import sum_gradients
 from biencoder.model.representations.representation import Representation
 from biencoder.training.batch import TrainingBatch
-from biencoder.training.optimizer import learning_rate_at
+from biencoder.training.optimizer import learning_rate_at, set_learning_rate
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
 from biencoder.training.steps.nonfinite import NonFinite, find_nonfinite
@@ -90,6 +90,5 @@ def _set_learning_rate(setup: Setup, step: int) -> float:
         warmup=setup.warmup_steps,
         schedule=setup.config.schedule,
     )
-    for group in setup.optimizer.param_groups:
-        group["lr"] = rate
+    set_learning_rate(setup.optimizer, rate)
     return rate
