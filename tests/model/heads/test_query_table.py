@@ -74,8 +74,9 @@ def test_a_model_of_sentence_transformers_loads_and_trains_on(tmp_path: Path) ->
 
 def test_queries_do_not_go_through_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = with_table(tmp_path / "model")
-    batch = pack([*encoder.tokenize_queries(QUERIES[:3]), *encoder.tokenize_passages(PASSAGES), ~np.arange(5)])
-    alone = [encoder(pack([tokens])) for tokens in (*encoder.tokenize_queries(QUERIES[:3]), ~np.arange(5))]
+    few = [*encoder.tokenize_queries(QUERIES[:3]), ~np.arange(5, dtype=np.int32)]
+    batch = pack([*few[:3], *encoder.tokenize_passages(PASSAGES), few[3]])
+    alone = [encoder(pack([tokens])) for tokens in few]
     made = encoder(batch)
     assert len(made) == len(batch.lengths)
     for place, query in zip((0, 1, 2, -1), alone, strict=True):
