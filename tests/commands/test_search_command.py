@@ -162,3 +162,27 @@ def test_mistakes_are_refused(corpus: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             run(SearchConfig(**{"model": "m", "corpus": corpus, **values}))
     assert not list(tmp_path.glob("hits*"))
+
+
+def test_an_index_gives_the_same_hits_and_says_what_it_finds(
+    encoder: HashingEncoder, corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    matrix = tmp_path / "corpus.npy"
+    encode_file(encoder, corpus, matrix)
+    with caplog.at_level("INFO"):
+        (found,) = search_texts(encoder, ["topic3"], corpus, 4, embeddings=matrix, approximate=True)
+    assert_found(found, "topic3", 4)
+    assert "lists are looked at; they hold" in caplog.text
+
+
+def test_what_no_index_is_of_is_refused(encoder: HashingEncoder, corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--approximate needs --corpus-embeddings"):
+        SearchConfig(model="m", corpus=corpus, query="q", approximate=True).check()
+    matrix = tmp_path / "corpus.npy"
+    encode_file(encoder, corpus, matrix, vectors="int8")
+    with pytest.raises(UserError, match="these are small vectors"):
+        search_texts(encoder, ["topic3"], corpus, 4, embeddings=matrix, approximate=True)
+    np.save(matrix, encoder.encode_passages(CORPUS))
+    matrix.with_name("corpus.npy.json").unlink()
+    with pytest.raises(UserError, match="biencoder encode did not write them"):
+        search_texts(encoder, ["topic3"], corpus, 4, embeddings=matrix, approximate=True)

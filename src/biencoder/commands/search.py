@@ -32,6 +32,7 @@ def run(config: SearchConfig) -> None:
             config.corpus,
             config.top_k,
             embeddings=config.corpus_embeddings,
+            approximate=config.approximate,
             progress=progress,
         )
     if output is not None:

@@ -122,6 +122,14 @@ class SearchConfig(EncoderConfig):
             metavar="FILE",
         ),
     ] = None
+    approximate: Annotated[
+        bool,
+        Option(
+            "with --corpus-embeddings: look at the candidates that an index names, which is faster for large corpora "
+            "and misses some passages; the index is made once, beside the matrix",
+            INPUT,
+        ),
+    ] = False
     top_k: Annotated[int, Option("passages to show for each query", RESULT, least=1)] = 10
     output: Annotated[
         Path | None,
@@ -137,3 +145,5 @@ class SearchConfig(EncoderConfig):
         """Refuse neither and both of ``--query`` and ``--queries``."""
         if (self.query is None) == (self.queries is None):
             raise UserError("give either --query 'TEXT' or --queries FILE")
+        if self.approximate and self.corpus_embeddings is None:
+            raise UserError("--approximate needs --corpus-embeddings: an index is of vectors that are stored")

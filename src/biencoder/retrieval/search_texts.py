@@ -1,14 +1,16 @@
 """The best texts of a file for some queries, in bounded memory."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from biencoder.config.choices import FLOAT32
+from biencoder.config.choices import DENSE, FLOAT32, MULTI
 from biencoder.errors import UserError
 from biencoder.model.representations.ragged import Ragged, Vectors, row_size
+from biencoder.retrieval.approximate.stored_index import StoredIndex, open_index
 from biencoder.retrieval.encode import description
 from biencoder.retrieval.search import BLOCK_BYTES, blocks, extend, nothing, on, search
 from biencoder.retrieval.text_encoder import StartProgress, TextEncoder, finite, shifted
@@ -16,6 +18,8 @@ from biencoder.retrieval.texts import Summary, in_batches, read_texts, summarize
 from biencoder.retrieval.vectors.small import TYPES, SmallVectors, width
 from biencoder.retrieval.vectors.stored import open_vectors
 from biencoder.retrieval.vectors.unfinished import TOKENS
+
+logger = logging.getLogger(__name__)
 
 CANDIDATES, LEAST_CANDIDATES = 10, 100  # that small vectors name for each text that is wanted, and at all
 
@@ -42,11 +46,13 @@ def search_texts(
     k: int,
     *,
     embeddings: Path | None = None,
+    approximate: bool = False,
     progress: StartProgress | None = None,
 ) -> list[list[Hit]]:
     """The ``k`` best texts of a file for each query, best first; memory holds one block of the corpus at a time.
 
-    Scores are exact. Embeddings that are stored in fewer bytes name candidates, and their texts are encoded now.
+    Scores are exact. Embeddings that are stored in fewer bytes name candidates, and their texts are encoded now. An
+    index names candidates too.
 
     Args:
         encoder: the model.
@@ -54,6 +60,7 @@ def search_texts(
         corpus: texts, see :func:`~biencoder.retrieval.texts.read_texts`.
         k: hits per query.
         embeddings: the corpus, encoded by :func:`~biencoder.retrieval.encode.encode_file`; None to encode it now.
+        approximate: look at the candidates of an index of the embeddings only.
         progress: as for :func:`~biencoder.retrieval.encode.encode_file`, while the corpus is encoded.
 
     Raises:
@@ -66,7 +73,10 @@ def search_texts(
         matrix = _open_embeddings(embeddings, corpus, summary, encoder)
         small = isinstance(matrix, SmallVectors)
         wanted = max(LEAST_CANDIDATES, CANDIDATES * k) if small else k
-        scores, indices = search(vectors, matrix, wanted, device=encoder.device)
+        if approximate:
+            scores, indices = _indexed(embeddings, matrix, encoder.kind).search(vectors, k)
+        else:
+            scores, indices = search(vectors, matrix, wanted, device=encoder.device)
     else:
         advance = None if progress is None else progress(summary.rows, 0)
         scores, indices = nothing(len(queries))
@@ -87,6 +97,25 @@ def search_texts(
         [Hit(rows[i].id, rows[i].text, value) for i, value in zip(found, values, strict=True)]
         for found, values in zip(indices.tolist(), scores.tolist(), strict=True)
     ]
+
+
+def _indexed(embeddings: Path, matrix: "Vectors | SmallVectors", kind: str) -> StoredIndex:
+    """The index of some embeddings; says how much it finds."""
+    flag, made_from = f"--approximate with --corpus-embeddings {embeddings}", description(embeddings)
+    if isinstance(matrix, SmallVectors):
+        raise UserError(f"{flag}: these are small vectors, which name candidates already; leave --approximate out")
+    if kind not in (DENSE, MULTI):
+        raise UserError(f"{flag}: an index holds vectors, and the model's head is {kind}; leave --approximate out")
+    if made_from is None:
+        raise UserError(f"{flag}: biencoder encode did not write them, so the index could not tell when they change")
+    index = open_index(embeddings, matrix, made_from)
+    logger.info(
+        "approximate: %d of %d lists are looked at; they hold %.1f%% of the nearest texts of some of yours",
+        index.probes,
+        index.inverted_file.lists,
+        100 * index.recall,
+    )
+    return index
 
 
 def best_by_vectors(

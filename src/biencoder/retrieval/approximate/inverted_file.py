@@ -1,0 +1,114 @@
+"""An inverted-file index of faiss over stored vectors. It names candidates; their scores are computed exactly.
+
+Jégou, Douze and Schmid 2011, "Product Quantization for Nearest Neighbor Search", section IV, with each number of a
+vector in a byte instead of product codes. Where texts have a vector for each token, the tokens nearest to those of the
+query name the candidates. A token of the query that does not find a text counts with the least similarity that it has
+found (Lee et al. 2023, "Rethinking the Role of Token Retrieval in Multi-Vector Retrieval", section 3.2).
+
+Shapes: N texts, T vectors of all texts, D dimensions, Q queries, L vectors of a query, F that are found for each.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from biencoder.model.representations.ragged import Ragged, Vectors
+from biencoder.retrieval.search import blocks, search
+
+CANDIDATES, LEAST_CANDIDATES = 10, 100  # for each text that is wanted, and at all
+FOUND = 512  # vectors that each vector of a query finds, where a text has several
+LISTS = 4  # times the square root of the number of vectors
+LEAST_IN_LIST, MOST_IN_LIST = 39, 64  # vectors that faiss wants for each list, and that are enough to place it
+
+
+@dataclass(frozen=True)
+class InvertedFile:
+    """An index over vectors, and the vectors.
+
+    Attributes:
+        index: faiss's, over all T vectors.
+        vectors: of the texts: ``[N, D]``, or several for each.
+    """
+
+    index: Any
+    vectors: Vectors
+
+    @property
+    def lists(self) -> int:
+        """Parts into which the vectors are divided by nearness."""
+        return int(self.index.nlist)
+
+    def search(self, queries: Vectors, k: int, probes: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The best texts among the candidates: scores and numbers ``[Q, min(k, N)]``, as exact search orders them.
+
+        Args:
+            queries: ``[Q, D]``, or a vector for each of their tokens.
+            k: results per query.
+            probes: lists that are looked at, those nearest to a vector of the query; all of them for a query that
+                otherwise finds too little.
+        """
+        wanted = min(k, len(self.vectors))
+        best = [self._search_one(queries[q : q + 1], wanted, probes) for q in range(len(queries))]
+        scores = np.concatenate([np.empty((0, wanted), np.float32), *(found for found, _ in best)])
+        return scores, np.concatenate([np.empty((0, wanted), np.int64), *(numbers for _, numbers in best)])
+
+    def _search_one(self, query: Vectors, k: int, probes: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        most = max(LEAST_CANDIDATES, CANDIDATES * k)
+        numbers = self._candidates(query, most, probes)
+        if len(numbers) < k:
+            numbers = self._candidates(query, most, self.lists)
+        if len(numbers) < k:
+            numbers = np.arange(len(self.vectors))
+        scores, places = search(query, self.vectors[numbers], k)
+        return scores, numbers[places]
+
+    def _candidates(self, query: Vectors, most: int, probes: int) -> NDArray[np.int64]:
+        """Numbers of texts, in ascending order."""
+        self.index.nprobe = probes
+        if not isinstance(query, Ragged):
+            _, found = self.index.search(query, most)
+            return np.unique(found[found >= 0])
+        assert isinstance(self.vectors, Ragged)
+        nearness_LF, rows_LF = self.index.search(query.vectors, min(FOUND, self.index.ntotal))
+        texts_LF = np.searchsorted(self.vectors.starts, rows_LF, "right") - 1
+        texts, gains = _gains(nearness_LF, texts_LF, rows_LF >= 0)
+        return np.sort(texts[np.argsort(-gains, kind="stable")[:most]])
+
+
+def _gains(
+    nearness_LF: NDArray[np.float32], texts_LF: NDArray[np.int64], found_LF: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The texts that were found, and by how much each vector's best match in them exceeds the least that it found."""
+    least_L1 = np.where(found_LF, nearness_LF, np.inf).min(axis=1, keepdims=True)
+    places, rest = np.nonzero(found_LF)
+    texts, gains = texts_LF[places, rest], (nearness_LF - least_L1)[places, rest]
+    # The nearest come first in each row, so the first time that a vector finds a text is its best match there.
+    _, firsts = np.unique(places * (1 + int(texts_LF.max(initial=0))) + texts, return_index=True)
+    named, owners = np.unique(texts[firsts], return_inverse=True)
+    sums = np.bincount(owners, weights=gains[firsts], minlength=len(named)).astype(np.float64)
+    return named, sums
+
+
+def build(vectors: Vectors) -> InvertedFile:
+    """Divide the vectors into lists, and put each into its list. The index is held in memory: T x D bytes."""
+    import faiss
+
+    rows: Any = vectors.vectors if isinstance(vectors, Ragged) else vectors
+    lists = max(1, min(round(LISTS * len(rows) ** 0.5), len(rows) // LEAST_IN_LIST))
+    index = faiss.index_factory(rows.shape[1], f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
+    some = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_IN_LIST * lists)).astype(np.int64))
+    index.train(np.asarray(rows[some], np.float32))
+    for start, stop in blocks(*rows.shape):
+        index.add(np.asarray(rows[start:stop], np.float32))
+    return InvertedFile(index, vectors)
+
+
+def recall(found: NDArray[np.int64], wanted: NDArray[np.int64], own: Sequence[int]) -> float:
+    """The share of the texts that exact search finds, without each query's own text, that was found too."""
+    shares = [
+        np.isin(w[w != text], f).mean() for f, w, text in zip(found, wanted, own, strict=True) if (w != text).any()
+    ]
+    return float(np.mean(shares)) if shares else 1.0
