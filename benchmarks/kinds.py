@@ -94,7 +94,7 @@ def costs(found: list[dict[str, Any]], runs: list[Path]) -> list[str]:
     curves = [read_run(folder).curves for folder in runs]
     return [
         f"{min(each.training_seconds for each in curves):.0f}",
-        f"{min(each.peak_bytes for each in curves) / 1e9:.2f}",
+        f"{min(each.peak_bytes for each in curves if each.peak_bytes is not None) / 1e9:.2f}",
         f"{min(each['seconds'] for each in found):.0f}",
         f"{np.median([each['bytes'] for each in found]) / 1e3:.1f}",
     ]

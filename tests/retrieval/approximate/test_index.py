@@ -43,7 +43,7 @@ def texts(request: pytest.FixtureRequest) -> tuple[Vectors, Vectors]:
         return queries[:40], passages
     stored = ragged(passages, 12, draw)
     if request.param == "half":
-        stored = TokenVectors(stored.vectors.astype(np.float16), stored.starts)  # type: ignore[arg-type]
+        stored = TokenVectors(stored.vectors.astype(np.float16), stored.starts)
     return ragged(queries, 5, draw), stored
 
 
