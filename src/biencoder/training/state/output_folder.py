@@ -123,7 +123,10 @@ class OutputFolder:
             for name, value in identity["config"].items()
             if name not in FREE_SETTINGS and saved["config"].get(name, value) != value  # an option newer than the run
         ]
-        differences += [said for name, said in CONTENT.items() if saved.get(name) != identity.get(name)]
+        changed = [name for name in CONTENT if saved.get(name) != identity.get(name)]
+        differences += [CONTENT[name] for name in changed]
+        if "data" in changed and saved.get("hub_data"):
+            differences.append(f"--train-data held {', '.join(map(str, saved['hub_data']))}")
         if saved.get("data_sets") != identity.get("data_sets"):
             differences.append("the settings of the data sets in --train-data have changed")
         if saved["world_size"] != identity["world_size"]:
