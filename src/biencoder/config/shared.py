@@ -10,7 +10,9 @@ from biencoder.config.options import Config, Option
 from biencoder.errors import UserError
 
 A_MODEL = "a folder, or a name on the Hugging Face Hub"
-A_BEIR_FOLDER = "BEIR folder to evaluate on: corpus.jsonl, queries.jsonl and qrels/"
+A_BEIR_FOLDER = (
+    "BEIR folder to evaluate on: corpus.jsonl, queries.jsonl and qrels/; or mteb:NAME, a retrieval task of MTEB"
+)
 DATA_FILES = (
     "JSON Lines (also .gz), Parquet or CSV files, or folders of such files; or hf:NAME[:CONFIG][:SPLIT], a data set on "
     "the Hugging Face Hub"

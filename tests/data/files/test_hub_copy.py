@@ -100,7 +100,7 @@ def test_an_address_that_names_nothing_to_train_on(hub: FakeHub, address: str, m
     assert "\n" not in str(raised.value)
 
 
-def test_a_copy_serves_without_a_network(hub: FakeHub, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_copy_serves_without_a_network(hub: FakeHub, caplog: pytest.LogCaptureFixture) -> None:
     address = pinned(Path("hf:org/plain:test"))
     hub.close()
     local_copy.cache_clear()

@@ -21,8 +21,8 @@ Row = dict[str, Any]
 ARROW = ".arrow"
 
 SUPPORTED = (
-    ".jsonl, .json (one object per line) and .csv, each also with .gz, .parquet, folders of datasets' save_to_disk, and "
-    "hf:NAME for a data set on the Hub"
+    ".jsonl, .json (one object per line) and .csv, each also with .gz, .parquet, folders of datasets' save_to_disk, "
+    "and hf:NAME for a data set on the Hub"
 )
 _PARQUET_ROWS = 4096
 
