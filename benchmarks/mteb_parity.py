@@ -45,7 +45,7 @@ def register(folder: Path, *, ignores_itself: bool = False) -> None:
 
         def load_data(self, *_: Any, **__: Any) -> None:
             judged = load_collection(folder).qrels
-            data = {
+            data: Any = {
                 "corpus": rows(folder, "corpus", ("title", "text")),
                 "queries": rows(folder, "queries", ("text",)),
                 "relevant_docs": judged,

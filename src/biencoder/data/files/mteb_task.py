@@ -62,10 +62,11 @@ def _task(address: Path, name: str) -> Any:
 
 def _chosen(address: Path, what: str, names: Sequence[str], asked: str | None, usual: str) -> str:
     if asked is None and (usual in names or len(names) == 1):
-        return usual if usual in names else names[0]
+        asked = usual if usual in names else names[0]
+    if asked is None:
+        raise UserError(f"{address}: has several {what}s; name one of them: {listed(names)}")
     if asked not in names:
-        lacks = f"has several {what}s; name one of them" if asked is None else f"has no {what} {asked}; it has"
-        raise UserError(f"{address}: {lacks}: {listed(names)}")
+        raise UserError(f"{address}: has no {what} {asked}; it has: {listed(names)}")
     return asked
 
 

@@ -26,7 +26,7 @@ def save_model(
     tokenizer: PreTrainedTokenizerBase | None,
     settings: ModelSettings,
     layers: Sequence[Mapping[str, Tensor]] = (),
-) -> None:
+) -> list[str]:
     """Write weights, configuration, tokenizer and sentence-transformers' files into ``folder``.
 
     Everything is written and synced under a temporary name first. The configuration, which makes a folder a model, is
@@ -38,6 +38,9 @@ def save_model(
         tokenizer: its tokenizer, or None.
         settings: with a pooling.
         layers: the weights of each of the settings' linear layers, by name.
+
+    Returns:
+        The names of the files below the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     staged = Path(tempfile.mkdtemp(prefix=".model.", suffix=".tmp", dir=folder))
@@ -49,7 +52,7 @@ def save_model(
                 tokenizer.save_pretrained(staged)
                 settings = replace(settings, skipped=known_words(tokenizer, settings.skipped))
         write_settings(staged, settings, int(backbone.config.hidden_size), layers)
-        _publish(staged, folder)
+        return _publish(staged, folder)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 
@@ -65,7 +68,7 @@ def _forget_last_use(tokenizer: PreTrainedTokenizerBase, max_length: int | None)
         tokenizer.backend_tokenizer.enable_truncation(max_length, direction=tokenizer.truncation_side)
 
 
-def _publish(staged: Path, folder: Path) -> None:
+def _publish(staged: Path, folder: Path) -> list[str]:
     files = sorted(path for path in staged.rglob("*") if path.is_file())
     files.sort(key=lambda file: file.name in MAKES_A_MODEL and file.parent == staged)
     for file in files:
@@ -81,3 +84,4 @@ def _publish(staged: Path, folder: Path) -> None:
                 sync_folder(written)
         file.replace(target)
     sync_folder(folder)
+    return [str(file.relative_to(staged)) for file in files]
