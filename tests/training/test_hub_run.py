@@ -72,6 +72,8 @@ def test_the_model_and_its_card_go_to_the_hub_and_nothing_else(
     assert not sent.files.keys() & (of_the_run | {"run.json", "eval.json", "report.json"})
     assert not any(name.startswith(("checkpoints", "negatives")) for name in sent.files)
     assert [name for name, content in sent.files.items() if str(tmp_path).encode() in content] == []
+    files = [path for path in config.output_dir.rglob("*") if path.is_file()]
+    assert [path for path in files if TOKEN.encode() in path.read_bytes()] == []
     card = sent.files["README.md"].decode()
     assert "- pairs.jsonl\n" in card
     assert "`model`, fine-tuned with" in card
