@@ -10,6 +10,7 @@ import pytest
 
 if TYPE_CHECKING:
     import torch
+    from fake_hub import FakeHub
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test downloads anything
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, when a GPU computes its first product
@@ -109,3 +110,13 @@ def refused(place: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., No
         check_refused(place.parent, words, parts, capsys, lines=lines)
 
     return run
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> "Iterator[FakeHub]":
+    """An empty Hugging Face Hub, which this process takes for the real one, with a cache of its own."""
+    from fake_hub import FakeHub
+
+    with FakeHub() as served:
+        served.stand_in(monkeypatch, tmp_path / "home")
+        yield served

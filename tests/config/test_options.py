@@ -1,7 +1,9 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
+from biencoder.config import DataSet, TrainConfig
 from biencoder.config.values import nearest, parse_size
 from biencoder.errors import UserError
 
@@ -38,3 +40,24 @@ def test_nearest_names_only_what_is_like_it() -> None:
     assert nearest("--bath-size", ["--batch-size", "--epochs"]) == "; did you mean --batch-size?"
     assert nearest("--zzz", ["--batch-size", "--epochs"]) == ""
     assert nearest("x", [str(Path("y"))]) == ""
+
+
+def test_a_shared_configuration_names_files_without_their_path(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    data = (tmp_path / "a.jsonl", Path("hf:me/pairs:train"), DataSet(path=(tmp_path / "b.csv",), query_prompt="a/b: "))
+    config = TrainConfig(
+        model=str(tmp_path / "base"),
+        guide="BAAI/bge-small-en-v1.5",
+        train_data=data,
+        eval_data=Path("mteb:SciFact"),
+        output_dir=tmp_path / "out",
+    )
+    shared = yaml.safe_load(config.to_shared_yaml())
+    assert str(tmp_path) not in config.to_shared_yaml()
+    assert shared["model"] == "base"
+    assert shared["guide"] == "BAAI/bge-small-en-v1.5"
+    *files, last = shared["train-data"]
+    assert files == ["a.jsonl", "hf:me/pairs:train"]
+    assert (last["path"], last["query-prompt"]) == (["b.csv"], "a/b: ")
+    assert (shared["eval-data"], shared["output-dir"]) == ("mteb:SciFact", "out")
+    assert shared.keys() == yaml.safe_load(config.to_yaml()).keys()

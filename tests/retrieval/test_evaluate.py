@@ -1,5 +1,6 @@
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,20 @@ def trec_eval(collection: Collection, run: dict[str, dict[str, float]]) -> dict[
     names = {"ndcg@10": "ndcg_cut_10", "recall@5": "recall_5", "recall@100": "recall_100", "map@100": "map_cut_100"}
     results = pytrec_eval.RelevanceEvaluator(collection.qrels, set(names.values())).evaluate(run)
     return {name: float(np.mean([each[trec] for each in results.values()])) for name, trec in names.items()}
+
+
+def test_a_collection_may_ignore_the_document_that_is_the_query() -> None:
+    same = replace(
+        COLLECTION, corpus_ids=[f"q{i}" for i in range(400)], qrels={f"q{i}": {"q399": 1} for i in range(30)}
+    )
+    same = replace(same, corpus_texts=[*same.query_texts, *same.corpus_texts[30:]])
+    encoder = HashingEncoder()
+    found = retrieve(encoder, same, k=100)[WHOLE]
+    without = retrieve(encoder, replace(same, ignores_itself=True), k=100)[WHOLE]
+    for query, documents in found.items():
+        assert next(iter(documents)) == query
+        assert list(without[query])[:99] == list(documents)[1:]
+        assert len(without[query]) == 100
 
 
 def test_equals_the_full_product_scored_by_trec_eval(monkeypatch: pytest.MonkeyPatch) -> None:

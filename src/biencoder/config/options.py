@@ -10,6 +10,7 @@ imported when a file is written), so that ``biencoder --help`` is instant.
 
 import dataclasses
 import operator
+import re
 import types
 import typing
 from collections.abc import Callable
@@ -85,9 +86,16 @@ class Config:
 
     def to_yaml(self) -> str:
         """The configuration as YAML with the flags' names as keys; `read_yaml` reads it back to an equal one."""
-        import yaml
+        return _as_yaml(self.to_dict())
 
-        return yaml.safe_dump(_dashed(self.to_dict()), sort_keys=False, allow_unicode=True)
+    def to_shared_yaml(self) -> str:
+        """The same with the last part of each path alone, for files that leave this machine."""
+        return _as_yaml(
+            {
+                field.name: _shared(getattr(self, field.name), is_model=details(field).metavar == "MODEL")
+                for field in dataclasses.fields(self)
+            }
+        )
 
 
 def build(kind: type[Config], values: dict[str, Any]) -> Config:
@@ -225,6 +233,29 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Config):
         return {name: item for name, item in value.to_dict().items() if item is not None}
     return str(value) if isinstance(value, Path) else value
+
+
+def shared_name(place: "str | Path") -> str:
+    """The last part of a path, which says nothing else of this machine; an address, as ``hf:me/data``, stays whole."""
+    is_address = re.match(r"[a-z]{2,}:", str(place)) is not None
+    return str(place) if is_address else Path(place).name
+
+
+def _shared(value: Any, *, is_model: bool) -> Any:
+    if isinstance(value, tuple):
+        return [_shared(item, is_model=is_model) for item in value]
+    if isinstance(value, Config):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {name: _shared(item, is_model=False) for name, item in fields.items() if item is not None}
+    if isinstance(value, str) and not (is_model and Path(value).exists()):  # a model's name on the Hub stays whole
+        return value
+    return shared_name(value) if isinstance(value, str | Path) else _plain(value)
+
+
+def _as_yaml(values: dict[str, Any]) -> str:
+    import yaml
+
+    return yaml.safe_dump(_dashed(values), sort_keys=False, allow_unicode=True)
 
 
 def _dashed(value: Any) -> Any:

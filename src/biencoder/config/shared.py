@@ -10,8 +10,13 @@ from biencoder.config.options import Config, Option
 from biencoder.errors import UserError
 
 A_MODEL = "a folder, or a name on the Hugging Face Hub"
-A_BEIR_FOLDER = "BEIR folder to evaluate on: corpus.jsonl, queries.jsonl and qrels/"
-DATA_FILES = "JSON Lines (also .gz), Parquet or CSV files, or folders of such files"
+A_BEIR_FOLDER = (
+    "BEIR folder to evaluate on: corpus.jsonl, queries.jsonl and qrels/; or mteb:NAME, a retrieval task of MTEB"
+)
+DATA_FILES = (
+    "JSON Lines (also .gz), Parquet or CSV files, or folders of such files; or hf:NAME[:CONFIG][:SPLIT], a data set on "
+    "the Hugging Face Hub"
+)
 SPLIT_HELP = "which file of the evaluation folder's qrels/ to use"
 EVAL_FLAGS = ("--eval-split", "--eval-data")
 USUAL_SPLIT = "test, or the only file there"

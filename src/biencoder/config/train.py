@@ -28,7 +28,7 @@ from biencoder.config.choices import (
     TRACKERS,
 )
 from biencoder.config.data import DataSet, data_sets_of
-from biencoder.config.headings import EVALUATION, LOSS, MODEL, OPTIMIZER, REQUIRED, RUNNING, TRAINED
+from biencoder.config.headings import EVALUATION, LOSS, MODEL, OPTIMIZER, REQUIRED, RESULT, RUNNING, TRAINED
 from biencoder.config.options import Config, Option
 from biencoder.config.shared import (
     A_BEIR_FOLDER,
@@ -444,6 +444,19 @@ class TrainConfig(Config):
             choices=TRACKERS,
         ),
     ] = None
+    push_to_hub: Annotated[
+        str | None,
+        Option(
+            "after the run, send the model and its card to this repository on the Hugging Face Hub; the token is that "
+            "of HF_TOKEN or hf auth login",
+            RESULT,
+            unset="the model stays here",
+            metavar="NAME",
+        ),
+    ] = None
+    private: Annotated[bool, Option("with --push-to-hub: a new repository is one that nobody else can see", RESULT)] = (
+        False
+    )
     dry_run: Annotated[
         bool,
         Option(
@@ -467,6 +480,8 @@ class TrainConfig(Config):
                 f"--model {self.model}: --continue-from {self.continue_from} names the model already; leave one out"
             )
         refuse_split_alone(self.eval_split, self.eval_data)
+        if self.private and self.push_to_hub is None:
+            raise UserError("--private needs --push-to-hub, which is not given")
         self._check_loss()
         self._check_saved_weights()
         for data_set in self.data_sets:

@@ -419,8 +419,11 @@ class Encoder(nn.Module):
         )
         return cut
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> list[str]:
         """Write a folder that transformers and sentence-transformers load; each file appears whole or not at all.
+
+        Returns:
+            The names of the files below the folder.
 
         Raises:
             ValueError: the head has weights of its own, and no file of such a folder would hold them.
@@ -428,7 +431,7 @@ class Encoder(nn.Module):
         layers, whole = self.head.layer_states(), self.head.whole(self.backbone)
         if self.head.state_dict() and not layers and whole is self.backbone:
             raise ValueError("the head has weights of its own: save encoder.head.state_dict() beside the backbone")
-        save_model(folder, whole, self._tokenizer, self.settings, layers)
+        return save_model(folder, whole, self._tokenizer, self.settings, layers)
 
     @contextlib.contextmanager
     def _inference(self) -> Iterator[None]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from biencoder.config import TrainConfig
 from biencoder.config.choices import DENSE, MULTI, SPARSE
+from biencoder.config.options import shared_name
 from biencoder.files import atomic_write
 from biencoder.model.encoder import Encoder
 from biencoder.report.guard import GUARD_COLUMNS, guard_json, guard_rows, guard_verdicts, next_step
@@ -129,7 +130,10 @@ def write_evaluation(path: Path, outcome: Outcome) -> None:
 
 
 def write_model_card(path: Path, encoder: Encoder, outcome: Outcome) -> None:
-    """Write ``README.md``: what the model is, what it was made from, how good it is, and how to use it."""
+    """Write ``README.md``: what the model is, what it was made from, how good it is, and how to use it.
+
+    It goes wherever the model goes, so it names folders of this machine by their last part only.
+    """
     settings, config = encoder.settings, outcome.config
     prompts = {"query": settings.query_prompt, "passage": settings.passage_prompt}
     named = "; ".join(f"{side}: {code(text)}" for side, text in prompts.items() if text) or "none"
@@ -141,9 +145,7 @@ def write_model_card(path: Path, encoder: Encoder, outcome: Outcome) -> None:
     with_peer = f"With sentence-transformers: `{peer}(folder)`{part}, then `encode_query` and `encode_document`.\n"
     with_peer += "With PyLate: `models.ColBERT(folder)`.\n" * settings.multi
     tags = [*(["sentence-transformers"] if peer else []), "biencoder", "sentence-similarity", "feature-extraction"]
-    with atomic_write(path) as file:
-        file.write(
-            f"""---
+    card = f"""---
 library_name: {tags[0]}
 pipeline_tag: sentence-similarity
 tags: [{", ".join(tags)}]
@@ -151,7 +153,7 @@ tags: [{", ".join(tags)}]
 
 # {inline(path.parent.resolve().name)}
 
-{code(config.model)}, fine-tuned with [biencoder](https://pypi.org/project/biencoder/) on {outcome.rows:,} rows.
+{code(_base(config))}, fine-tuned with [biencoder](https://pypi.org/project/biencoder/) on {outcome.rows:,} rows.
 {_what_it_makes(encoder)},
 at most {encoder.max_length} tokens; prompts: {named}.
 {notes}
@@ -170,9 +172,16 @@ On {inline(outcome.after.description)}:
 {with_peer if peer else ""}
 ## Settings
 
-{fenced(config.to_yaml().rstrip(), "yaml")}
+{fenced(config.to_shared_yaml().rstrip(), "yaml")}
 """
-        )
+    for folder in (*(config.guard_data or ()), *([config.continue_from] if config.continue_from else [])):
+        card = card.replace(inline(folder), inline(shared_name(folder)))
+    with atomic_write(path) as file:
+        file.write(card)
+
+
+def _base(config: TrainConfig) -> str:
+    return shared_name(config.model) if Path(config.model).exists() else config.model
 
 
 def _class_of_sentence_transformers(encoder: Encoder) -> str | None:

@@ -124,15 +124,23 @@ def retrieve(
         finite(documents, "document", start)
         if relevant is not None:
             relevant.see(queries, documents, start)
-        best = views.extend(best, documents, start, k)
-    ids = collection.corpus_ids
+        best = views.extend(best, documents, start, k + collection.ignores_itself)
     return {
         name: {
-            query: {ids[i]: value for i, value in zip(indices, scores, strict=True)}
+            query: _by_id(collection, query, scores, indices, k)
             for query, scores, indices in zip(query_ids, found[0].tolist(), found[1].tolist(), strict=True)
         }
         for name, found in zip((WHOLE, *views.names), best, strict=True)
     }
+
+
+def _by_id(collection: Collection, query: str, scores: list[float], indices: list[int], k: int) -> dict[str, float]:
+    """Ids and scores of the ``k`` best documents of a query, best first."""
+    ids = collection.corpus_ids
+    found = {ids[i]: value for i, value in zip(indices, scores, strict=True)}
+    if collection.ignores_itself:
+        found.pop(query, None)
+    return dict(list(found.items())[:k])
 
 
 def texts_to_encode(collection: Collection) -> int:

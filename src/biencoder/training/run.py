@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from biencoder.config import TrainConfig
-from biencoder.config.choices import MERGED
+from biencoder.config.choices import ADAPTER, MERGED
 from biencoder.data.audit import Audit
 from biencoder.data.data_sets import is_of_single_texts, read_data_sets
 from biencoder.device.choice import KNOWN, kind_of
@@ -16,6 +16,7 @@ from biencoder.distributed import barrier, first_to_fail, lost_a_rank, process_g
 from biencoder.errors import TrainingError, UserError, first_line
 from biencoder.model.adapting.lora import merge_lora
 from biencoder.model.base_model import choose_trained, refuse_without_dropout
+from biencoder.model.files.upload import FLAG, reserve, upload
 from biencoder.model.new_heads.choice import give_head
 from biencoder.report.training import Outcome, report_result, write_evaluation, write_model_card
 from biencoder.report.written import write_report
@@ -39,6 +40,7 @@ from biencoder.training.watch.signals import finishing_steps, stops_by_signal
 
 # PyTorch's words for an operation that has none, and for products that were computed before the option was known.
 NOT_DETERMINISTIC = ("does not have a deterministic implementation", "CUBLAS_WORKSPACE_CONFIG")
+CARD = "README.md"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 logger = logging.getLogger(__name__)
@@ -117,6 +119,7 @@ def _train(config: TrainConfig) -> TrainResult | None:
     folder.refuse_foreign(config.resume)
     if config.continue_from is not None:
         OutputFolder(config.continue_from).refuse_unfinished()
+    repository = _reserved(config)
     examples = read_data_sets(config.data_sets, config.on_bad_row)
     asked = config
     guards = guards_of(asked)
@@ -132,8 +135,10 @@ def _train(config: TrainConfig) -> TrainResult | None:
     folder.refuse_other_run(identity)
     if folder.finished:
         say(f"{config.output_dir} holds this run, and it is finished: nothing to do")
-        if rank() == 0 and (wrong := folder.flaw()):
+        wrong = folder.flaw() if rank() == 0 else None
+        if wrong is not None:
             logger.warning("%s has changed since the run ended: %s", config.output_dir, wrong)
+        _send(folder, None if wrong else repository)
         return None
     found = announce(setup, progress, asked)
     barrier()  # every rank has seen the folder as it was
@@ -146,7 +151,31 @@ def _train(config: TrainConfig) -> TrainResult | None:
         with followed(config):
             with finishing_steps(), ProgressLine(setup.total_steps, "train", done=progress.step) as line:
                 train_steps(setup, progress, line)
-            return _finish(setup, progress, CrossValidation(asked, examples, base), found, began)
+            result = _finish(setup, progress, CrossValidation(asked, examples, base), found, began)
+        _send(folder, repository)
+        return result
+
+
+def _reserved(config: TrainConfig) -> str | None:
+    """Where rank 0 sends the model in the end; None if nobody wants that.
+
+    Raises:
+        UserError: the model could not be sent there, or nobody could load it there.
+    """
+    if config.push_to_hub is None or rank() != 0:
+        return None
+    if config.lora_save == ADAPTER and Path(config.model).is_dir():
+        raise UserError(
+            f"{FLAG} {config.push_to_hub}: an adapter names its base, and --model {config.model} is a folder that "
+            f"nobody else has; give the base's name on the Hub, or --lora-save {MERGED}"
+        )
+    return reserve(config.push_to_hub, private=config.private, create=not config.dry_run)
+
+
+def _send(folder: OutputFolder, repository: str | None) -> None:
+    """Send the model of the finished run, which stays complete whatever happens."""
+    if repository is not None:
+        say(f"\nThe model is on the Hub: {upload(folder.path, folder.model_files, repository)}")
 
 
 def _finish(
@@ -163,8 +192,7 @@ def _finish(
         merge_lora(encoder.backbone)
     kept = keep_base(setup, progress)
     guards_after = evaluate_guards(setup, progress.step, kept.guards)
-    if rank() == 0:
-        encoder.save(setup.folder)
+    model_files = encoder.save(setup.folder) if rank() == 0 else []
     outcome = Outcome(
         config=config,
         before=progress.before,
@@ -181,9 +209,9 @@ def _finish(
     )
     if rank() == 0:
         write_evaluation(setup.folder / "eval.json", outcome)
-        write_model_card(setup.folder / "README.md", encoder, outcome)
+        write_model_card(setup.folder / CARD, encoder, outcome)
         write_report(setup.folder, encoder, outcome, found, setup.collection)
-        folder.finish()
+        folder.finish([CARD, *model_files])
         forget_parts(setup)
         report_result(outcome)
     barrier()

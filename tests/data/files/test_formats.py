@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -70,9 +71,21 @@ def test_a_folder_of_datasets(tmp_path: Path) -> None:
     folder = as_saved_by_datasets(tmp_path / "both" / "train")
     assert examples(folder) == WANTED
     assert ExampleTable.from_files([folder]).location(2) == f"{folder / 'data-00001-of-00002.arrow'}:1"
-    (tmp_path / "both" / "dataset_dict.json").write_text(json.dumps({"splits": ["train", "test"]}))
-    with pytest.raises(UserError, match=r"both: holds the splits train, test; name one of them, such as .*both/train"):
-        examples(tmp_path / "both")
+
+
+def test_a_folder_of_datasets_with_several_splits(tmp_path: Path) -> None:
+    rows = datasets.Dataset.from_list([{"query": q, "pos": p, "neg": n} for q, p, n in TRIPLES])
+    for names in (["train", "test"], ["test"]):
+        datasets.DatasetDict(dict.fromkeys(names, rows)).save_to_disk(tmp_path / names[0])
+        assert examples(tmp_path / names[0]) == WANTED
+    rows.select([1]).save_to_disk(tmp_path / "one")
+    assert examples(tmp_path / "one") == WANTED[1:2]
+    datasets.DatasetDict({"dev": rows, "test": rows}).save_to_disk(tmp_path / "none")
+    with pytest.raises(UserError, match=r"none: holds the splits dev, test; name one of them, such as .*none/dev"):
+        examples(tmp_path / "none")
+    (tmp_path / "none" / "dataset_dict.json").write_text(json.dumps({"splits": ["../train"]}))
+    with pytest.raises(UserError, match=r"holds the splits \.\./train"):
+        examples(tmp_path / "none")
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_start_forgets_what_an_attempt_without_a_checkpoint_measured(folder: Out
 
 def test_finish_is_remembered_with_everything_else(started: OutputFolder) -> None:
     assert not started.finished
-    started.finish()
+    started.finish(["README.md"])
     again = OutputFolder(started.path)
     assert again.finished
     again.refuse_other_run(identity())
@@ -154,7 +154,7 @@ def test_what_killed_attempts_left_is_swept(started: OutputFolder) -> None:
 def test_a_finished_run_knows_its_files(started: OutputFolder) -> None:
     (started.path / "1_Pooling").mkdir()
     (started.path / "1_Pooling" / "config.json").write_text("{}")
-    started.finish()
+    started.finish(["README.md"])
     assert started.flaw() is None
     (started.path / "1_Pooling" / "config.json").write_text("[]")
     assert started.flaw() == "1_Pooling/config.json does not hold the bytes that were written (its SHA-256 differs)"

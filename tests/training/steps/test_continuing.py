@@ -58,7 +58,8 @@ def test_it_starts_from_the_best_weights_and_the_optimizers_state(
     assert steps == 14
     said = f"It continues {finished.output_dir}, from its best weights and the state of its optimizer."
     assert said in capsys.readouterr().out
-    assert said in (config.output_dir / "README.md").read_text().replace("\\", "")
+    shared = said.replace(str(finished.output_dir), finished.output_dir.name)  # a card names no path
+    assert shared in (config.output_dir / "README.md").read_text().replace("\\", "")
     after = train(replace(finished, output_dir=finished.output_dir))  # finished: nothing to do
     assert after is None
     assert len(metrics(config.output_dir)) == 7

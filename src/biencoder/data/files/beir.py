@@ -1,66 +1,37 @@
-"""An evaluation collection: documents, queries and which document answers which query, as BEIR folders hold them.
+"""Evaluation collections as BEIR folders hold them.
 
 The layout comes from BEIR (Thakur et al. 2021): ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/SPLIT.tsv``.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
-import xxhash
 
+from biencoder.data.files.collection import Collection, Qrels
 from biencoder.data.files.lines import NotTextError, decode, listed, read_lines, shortened
+from biencoder.data.files.mteb_task import is_task, load_task
 from biencoder.errors import UserError
 
-Qrels = dict[str, dict[str, int]]
+__all__ = ["Collection", "Qrels", "load_collection", "read_texts"]
 
 HIGHEST_GRADE = 1_000_000  # gains are summed in floating point
 
 
-@dataclass(frozen=True)
-class Collection:
-    """What an evaluation needs.
-
-    Attributes:
-        corpus_ids: the documents' ids, each once.
-        corpus_texts: their texts in the same order; with a title, ``title text``, joined by a space.
-        query_ids: the ids of the queries that have judgements, each once.
-        query_texts: their texts in the same order.
-        qrels: query id -> document id -> grade; above 0 is relevant. All these ids are in the lists above.
-        description: one line for the reader of the results.
-    """
-
-    corpus_ids: list[str]
-    corpus_texts: list[str]
-    query_ids: list[str]
-    query_texts: list[str]
-    qrels: Qrels
-    description: str
-
-    @property
-    def fingerprint(self) -> str:
-        """32 hex digits over texts, ids and judgements in their order; file names and compression do not matter."""
-        digest = xxhash.xxh3_128()
-        for part in (self.corpus_ids, self.corpus_texts, self.query_ids, self.query_texts):
-            for text in part:
-                encoded = text.encode()
-                digest.update(len(encoded).to_bytes(8, "little") + encoded)
-        digest.update(orjson.dumps(list(self.qrels.values())))
-        return digest.hexdigest()
-
-
 def load_collection(folder: Path, split: str | None = None) -> Collection:
-    """Read a BEIR folder (files may be ``.gz``).
+    """Read a BEIR folder (files may be ``.gz``), or a task of MTEB.
 
     Args:
-        folder: holds ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/``.
+        folder: holds ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/``; or ``mteb:NAME``.
         split: which judgements to read. None means ``test`` if it exists, else the only split.
 
     Raises:
-        UserError: a file is missing or malformed, an id appears twice, or the judgements name an unknown id.
+        UserError: a file is missing or malformed, an id appears twice, or the judgements name an unknown id; or the
+            task cannot be used, see :func:`load_task`.
     """
+    if is_task(folder):
+        return load_task(folder, split)
     if not folder.is_dir():
         raise UserError(f"the evaluation folder {folder} does not exist or is not a folder")
     corpus_file, query_file = _file(folder, "corpus.jsonl"), _file(folder, "queries.jsonl")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from biencoder.data.files.columns import QUERY_COLUMNS, SCORE_COLUMNS, RowError, find_columns
-from biencoder.data.files.lines import NotTextError, decode, read_lines, shortened
+from biencoder.data.files.hub_copy import is_on_hub, local_copy, usual_split
+from biencoder.data.files.lines import NotTextError, decode, listed, read_lines, shortened
 from biencoder.errors import UserError, first_line
 from biencoder.files import read_json
 
@@ -20,7 +21,8 @@ Row = dict[str, Any]
 ARROW = ".arrow"
 
 SUPPORTED = (
-    ".jsonl, .json (one object per line) and .csv, each also with .gz, .parquet, and folders of datasets' save_to_disk"
+    ".jsonl, .json (one object per line) and .csv, each also with .gz, .parquet, folders of datasets' save_to_disk, "
+    "and hf:NAME for a data set on the Hub"
 )
 _PARQUET_ROWS = 4096
 
@@ -28,12 +30,18 @@ _PARQUET_ROWS = 4096
 def find_files(paths: Sequence[Path]) -> list[Path]:
     """The data files that ``paths`` name: a file stands for itself, a folder for its supported files by name.
 
+    The address of a data set on the Hub stands for itself too; afterwards its rows are here.
+
     Raises:
-        UserError: a path does not exist, a file's ending is not supported, or a folder holds no supported file.
+        UserError: a path does not exist, a file's ending is not supported, a folder holds no supported file, or the Hub
+            does not have a data set.
     """
     files: list[Path] = []
     for path in paths:
-        if path.is_dir():
+        if is_on_hub(path):
+            local_copy(path)
+            files.append(path)
+        elif path.is_dir():
             inside = saved_by_datasets(path) or _data_files(path)
             if not inside:
                 raise UserError(f"the folder {path} holds no training data; biencoder reads: {SUPPORTED}")
@@ -57,24 +65,33 @@ def read_rows(path: Path, *, every_column: bool = False) -> Iterator[tuple[int, 
     Raises:
         UserError: the file as a whole cannot be read.
     """
+    if is_on_hub(path):
+        return _read_arrow(local_copy(path), every_column, path)
     kind = _format(path)
     if kind == ".parquet":
         return _read_parquet(path, every_column)
     if kind == ARROW:
-        return _read_arrow(path, every_column)
+        return _read_arrow(path, every_column, path)
     return _read_csv(path) if kind == ".csv" else _read_json(path)
 
 
 def saved_by_datasets(folder: Path) -> list[Path]:
     """The files of a data set that ``datasets`` wrote by ``save_to_disk``, in order; none for any other folder.
 
+    Of several splits, the files of ``train``.
+
     Raises:
-        UserError: the folder holds several splits, or a file is missing.
+        UserError: the folder holds several splits and none is called train, or a file is missing.
     """
     splits = (read_json(folder / "dataset_dict.json") or {}).get("splits")
     if splits:
         names = [str(name) for name in splits]
-        raise UserError(f"{folder}: holds the splits {', '.join(names)}; name one of them, such as {folder / names[0]}")
+        split = usual_split(names)
+        if split is None or Path(split).name != split:
+            raise UserError(
+                f"{folder}: holds the splits {listed(names)}; name one of them, such as {folder / names[0]}"
+            )
+        return saved_by_datasets(folder / split)
     path = folder / "state.json"
     if not path.is_file() or not (folder / "dataset_info.json").is_file():
         return []
@@ -200,19 +217,19 @@ def _read_parquet(path: Path, every_column: bool) -> Iterator[tuple[int, Row | R
     return _rows_of(batches(), path, "Parquet")
 
 
-def _read_arrow(path: Path, every_column: bool) -> Iterator[tuple[int, Row | RowError]]:
-    """A file of ``datasets``: a stream of Arrow's batches."""
+def _read_arrow(path: Path, every_column: bool, named: Path) -> Iterator[tuple[int, Row | RowError]]:
+    """A file of ``datasets``: a stream of Arrow's batches. Messages call it as the person did."""
     import pyarrow as pa
 
     def batches() -> "Iterator[pa.RecordBatch]":
         with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
-            wanted = _wanted(stream.schema.names, path)
+            wanted = _wanted(stream.schema.names, named)
             for whole in stream:
                 chosen = whole if every_column else whole.select(wanted)
                 for start in range(0, chosen.num_rows, _PARQUET_ROWS):
                     yield chosen.slice(start, _PARQUET_ROWS)
 
-    return _rows_of(batches(), path, "Arrow")
+    return _rows_of(batches(), named, "Arrow")
 
 
 def _wanted(names: list[str], path: Path) -> list[str]:

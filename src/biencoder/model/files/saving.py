@@ -28,7 +28,7 @@ def save_model(
     tokenizer: PreTrainedTokenizerBase | None,
     settings: ModelSettings,
     layers: Sequence[Mapping[str, Tensor]] = (),
-) -> None:
+) -> list[str]:
     """Write weights, configuration, tokenizer and sentence-transformers' files into ``folder``.
 
     Everything is written and synced under a temporary name first. The configuration, which makes a folder a model, is
@@ -40,6 +40,9 @@ def save_model(
         tokenizer: its tokenizer, or None.
         settings: with a pooling.
         layers: the weights of each of the settings' linear layers, by name.
+
+    Returns:
+        The names of the files below the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written: Sequence[str] = ()
@@ -55,7 +58,7 @@ def save_model(
         if settings.query_table:  # whose module has a tokenizer of its own
             for file in (Path(name) for name in written if Path(name).is_file()):
                 shutil.copyfile(file, staged / TABLE_PLACE / file.name)
-        _publish(staged, folder)
+        return _publish(staged, folder)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 
@@ -71,7 +74,7 @@ def _forget_last_use(tokenizer: PreTrainedTokenizerBase, max_length: int | None)
         tokenizer.backend_tokenizer.enable_truncation(max_length, direction=tokenizer.truncation_side)
 
 
-def _publish(staged: Path, folder: Path) -> None:
+def _publish(staged: Path, folder: Path) -> list[str]:
     files = sorted(path for path in staged.rglob("*") if path.is_file())
     files.sort(key=lambda file: file.name in MAKES_A_MODEL and file.parent == staged)
     for file in files:
@@ -87,3 +90,4 @@ def _publish(staged: Path, folder: Path) -> None:
                 sync_folder(written)
         file.replace(target)
     sync_folder(folder)
+    return [str(file.relative_to(staged)) for file in files]

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ FREE_SETTINGS = {
     "memory_budget",
     "device",
     "lora_save",
+    "push_to_hub",
+    "private",
     "on_nonfinite",
     "max_nonfinite",
 }
@@ -123,7 +125,10 @@ class OutputFolder:
             for name, value in identity["config"].items()
             if name not in FREE_SETTINGS and saved["config"].get(name, value) != value  # an option newer than the run
         ]
-        differences += [said for name, said in CONTENT.items() if saved.get(name) != identity.get(name)]
+        changed = [name for name in CONTENT if saved.get(name) != identity.get(name)]
+        differences += [CONTENT[name] for name in changed]
+        if "data" in changed and saved.get("hub_data"):
+            differences.append(f"--train-data held {', '.join(map(str, saved['hub_data']))}")
         if saved.get("data_sets") != identity.get("data_sets"):
             differences.append("the settings of the data sets in --train-data have changed")
         if saved["world_size"] != identity["world_size"]:
@@ -161,10 +166,19 @@ class OutputFolder:
         with atomic_write(self.path / "config.yaml") as file:
             file.write(config_yaml)
 
-    def finish(self) -> None:
-        """Record that the model and its reports are complete, and what their bytes are. This is written last."""
+    def finish(self, model: Sequence[str]) -> None:
+        """Record that the model and its reports are complete, and what their bytes are. This is written last.
+
+        Args:
+            model: the names of the files that make the model and its card, which others may see.
+        """
         names = [str(path.relative_to(self.path)) for path in self._results()]
-        self._write(self._read() | {"finished": True, "files": record(self.path, names)})
+        self._write(self._read() | {"finished": True, "files": record(self.path, names), "model_files": list(model)})
+
+    @property
+    def model_files(self) -> list[str]:
+        """The names that :meth:`finish` was given."""
+        return [str(name) for name in self._read().get("model_files", ())]
 
     @property
     def finished(self) -> bool:

@@ -5,6 +5,7 @@ from typing import Any
 
 from biencoder.config import data_sets_of
 from biencoder.data.data_sets import settings_of
+from biencoder.data.files.hub_copy import is_on_hub, pinned
 from biencoder.distributed import barrier, broadcast_object, rank, world_size
 from biencoder.terminal import say
 from biencoder.training.progress import TrainingProgress
@@ -24,6 +25,7 @@ def identity_of(setup: Setup, base: str) -> dict[str, Any]:
         "config": config.to_dict(),
         "data_sets": settings_of(data_sets_of(config.train_data)),
         "data": setup.examples.fingerprint,
+        "hub_data": [pinned(path) for data_set in config.data_sets for path in data_set.path if is_on_hub(path)],
         "evaluation": " ".join(each.fingerprint for each in (setup.collection, *setup.guards.values())),
         "model": base,
         "guide": setup.guide and setup.guide.encoder.fingerprint,
