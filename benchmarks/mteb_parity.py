@@ -29,7 +29,7 @@ NAME = "LocalFiles"
 def register(folder: Path, *, ignores_itself: bool = False) -> None:
     """Make the BEIR files of a folder a task of MTEB by the name :data:`NAME`; titles stay apart from texts."""
 
-    class LocalFiles(AbsTaskRetrieval):
+    class LocalFiles(AbsTaskRetrieval):  # type: ignore[misc, unused-ignore]
         ignore_identical_ids = ignores_itself
         metadata = TaskMetadata(
             name=NAME,
