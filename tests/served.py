@@ -56,9 +56,7 @@ def served(model: Path, hold: Path, *words: str) -> Iterator[Served]:
     """A service of a model on a free port; killed at the end if it still runs."""
     command = [sys.executable, "-c", _HELD, str(hold), "serve", "--model", str(model), "--port", "0", *words]
     environment = os.environ | {"BIENCODER_SERVE_API_KEY": KEY, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     try:
         assert process.stdout is not None
         said = process.stdout.readline()

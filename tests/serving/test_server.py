@@ -5,10 +5,12 @@ import contextlib
 import json
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import numpy as np
@@ -17,6 +19,10 @@ from served import KEY, Served, served
 from tiny import WORDS, tiny_model
 
 from biencoder import Encoder
+from biencoder.config import ServeConfig
+from biencoder.serving.keys import Keys
+from biencoder.serving.server import address_of, bind, serve
+from biencoder.serving.service import Service
 
 TEXTS = [" ".join(WORDS[i : i + 1 + i % 7]) for i in range(40)]
 QUEUE = 60
@@ -38,7 +44,7 @@ def encoder(folder: Path) -> Encoder:
 
 @pytest.fixture(scope="module")
 def service(folder: Path) -> Iterator[Served]:
-    limits = ("--max-queue", str(QUEUE), "--max-texts", "50", "--max-body", "1MB", "--timeout", "4")
+    limits = ("--max-queue", str(QUEUE), "--max-texts", "50", "--max-body", "1MB")
     with served(folder / "model", folder / "hold", *limits) as running:
         yield running
 
@@ -134,21 +140,6 @@ def test_texts_of_a_client_that_left_are_not_encoded(service: Served) -> None:
     assert service.figure('biencoder_requests_total{path="/v1/embeddings",status="499"}') == 1
 
 
-def test_a_request_that_waits_too_long_is_answered(service: Served) -> None:
-    with held(service):
-        answer = service.post(input="word1")
-    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "timeout")
-    assert service.figure("biencoder_queue_texts") == 0
-
-
-def test_a_body_that_does_not_come_is_not_waited_for(service: Served) -> None:
-    host, _, port = service.url.removeprefix("http://").partition(":")
-    head = f"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nContent-Length: 100\r\n\r\n"
-    with socket.create_connection((host, int(port)), timeout=10) as slow:
-        slow.sendall(head.encode() + b'{"input"')
-        assert slow.recv(12) == b"HTTP/1.1 408"
-
-
 @pytest.mark.parametrize("declared", [True, False])
 def test_a_body_beyond_the_limit_is_refused(declared: bool, service: Served) -> None:
     body = json.dumps({"input": ["a" * 90_000] * 12}).encode()
@@ -174,15 +165,13 @@ def test_the_model_is_listed(service: Served) -> None:
         assert client.get("/v1/embeddings").headers["Allow"] == "POST"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_service_after_what_it_accepted(number: signal.Signals, folder: Path) -> None:
-    with served(folder / "model", folder / f"hold-{number}") as service, ThreadPoolExecutor(1) as clients:
-        service.hold.touch()
-        accepted = clients.submit(service.post, input=TEXTS)
-        until(lambda: service.figure("biencoder_queue_texts") == len(TEXTS))
-        service.process.send_signal(number)
-        until(lambda: is_closed(service))
-        service.hold.unlink()
+def test_sigterm_ends_the_service_after_what_it_accepted(folder: Path) -> None:
+    with served(folder / "model", folder / "hold-the-last") as service, ThreadPoolExecutor(1) as clients:
+        with held(service):
+            accepted = clients.submit(service.post, input=TEXTS)
+            until(lambda: service.figure("biencoder_queue_texts") == len(TEXTS))
+            service.process.terminate()
+            until(lambda: is_closed(service))
         assert len(vectors(accepted.result())) == len(TEXTS)
         assert service.process.wait(10) == 0
         assert service.process.communicate()[1] == ""
@@ -194,3 +183,37 @@ def is_closed(service: Served) -> bool:
     except httpx2.TransportError:
         return True
     return False
+
+
+def test_sigint_ends_it_too_and_a_second_one_at_once(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    def run(begun: Callable[[str], None]) -> None:
+        service = Service(encoder, ServeConfig(model="m"), "m", Keys([]))
+        with bind("127.0.0.1", 0) as bound:
+            serve(service, bound, timeout=10, ready=lambda: begun(f"http://{address_of(bound)}"))
+
+    run(lambda _: signal.raise_signal(signal.SIGINT))
+
+    encode, go = encoder.encode_tokens, threading.Event()
+    taken = threading.Event()
+
+    def slow(*words: Any) -> np.ndarray:
+        taken.set()
+        go.wait(10)
+        return encode(*words)
+
+    def interrupt_twice(url: str) -> None:
+        with contextlib.suppress(httpx2.TransportError), ThreadPoolExecutor(1) as client:
+            waiting = client.submit(httpx2.post, f"{url}/v1/embeddings", json={"input": "word1"})
+            taken.wait(10)
+            for _ in range(2):
+                signal.raise_signal(signal.SIGINT)
+                time.sleep(0.3)
+            go.set()
+            waiting.result()
+
+    monkeypatch.setattr(encoder, "encode_tokens", slow)
+    with pytest.raises(KeyboardInterrupt):
+        run(lambda url: threading.Thread(target=interrupt_twice, args=(url,)).start())
+    assert signal.getsignal(signal.SIGINT) is before
