@@ -6,16 +6,13 @@ encoded one request after the other.
 """
 
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import uvicorn
-from fastapi import FastAPI
-from pydantic import BaseModel
+from fastapi import Body, FastAPI
 from sentence_transformers import SentenceTransformer
 
-
-class Asked(BaseModel):
-    input: str | list[str]
+Texts = Annotated[str | list[str], Body(embed=True)]
 
 
 def app(path: str, kind: str) -> FastAPI:
@@ -23,14 +20,14 @@ def app(path: str, kind: str) -> FastAPI:
     model = SentenceTransformer(path, device="cpu")
     service = FastAPI()
 
-    def embed(asked: Asked) -> dict[str, Any]:
-        texts = [asked.input] if isinstance(asked.input, str) else asked.input
+    def embed(input: Texts) -> dict[str, Any]:
+        texts = [input] if isinstance(input, str) else input
         vectors = model.encode(texts, normalize_embeddings=True)
         data = [{"object": "embedding", "index": i, "embedding": v.tolist()} for i, v in enumerate(vectors)]
         return {"object": "list", "data": data}
 
-    async def embed_alone(asked: Asked) -> dict[str, Any]:
-        return embed(asked)
+    async def embed_alone(input: Texts) -> dict[str, Any]:
+        return embed(input)
 
     async def health() -> dict[str, str]:
         return {"status": "ok"}
