@@ -15,7 +15,8 @@ HEALTH = b"GET /health HTTP/1.1\r\nHost: service\r\n\r\n"
 def post(body: bytes, length: int | None = None) -> bytes:
     """A request as it goes over the wire; ``length`` is what it says of its body."""
     said = len(body) if length is None else length
-    return f"POST {PATH} HTTP/1.1\r\nHost: service\r\nContent-Length: {said}\r\n\r\n".encode() + body
+    head = f"POST {PATH} HTTP/1.1\r\nHost: service\r\nContent-Type: application/json\r\nContent-Length: {said}\r\n\r\n"
+    return head.encode() + body
 
 
 def embed(**fields: Any) -> bytes:

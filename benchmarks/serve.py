@@ -88,7 +88,7 @@ def measure(system: str, command: Sequence[str], asked: argparse.Namespace, text
     rounds = []
     with running(command, model_folder(asked), asked.output_dir / f"{system.replace(' ', '-')}.log") as (port, process):
         for clients in asked.clients:
-            load(port, requests[:WARM_UP], clients)
+            load(port, requests[: min(WARM_UP, asked.documents)], clients)
             forget_peak(process)
             before = busy(process)
             seen = load(port, requests[: asked.documents if clients > 1 else asked.documents // 2], clients)
