@@ -30,9 +30,6 @@ COMMANDS = {
     "FastAPI, threads": ["-m", "benchmarks.plain_service", "{model}", "{port}", "threads"],
     "FastAPI, one at a time": ["-m", "benchmarks.plain_service", "{model}", "{port}", "async"],
 }
-INFINITY = "infinity-emb"
-INFINITY_WORDS = ["v2", "--model-id", "{model}", "--port", "{port}", "--host", "127.0.0.1", "--device", "cpu"]
-INFINITY_WORDS += ["--engine", "torch", "--no-bettertransformer", "--url-prefix", "/v1", "--dtype", "float32"]
 
 
 @dataclass(frozen=True)
@@ -102,8 +99,7 @@ def measure(system: str, command: Sequence[str], asked: argparse.Namespace, text
 
 def commands(asked: argparse.Namespace) -> dict[str, list[str]]:
     """The systems that are asked for, and how each is started."""
-    found = {name: [sys.executable, *words] for name, words in COMMANDS.items() if name in asked.systems}
-    return found | ({INFINITY: [str(asked.infinity), *INFINITY_WORDS]} if asked.infinity else {})
+    return {name: [sys.executable, *words] for name, words in COMMANDS.items() if name in asked.systems}
 
 
 def row(rounds: list[Round], best_rival: float) -> list[str]:
@@ -153,7 +149,6 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64], help="that send at the same time")
     parser.add_argument("--documents", type=int, default=1024, help="of a round; one client sends half of them")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of each system")
-    parser.add_argument("--infinity", type=Path, help="the command infinity_emb of an environment that has it")
     parser.add_argument("--endurance", type=float, help="seconds of right and broken requests, instead of the table")
     asked = parser.parse_args()
     asked.output_dir.mkdir(parents=True, exist_ok=True)
