@@ -28,6 +28,7 @@ GOOD: dict[str, list[str]] = {
     "report": ["run", "--output", "report.html"],
     "encode": ["--model", "model", "--input", "texts.txt", "--output", "vectors.npy"],
     "search": ["--model", "model", "--corpus", "texts.txt", "--query", "word1", "--output", "hits.jsonl"],
+    "serve": ["--model", "model", "--port", "0"],
     "mine": ["--model", "model", "--train-data", "pairs.jsonl", "--output", "mined.jsonl"],
     "score": ["--reranker", "reranker", "--train-data", "pairs.jsonl", "--output", "scored.jsonl"],
     "check": ["--train-data", "pairs.jsonl", "--model", "model", "--eval-data", "beir"],

@@ -29,6 +29,7 @@ from biencoder.config import (
     ReportConfig,
     ScoreConfig,
     SearchConfig,
+    ServeConfig,
     TrainConfig,
 )
 from biencoder.config.options import (
@@ -100,6 +101,12 @@ COMMANDS = {
         "biencoder.commands.search",
         "find the passages that are most similar to a query, by exact search",
         'biencoder search --model my-model --corpus passages.txt --query "how do I start?"',
+    ),
+    "serve": Command(
+        ServeConfig,
+        "biencoder.commands.serve",
+        "serve a model's vectors over HTTP, as OpenAI's /v1/embeddings",
+        "biencoder serve --model my-model",
     ),
     "mine": Command(
         MineConfig,

@@ -7,7 +7,7 @@ Standard library only, so that ``biencoder --help`` is instant.
 from biencoder.config.data import CheckConfig, DataSet, PairsConfig, data_sets_of
 from biencoder.config.models import DemoConfig, DistillConfig, DoctorConfig, ExportConfig, MergeConfig, ReportConfig
 from biencoder.config.negatives import MineConfig, MiningOptions, ScoreConfig
-from biencoder.config.retrieval import DiffConfig, EncodeConfig, EvaluateConfig, SearchConfig
+from biencoder.config.retrieval import DiffConfig, EncodeConfig, EvaluateConfig, SearchConfig, ServeConfig
 from biencoder.config.train import TrainConfig
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "ReportConfig",
     "ScoreConfig",
     "SearchConfig",
+    "ServeConfig",
     "TrainConfig",
     "data_sets_of",
 ]

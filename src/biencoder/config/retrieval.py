@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from biencoder.config.choices import FLOAT32, PASSAGE, TEXT_KINDS, VECTORS
-from biencoder.config.headings import INPUT, MODEL, REQUIRED, RESULT
+from biencoder.config.headings import INPUT, LIMITS, MODEL, REQUIRED, RESULT, SERVER
 from biencoder.config.options import Option
 from biencoder.config.shared import (
     A_BEIR_FOLDER,
@@ -15,6 +15,7 @@ from biencoder.config.shared import (
     EncoderConfig,
     EncodingOptions,
 )
+from biencoder.config.values import parse_size
 from biencoder.errors import UserError
 
 
@@ -147,3 +148,52 @@ class SearchConfig(EncoderConfig):
             raise UserError("give either --query 'TEXT' or --queries FILE")
         if self.approximate and self.corpus_embeddings is None:
             raise UserError("--approximate needs --corpus-embeddings: an index is of vectors that are stored")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig(EncoderConfig):
+    """`biencoder serve`."""
+
+    kind: Annotated[
+        str,
+        Option(
+            "which of the model's prompts to put before the texts of a request without input_type; plain: none",
+            MODEL,
+            choices=TEXT_KINDS,
+        ),
+    ] = PASSAGE
+    host: Annotated[
+        str, Option("address to listen on; 0.0.0.0: on all networks of this machine", SERVER, metavar="ADDRESS")
+    ] = "127.0.0.1"
+    port: Annotated[int, Option("port to listen on; 0: a free one", SERVER, least=0, most=65535)] = 8000
+    served_model_name: Annotated[
+        str | None, Option("name that clients know the model by", SERVER, unset="the last part of --model")
+    ] = None
+    api_key_file: Annotated[
+        Path | None,
+        Option(
+            "file with the API keys that clients may use, one per line; without it, the key is read from "
+            "BIENCODER_SERVE_API_KEY",
+            SERVER,
+            unset="no key",
+            metavar="FILE",
+        ),
+    ] = None
+    max_texts: Annotated[int, Option("most texts of a request", LIMITS, least=1)] = 2048
+    max_characters: Annotated[int, Option("most characters of a text", LIMITS, least=1)] = 100_000
+    max_body: Annotated[
+        int, Option("most bytes of a request, such as 8MB", LIMITS, metavar="SIZE", convert=parse_size)
+    ] = 16_000_000
+    max_queue: Annotated[
+        int, Option("texts that wait at most; a request with more than there is room for is refused", LIMITS, least=1)
+    ] = 4096
+    timeout: Annotated[
+        float, Option("seconds in which a request must arrive, and then be answered", LIMITS, above=0)
+    ] = 60.0
+
+    def check(self) -> None:
+        """Refuse a queue that a whole request has no room in."""
+        if self.max_queue < self.max_texts:
+            raise UserError(
+                f"--max-queue {self.max_queue} has no room for a request of {self.max_texts} texts; lower --max-texts"
+            )

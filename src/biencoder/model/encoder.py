@@ -384,7 +384,7 @@ class Encoder(nn.Module):
     ) -> Iterator[tuple[np.ndarray, Any]]:
         """What ``encode`` makes of each chunk of texts, and the places of these."""
         done = 0
-        with self._inference(), autocast(self.precision, self.device):  # weights are cast once, not for each chunk
+        with self.kept_ready():
             encoded = ((places, encode(chunk)) for places, chunk in self._chunks(parts))
             for places, found in one_behind(encoded):
                 yield places, found
@@ -434,11 +434,16 @@ class Encoder(nn.Module):
         return save_model(folder, whole, self._tokenizer, self.settings, layers)
 
     @contextlib.contextmanager
-    def _inference(self) -> Iterator[None]:
+    def kept_ready(self) -> Iterator[None]:
+        """Inside of this block, and in this thread, weights are laid out and cast once, and not for each chunk.
+
+        Weights must not change meanwhile. Blocks may stand in each other: whoever encodes again and again puts one
+        around all of it, and what is encoded there by :meth:`embed` lays out the weights for the rest.
+        """
         training = self.backbone.training
         self.eval()
         try:
-            with torch.inference_mode(), prepared_weights():
+            with torch.inference_mode(), prepared_weights(), autocast(self.precision, self.device):
                 yield
         finally:
             self.train(training)

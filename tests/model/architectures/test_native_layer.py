@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from layers import bf16_errors_of_layers, count_calls
@@ -166,6 +167,21 @@ def test_what_prepared_weights_take_is_known(precision: str, tmp_path: Path) -> 
         assert prepared_bytes() == 0
         encoder.embed(BATCH)
         assert prepared_bytes() == weights * layouts * (2 if precision == "bf16" else 4)
+    assert prepared_bytes() == 0
+
+
+def test_an_encoder_that_is_kept_ready_lays_nothing_out_again(tmp_path: Path) -> None:
+    encoder = load(tmp_path)
+    texts = ["word1 word2", "word3"]
+    alone = encoder.encode(texts)
+    with encoder.kept_ready():
+        encoder.embed(BATCH)
+        laid_out = prepared_bytes()
+        assert laid_out > 0
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("biencoder.model.architectures.native_layer.linear", None)  # what lays a layer out
+            np.testing.assert_array_equal(encoder.encode(texts), alone)
+        assert prepared_bytes() == laid_out
     assert prepared_bytes() == 0
 
 

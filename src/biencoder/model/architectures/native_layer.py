@@ -101,8 +101,11 @@ _laid_out: ContextVar[dict[Any, Products] | None] = ContextVar("products", defau
 
 @contextlib.contextmanager
 def prepared_weights() -> Iterator[None]:
-    """Inside of this block weights do not change, so that they are laid out once and not for each chunk."""
-    token = _laid_out.set({})
+    """Inside of this block weights do not change, so that they are laid out once and not for each chunk.
+
+    A block inside of another one begins with what that one has laid out, and keeps the rest to itself.
+    """
+    token = _laid_out.set(dict(_laid_out.get() or {}))
     try:
         yield
     finally:
