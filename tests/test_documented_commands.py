@@ -1,7 +1,8 @@
-"""The commands that the documents show work: they run here on small stand-ins for the files and models that they name."""
+"""The commands that the documents show work: they run here on stand-ins for the files and models that they name."""
 
 import shlex
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ TRAIN = "biencoder train --model BAAI/bge-small-en-v1.5 --train-data pairs.jsonl
 def run(line: str) -> int:
     """Run a command line that writes what it writes for the first time."""
     words = shlex.split(line)[1:]
-    for i, (flag, value) in enumerate(zip(words, words[1:], strict=False), 1):
+    for i, (flag, value) in enumerate(list(pairwise(words)), 1):
         words[i] = SMALLER.get(flag, value)
         if flag in OUTPUTS and Path(value).is_dir():
             shutil.rmtree(value)
