@@ -89,16 +89,16 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Take the navigation from the README."""
     _, _, rest = text_of(README).partition("## Learn more\n")
     learn_more, _, _ = rest.partition("\n## ")
-    config.nav = [{"Start": "index.md"}]
-    for title, pages in re.findall(r"\*\*(.+)\*\*\n\n((?:- .+\n)+)", learn_more):
-        config.nav.append({title: re.findall(r"\(docs/([^)]+)\)", pages)})
+    config.nav = [{"Overview": "index.md"}]
+    for title, pages in re.findall(r"\*\*(.+)\*\*\n\n((?:[- ] .+\n)+)", learn_more):
+        config.nav.append({title: re.findall(r"^- \[.+?\]\(docs/(.+?)\)", pages, re.MULTILINE)})
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the front page, and the files that pages link to."""
     pages = {PurePosixPath("docs") / file.src_uri for file in files.documentation_pages()}
-    for path in outside(pages | {README}):
+    for path in outside(pages | {README}) - {README}:
         files.append(File.generated(config, place(path), content=as_page(path)))
     files.append(File.generated(config, place(README), content=front_page()))
     return files

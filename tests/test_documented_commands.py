@@ -1,34 +1,17 @@
 """The commands that the documents show work: they run here on stand-ins for the files and models that they name."""
 
-import shlex
 import shutil
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from command_lines import ROWS, write_rows
-from documented import PAGES, ROOT, blocks
+from documented import PAGES, ROOT, blocks, run_small
 from tiny import WORDS, tiny_cross_encoder, tiny_model
 
-from biencoder.cli import COMMANDS, main
+from biencoder.cli import COMMANDS
 
-OUTPUTS = {"--output-dir", "--output", "--run-file"}
-# A step shows that training works; what else a run does by default is tested elsewhere and takes longer.
-MORE = {"train": ["--max-steps", "1", "--no-general-guard", "--no-cross-validate"], "distill": ["--dim", "16"]}
-SMALLER = {"--freeze-layers": "1", "--dim": "16", "--dims": "16"}  # than the stand-ins' layers and dimensions
 TRAIN = "biencoder train --model BAAI/bge-small-en-v1.5 --train-data pairs.jsonl --output-dir my-model"
-
-
-def run(line: str) -> int:
-    """Run a command line that writes what it writes for the first time."""
-    words = shlex.split(line)[1:]
-    for i, (flag, value) in enumerate(list(pairwise(words)), 1):
-        words[i] = SMALLER.get(flag, value)
-        if flag in OUTPUTS and Path(value).is_dir():
-            shutil.rmtree(value)
-        elif flag in OUTPUTS:
-            Path(value).unlink(missing_ok=True)
-    return main([*words, *MORE.get(words[0], [])])
+TUTORIAL = ROOT / "docs" / "tutorial.md"  # which has a test of its own
 
 
 def write_collection(folder: Path) -> None:
@@ -56,12 +39,15 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_rows(folder / f"{name}.jsonl", rows)
     write_rows(folder / "questions.jsonl", [{"_id": "q1", "text": "word1 word2"}])
     (folder / "passages.txt").write_text("word1 word2\nword3\n")
-    shutil.copytree(ROOT / "docs", folder / "docs", ignore=shutil.ignore_patterns("*.py", "*.svg"))
+    (folder / "docs").mkdir()
+    for name in ("check.md", "mine.md"):
+        shutil.copy(ROOT / "docs" / name, folder / "docs")
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(folder)
-        assert run(TRAIN) == 0
-        assert run("biencoder distill --model my-model --output-dir my-static-model") == 0
+        assert run_small(TRAIN) == 0
+        assert run_small("biencoder distill --model my-model --output-dir my-static-model") == 0
     shutil.copytree(folder / "my-model", folder / "another-model")
+    shutil.copytree(folder / "my-static-model", folder / "my-tuned-static-model")
     return folder
 
 
@@ -70,6 +56,7 @@ def runnable() -> list[tuple[str, list[str]]]:
     shown = {
         page.name: [line for block in blocks(page, "sh") if not block.not_run for line in block.lines()]
         for page in PAGES
+        if page != TUTORIAL
     }
     shown["--help"] = [command.example for name, command in COMMANDS.items() if name != "demo"]  # which has its tests
     seen: set[str] = {TRAIN}
@@ -85,6 +72,7 @@ def test_the_commands_of_a_page_work(
     page: str, lines: list[str], stand_ins: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(stand_ins)
+    write_rows(Path("pairs.jsonl"), ROWS)  # which another page may have written
     for line in lines:
         assert line.startswith("biencoder "), f"{page}: no test can run `{line}`; say why above the block"
-        assert run(line) == 0, f"{page}: {line}"
+        assert run_small(line) == 0, f"{page}: {line}"

@@ -10,6 +10,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -116,6 +117,16 @@ def test_pages_fit_and_need_no_network_and_the_search_finds(address: str, tmp_pa
     console = [line for line in log.splitlines() if "CONSOLE" in line]
     assert [line for line in console if "broken.html" not in line] == []
     assert any("undefined_name" in line for line in console)
+
+
+def test_the_navigation_is_the_list_of_the_readme(address: str) -> None:
+    with urlopen(f"{address}/check.html") as answer:
+        page = answer.read().decode()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Learn more")[2]
+    listed = re.findall(r"^- \[docs/(\w+)\.md\]", readme, re.MULTILINE)
+    assert len(listed) > 20
+    in_order = dict.fromkeys(re.findall(r'href="(?:\./)?(\w+)\.html" class="md-nav__link', page))
+    assert list(in_order) == ["index", *listed]
 
 
 @pytest.mark.parametrize(("flags", "is_dark"), [((), False), ((DARK,), True)], ids=["light", "dark"])
