@@ -20,7 +20,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 HEIGHT = 900
 WIDTHS = {"desktop": 1280, "phone": 390}
-PAGES = ("index.html", "train.html", "architecture.html", "repository/SECURITY.html")
+PAGES = ("index.html", "tutorial.html", "train.html", "situations.html", "repository/SECURITY.html")
 SEARCH = "index.html?q=hard+negatives"
 # It shows that the measurement sees what sticks out, what a page asks for elsewhere, and what its scripts complain of.
 BROKEN = """<!DOCTYPE html><title>broken</title><script src="https://elsewhere.example/a.js"></script>
