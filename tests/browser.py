@@ -14,7 +14,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-extensions", "--hide-scrollbars",
-    "--host-resolver-rules=MAP * ~NOTFOUND",  # no network, whatever the page asks for
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # no network, whatever the page asks for
 )  # fmt: skip
 DARK = "--blink-settings=preferredColorScheme=0"
 
@@ -59,17 +59,17 @@ def browser() -> str:
     return path
 
 
-def run(page: Path, work: Path, *flags: str, width: int, height: int) -> str:
-    """What the browser prints of a page in a window of that size."""
+def run(address: str, work: Path, *flags: str, width: int, height: int) -> tuple[str, str]:
+    """What the browser prints of a page in a window of that size, and what it logs."""
     words = [browser(), *FLAGS, f"--user-data-dir={work / 'profile'}", f"--window-size={width},{height}", *flags]
-    done = subprocess.run([*words, page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
-    return done.stdout
+    done = subprocess.run([*words, address], capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout, done.stderr
 
 
-def screenshot(page: Path, work: Path, *flags: str, width: int = 1100, height: int = 1600) -> bytes:
+def screenshot(address: str, work: Path, *flags: str, width: int = 1100, height: int = 1600) -> bytes:
     """The PNG of the upper part of a page."""
     path = work / "screenshot.png"
-    run(page, work, *flags, f"--screenshot={path}", width=width, height=height)
+    run(address, work, *flags, f"--screenshot={path}", width=width, height=height)
     return path.read_bytes()
 
 
@@ -85,7 +85,7 @@ def misfits(page: Path, work: Path, *, width: int) -> dict[str, Any]:
     copy = work / "measured.html"
     measured = html.escape(text.replace("</body>", f"{MEASURE}</body>"))
     copy.write_text(FRAME.format(width, measured), encoding="utf-8")
-    shown = run(copy, work, "--dump-dom", width=1400, height=1000)
+    shown, _ = run(copy.as_uri(), work, "--dump-dom", width=1400, height=1000)
     match = re.search(r"<body>(\{.*?\})</body>", shown, re.DOTALL)
     assert match is not None, shown[:2000]
     read: dict[str, Any] = json.loads(html.unescape(match[1]))

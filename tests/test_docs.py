@@ -7,30 +7,13 @@ import types
 from pathlib import Path
 
 import pytest
+from documented import PAGES, ROOT, blocks, commands
 
 import biencoder
 from biencoder import cli
 from biencoder.config.options import Config, details, help_text, in_reading_order, shape, typed_name
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 OTHERS_FLAGS = {"--help", "--config", "--nproc_per_node", "--small"}
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
-
-
-def commands() -> list[tuple[str, str]]:
-    found = [
-        (page.name, line)
-        for page in PAGES
-        for block in blocks(page, "sh")
-        for line in block.splitlines()
-        if re.match(r"(torchrun .* -m )?biencoder ", line)
-    ]
-    assert len(found) >= 12
-    return found
 
 
 def options_table(config: type[Config]) -> str:
@@ -102,13 +85,13 @@ def test_every_command_has_its_table() -> None:
     assert sorted(tables) == sorted(set(cli.COMMANDS) - {"demo"})
 
 
-@pytest.mark.parametrize(("page", "line"), commands())
-def test_the_commands_shown_are_accepted(page: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("line", sorted({line for page in PAGES for line in commands(page)}))
+def test_the_commands_shown_are_accepted(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Config] = []
     module = types.SimpleNamespace(run=asked.append)
     monkeypatch.setattr("biencoder.cli.importlib", types.SimpleNamespace(import_module=lambda _: module))
     words = shlex.split(line.partition("biencoder ")[2])
-    assert cli.main(words) == 0, f"{page}: {line}"
+    assert cli.main(words) == 0
     assert len(asked) == 1
 
 
@@ -126,8 +109,8 @@ def test_flags_and_links_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_shown_is_python_and_imports_what_exists(page: Path) -> None:
     for block in blocks(page, "python"):
-        compile(block, page.name, "exec")
-        for names in re.findall(r"^from biencoder import (.+)$", block, re.MULTILINE):
+        compile(block.text, page.name, "exec")
+        for names in re.findall(r"^from biencoder import (.+)$", block.text, re.MULTILINE):
             assert set(names.split(", ")) <= set(biencoder.__all__)
 
 
@@ -138,7 +121,7 @@ def test_every_page_is_linked_from_the_readme() -> None:
 
 def test_continuous_integration_sets_up_as_the_readme_says() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    (test_command,) = (line for block in blocks(PAGES[0], "sh") for line in block.splitlines() if "pytest" in line)
+    (test_command,) = (line for block in blocks(PAGES[0], "sh") for line in block.text.splitlines() if "pytest" in line)
     assert all(step in script.splitlines() for step in test_command.split(" && "))
 
 

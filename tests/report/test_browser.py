@@ -55,7 +55,7 @@ def test_the_measurement_sees_a_text_that_overflows(page: Path, tmp_path: Path) 
 def test_a_screenshot_shows_the_page_in_its_colours(
     page: Path, width: int, flags: tuple[str, ...], is_dark: bool, tmp_path: Path
 ) -> None:
-    image = Image.open(io.BytesIO(screenshot(page, tmp_path, *flags, width=width))).convert("RGB")
+    image = Image.open(io.BytesIO(screenshot(page.as_uri(), tmp_path, *flags, width=width))).convert("RGB")
     assert image.size == (width, 1600)
     pixels = np.asarray(image)
     background = pixels[2, 2]
