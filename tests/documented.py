@@ -43,7 +43,11 @@ def commands(page: Path) -> list[str]:
 
 OUTPUTS = {"--output-dir", "--output", "--run-file"}
 # A step shows that training works; what else a run does by default is tested elsewhere and takes longer.
-MORE = {"train": ["--max-steps", "1", "--no-general-guard", "--no-cross-validate"], "distill": ["--dim", "16"]}
+MORE = {
+    "train": ["--max-steps", "1", "--no-general-guard", "--no-cross-validate"],
+    "distill": ["--dim", "16"],
+    "serve": ["--port", "0"],
+}
 SMALLER = {"--freeze-layers": "1", "--dim": "16", "--dims": "16"}  # than the layers and dimensions of tiny models
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_lines import ROWS, write_rows
@@ -9,6 +10,7 @@ from documented import PAGES, ROOT, blocks, run_small
 from tiny import WORDS, tiny_cross_encoder, tiny_model
 
 from biencoder.cli import COMMANDS
+from biencoder.serving import server
 
 TRAIN = "biencoder train --model BAAI/bge-small-en-v1.5 --train-data pairs.jsonl --output-dir my-model"
 TUTORIAL = ROOT / "docs" / "tutorial.md"  # which has a test of its own
@@ -67,6 +69,19 @@ def runnable() -> list[tuple[str, list[str]]]:
     return [(page, lines) for page, lines in pages if lines]
 
 
+@pytest.fixture
+def service_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service stops when it has started."""
+
+    async def start_and_stop(self: Any, sockets: Any = None) -> None:
+        await start(self, sockets)
+        self.should_exit = True
+
+    start = server._Server.startup
+    monkeypatch.setattr(server._Server, "startup", start_and_stop)
+
+
+@pytest.mark.usefixtures("service_stops")
 @pytest.mark.parametrize(("page", "lines"), runnable(), ids=[page for page, _ in runnable()])
 def test_the_commands_of_a_page_work(
     page: str, lines: list[str], stand_ins: Path, monkeypatch: pytest.MonkeyPatch
