@@ -58,7 +58,8 @@ const measure = frame => {
 };
 const report = tries => {
   const seen = [...document.querySelectorAll("iframe")].map(measure);
-  if (tries && !seen.some(each => each.hits)) return fetch("WAIT").then(() => report(tries - 1));  // its worker still reads
+  const isOver = !tries || seen.some(each => each.hits);
+  if (!isOver) return fetch("WAIT").then(() => report(tries - 1));  // the search's worker still reads
   document.body.textContent = JSON.stringify(seen);
 };
 if (location.hash) addEventListener("load", () => report(100));
