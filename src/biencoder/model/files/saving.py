@@ -1,8 +1,9 @@
 """A model's folder, written whole or not at all."""
 
+import contextlib
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,10 +28,7 @@ def save_model(
     settings: ModelSettings,
     layers: Sequence[Mapping[str, Tensor]] = (),
 ) -> None:
-    """Write weights, configuration, tokenizer and sentence-transformers' files into ``folder``.
-
-    Everything is written and synced under a temporary name first. The configuration, which makes a folder a model, is
-    moved there last, so a kill leaves a whole model or none.
+    """Write weights, configuration, tokenizer and sentence-transformers' files into ``folder``, all of them or none.
 
     Args:
         folder: of the model.
@@ -39,9 +37,7 @@ def save_model(
         settings: with a pooling.
         layers: the weights of each of the settings' linear layers, by name.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=".model.", suffix=".tmp", dir=folder))
-    try:
+    with whole_model(folder) as staged:
         with quiet(), system_errors(staged):
             backbone.save_pretrained(staged)
             if tokenizer is not None:
@@ -49,9 +45,31 @@ def save_model(
                 tokenizer.save_pretrained(staged)
                 settings = replace(settings, skipped=known_words(tokenizer, settings.skipped))
         write_settings(staged, settings, int(backbone.config.hidden_size), layers)
+
+
+@contextlib.contextmanager
+def whole_model(folder: Path) -> Iterator[Path]:
+    """A temporary folder to write a model into, whose files come into ``folder`` when the block ends without an error.
+
+    They are synced first. The configuration, which makes a folder a model, is moved there last, so a kill leaves a
+    whole model or none.
+
+    Args:
+        folder: of the model; it is made when missing, and goes again if the block raises an error.
+    """
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(prefix=".model.", suffix=".tmp", dir=folder))
+    try:
+        yield staged
         _publish(staged, folder)
-    finally:
+    except BaseException:
         shutil.rmtree(staged, ignore_errors=True)
+        if is_new:
+            with contextlib.suppress(OSError):  # somebody has put a file there
+                folder.rmdir()
+        raise
+    shutil.rmtree(staged, ignore_errors=True)
 
 
 def _forget_last_use(tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> None:
