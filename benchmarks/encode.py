@@ -59,15 +59,16 @@ def onnx_int8(model: str, texts: list[str], max_length: int, device: str) -> tup
     if device != "cpu":
         raise SystemExit("--systems: ONNX Runtime int8 is measured on a CPU only")
     from biencoder import Encoder
-    from biencoder.model.onnx.encoder import OnnxEncoder
-    from biencoder.model.onnx.export import write_int8, write_onnx
+    from biencoder.config.choices import ONNX
+    from biencoder.model.runtimes.runtime import find_runtime
+    from biencoder.model.runtimes.runtime_encoder import RuntimeEncoder
 
-    encoder = Encoder.load(model, max_length=max_length)
+    encoder, runtime = Encoder.load(model, max_length=max_length), find_runtime(ONNX)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         encoder.save(folder)
-        write_onnx(encoder, folder)
-        runs = OnnxEncoder(write_int8(folder), encoder)
+        runtime.write(encoder, folder)
+        runs = RuntimeEncoder(runtime.session(runtime.write_int8(folder)), encoder)
         runs.encode(texts[:WARM_UP])
         began = time.perf_counter()
         vectors = runs.encode(texts)

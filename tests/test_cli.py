@@ -333,7 +333,7 @@ def test_a_shell_completes_commands_flags_values_and_files(tmp_path: Path, capsy
         "dense,sparse,multi",
     ]
     assert completed(script, "biencoder", "train", "--train-data", f"{tmp_path}/pa") == [f"{tmp_path}/pairs.jsonl"]
-    assert completed(script, "biencoder", "export", "--format", "o") == ["onnx"]
+    assert completed(script, "biencoder", "export", "--format", "o") == ["onnx", "openvino"]
 
 
 @pytest.mark.parametrize("words", [[], ["cmd"], ["bash", "zsh"]])

@@ -317,7 +317,7 @@ def test_a_bad_evaluation_folder(kind: str, command: str, flag: str, place: Path
     ("pairs", "--output", "beir", "--output beir: must be a file that ends in .jsonl"),
     ("pairs", "--output", "made.csv", "--output made.csv: must be a file that ends in .jsonl"),
     ("pairs", "--output", "texts.txt/made.jsonl", "texts.txt is a file, not a "),
-    ("export", "--format", "onx", "--format must be one of sentence-transformers, onnx, not 'onx'"),
+    ("export", "--format", "onx", "--format must be one of sentence-transformers, onnx, openvino, not 'onx'"),
 ])  # fmt: skip
 def test_a_bad_output(command: str, flag: str, value: str, message: str, refused: Refused) -> None:
     refused(with_flag(command, flag, value), message)

@@ -28,7 +28,7 @@ SELECTIONS = TOP, RANDOM = "top", "random"
 PAIR_METHODS = TITLE, FIRST_SENTENCE, SPANS, HEADINGS = "title", "first-sentence", "spans", "headings"
 VECTORS = FLOAT32, FLOAT16, INT8, BINARY, UBINARY = "float32", "float16", "int8", "binary", "ubinary"
 TEXT_KINDS = QUERY, PASSAGE, PLAIN = "query", "passage", "plain"
-FORMATS = SENTENCE_TRANSFORMERS, ONNX = "sentence-transformers", "onnx"
+FORMATS = SENTENCE_TRANSFORMERS, ONNX, OPENVINO = "sentence-transformers", "onnx", "openvino"
 
 # Of a loss over cosines. They differ by at most 2, so above this temperature the logits are nearly equal.
 HIGHEST_TEMPERATURE = 0.5

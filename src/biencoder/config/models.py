@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from biencoder.config.choices import AUTO, FORMATS, FP32, ONNX, SENTENCE_TRANSFORMERS
+from biencoder.config.choices import AUTO, FORMATS, FP32, SENTENCE_TRANSFORMERS
 from biencoder.config.headings import REQUIRED, RESULT, RUNNING
 from biencoder.config.options import Config, Option
 from biencoder.config.shared import (
@@ -32,28 +32,47 @@ class ExportConfig(Config):
         Path, Option("folder for the exported model; created if it does not exist", REQUIRED, metavar="DIR")
     ]
     format: Annotated[
-        str, Option("format to write; onnx: both, the ONNX file in the folder onnx", RESULT, choices=FORMATS)
+        str,
+        Option(
+            "format to write; onnx, openvino: the sentence-transformers folder, with a folder onnx or openvino in it",
+            RESULT,
+            choices=FORMATS,
+        ),
     ] = SENTENCE_TRANSFORMERS
-    int8: Annotated[
-        bool, Option("with --format onnx: also write a file with int8 weights, onnx/model_quantized.onnx", RESULT)
-    ] = False
+    int8: Annotated[bool, Option("with --format onnx or openvino: also write a file with int8 weights", RESULT)] = False
     data: Annotated[
         Path | None,
         Option(
-            f"with --format onnx: compare nDCG@10 too; {A_BEIR_FOLDER}", RESULT, unset="compare vectors", metavar="DIR"
+            f"with --format onnx or openvino: compare nDCG@10 too; {A_BEIR_FOLDER}",
+            RESULT,
+            unset="compare vectors",
+            metavar="DIR",
         ),
     ] = None
     split: Annotated[str | None, Option(SPLIT_HELP, RESULT, unset=USUAL_SPLIT, metavar="NAME")] = None
     max_length: MaxLength = None
     pooling: Pooling = AUTO
     normalize: Normalize = None
+    merge_adapter: Annotated[
+        bool,
+        Option(
+            "if the model is a LoRA adapter: add it to the weights of its base and write a whole model; "
+            "--no-merge-adapter: write an adapter",
+            RESULT,
+        ),
+    ] = True
     trust_remote_code: TrustRemoteCode = False
 
     def check(self) -> None:
-        """Refuse what only ONNX files have."""
+        """Refuse what only files of other runtimes have, and what they cannot have."""
+        runtimes = [name for name in FORMATS if name != SENTENCE_TRANSFORMERS]
         for flag, given in (("--int8", self.int8), ("--data", self.data is not None)):
-            if given and self.format != ONNX:
-                raise UserError(f"{flag} needs --format {ONNX}")
+            if given and self.format not in runtimes:
+                raise UserError(f"{flag} needs --format {' or '.join(runtimes)}")
+        if not self.merge_adapter and self.format in runtimes:
+            raise UserError(
+                f"--no-merge-adapter: --format {self.format} writes whole models only; leave one of them out"
+            )
         refuse_split_alone(self.split, self.data, ("--split", "--data"))
 
 

@@ -105,6 +105,7 @@ class Encoder(nn.Module):
         dim: int | None = None,
         pool_tokens: int = 1,
         head: str | None = None,
+        merge_adapter: bool = True,
         trust_remote_code: bool = False,
         flag: str = "--model",
     ) -> "Encoder":
@@ -121,6 +122,7 @@ class Encoder(nn.Module):
             dim: the first dimensions to keep of each vector, normalised again if the model normalises; None for all.
             pool_tokens: keep one vector for every so many tokens of a passage, for models with a vector for each token.
             head: the kind of head to use of a model that has several; None for all of them.
+            merge_adapter: add a LoRA adapter to the weights of its base; else it stays one, and :meth:`save` writes it.
             trust_remote_code: run code that comes with the model, and let its configuration choose attention kernels.
             flag: where a person named the model, for the message that there is none.
 
@@ -132,7 +134,7 @@ class Encoder(nn.Module):
         settings = read_settings(folder)
         target = choose_device(device)
         tokenizer = load_tokenizer(path, trust_remote_code=trust_remote_code)
-        backbone = load_checked(folder, path, dropout, trust_remote_code=trust_remote_code)
+        backbone = load_checked(folder, path, dropout, trust_remote_code=trust_remote_code, merge_adapter=merge_adapter)
         first_position = enable_packing(backbone)
         asked = resolve(_asked_of(settings, path, pooling, normalize, max_length, head), tokenizer, backbone)
         stored = StoredHead(folder, path, asked, settings.combined, backbone, tokenizer)

@@ -34,7 +34,10 @@ def parity(one: EncodesBothSides, other: EncodesBothSides) -> Parity:
     """Compare two models over a few texts of all lengths, as queries and as passages."""
     sides = ((one.encode_queries, other.encode_queries), (one.encode_passages, other.encode_passages))
     pairs = [(first(PROBES), second(PROBES)) for first, second in sides]
-    cosines = [
-        (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)).clip(min=1e-30) for a, b in pairs
-    ]
-    return Parity(float(max(np.abs(a - b).max() for a, b in pairs)), float(min(each.min() for each in cosines)))
+    return Parity(float(max(np.abs(a - b).max() for a, b in pairs)), min(lowest_cosine(a, b) for a, b in pairs))
+
+
+def lowest_cosine(one: np.ndarray, other: np.ndarray) -> float:
+    """The lowest between two vectors of one text, both ``[N, D]``."""
+    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    return float(((one * other).sum(axis=1) / norms.clip(min=1e-30)).min())

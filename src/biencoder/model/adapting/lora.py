@@ -1,6 +1,7 @@
 """LoRA (Hu et al. 2022) through peft: each linear layer of the blocks learns a product of two thin matrices only.
 
-An adapter that is loaded is merged into the weights of its base, so that what is loaded is a model like any other.
+An adapter that is loaded is merged into the weights of its base, so that what is loaded is a model like any other;
+only `biencoder export` can leave it beside them.
 """
 
 import re
@@ -70,8 +71,8 @@ def merge_lora(backbone: PreTrainedModel) -> None:
     backbone.delete_adapter(list(backbone.peft_config))
 
 
-def merge_adapter(backbone: PreTrainedModel, folder: Path, settings: dict[str, Any]) -> None:
-    """Load the adapter in ``folder`` into ``backbone``, its base, and merge it.
+def load_adapter(backbone: PreTrainedModel, folder: Path, settings: dict[str, Any]) -> None:
+    """Load the adapter in ``folder`` into ``backbone``, its base, beside whose weights it stands.
 
     Args:
         backbone: the adapter's base model.
@@ -97,8 +98,6 @@ def merge_adapter(backbone: PreTrainedModel, folder: Path, settings: dict[str, A
     wrong = [*report.unexpected_keys, *(name for name in report.missing_keys if "lora_" in name)]
     if wrong:
         raise ValueError(f"its adapter does not fit its base model: {wrong[0]}, one of {len(wrong)}")
-    merge_lora(backbone)
-    backbone.requires_grad_(True)
 
 
 def _handled_settings(saved: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:

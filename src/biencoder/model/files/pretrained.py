@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, 
 from transformers.utils import logging as transformers_logging
 
 from biencoder.errors import UserError, first_line
-from biencoder.model.adapting.lora import merge_adapter
+from biencoder.model.adapting.lora import load_adapter, merge_lora
 from biencoder.model.dropout import use_fast_dropout
 from biencoder.model.files.data_only import data_only, refuse_links_out
 from biencoder.model.files.heads.combined import PICKLED_HEADS
@@ -40,7 +40,10 @@ DROPOUTS = (
     "attn_pdrop",
     "hidden_dropout",
 )
-NOT_DOWNLOADED = ["*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.h5", "*.onnx", "*.msgpack", "openvino/*"]
+NOT_DOWNLOADED = [
+    *("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.h5", "*.msgpack"),
+    *("*.onnx", "*.onnx_data", "openvino/*"),
+]
 
 
 def locate(path: str | Path, flag: str = "--model") -> Path:
@@ -82,7 +85,9 @@ def _find(path: str | Path, flag: str) -> Path:
         ) from error
 
 
-def load_backbone(folder: Path, dropout: float | None = None, *, trust_remote_code: bool = False) -> PreTrainedModel:
+def load_backbone(
+    folder: Path, dropout: float | None = None, *, trust_remote_code: bool = False, merge_adapter: bool = True
+) -> PreTrainedModel:
     """The transformer alone, in float32, with our dropout and its pooler frozen.
 
     No pooling here uses the pooler (BERT's dense layer on the first token). We keep it, so that the saved model is
@@ -92,6 +97,7 @@ def load_backbone(folder: Path, dropout: float | None = None, *, trust_remote_co
         folder: of the model.
         dropout: probability of every dropout; None for the configuration's. The saved configuration stays as it is.
         trust_remote_code: run code that comes with the model, and let its configuration choose attention kernels.
+        merge_adapter: add an adapter to the weights of its base; else it stands beside them, and is what is saved.
     """
     base = adapter_base(folder)
     if (place := static_place(folder)) is not None:
@@ -103,7 +109,10 @@ def load_backbone(folder: Path, dropout: float | None = None, *, trust_remote_co
     else:
         backbone = load_backbone(_base_folder(folder, base), dropout, trust_remote_code=trust_remote_code)
         with quiet():
-            merge_adapter(backbone, folder, read_json(folder / ADAPTER_CONFIG))
+            load_adapter(backbone, folder, read_json(folder / ADAPTER_CONFIG))
+        if merge_adapter:
+            merge_lora(backbone)
+            backbone.requires_grad_(True)
     pooler = getattr(backbone, "pooler", None)
     if isinstance(pooler, nn.Module):
         pooler.requires_grad_(False)
@@ -248,7 +257,12 @@ def read_tokenizer(folder: Path, *, trust_remote_code: bool) -> PreTrainedTokeni
 
 
 def load_checked(
-    folder: Path, path: str | Path, dropout: float | None, *, trust_remote_code: bool = False
+    folder: Path,
+    path: str | Path,
+    dropout: float | None,
+    *,
+    trust_remote_code: bool = False,
+    merge_adapter: bool = True,
 ) -> PreTrainedModel:
     """:func:`load_backbone` for people.
 
@@ -256,7 +270,7 @@ def load_checked(
         UserError: what does not load, named by ``path``, with the reason.
     """
     with loading(path):
-        return load_backbone(folder, dropout, trust_remote_code=trust_remote_code)
+        return load_backbone(folder, dropout, trust_remote_code=trust_remote_code, merge_adapter=merge_adapter)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
 """A model's folder, written whole or not at all."""
 
+import contextlib
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,10 +30,7 @@ def save_model(
     settings: ModelSettings,
     layers: Sequence[Mapping[str, Tensor]] = (),
 ) -> list[str]:
-    """Write weights, configuration, tokenizer and sentence-transformers' files into ``folder``.
-
-    Everything is written and synced under a temporary name first. The configuration, which makes a folder a model, is
-    moved there last, so a kill leaves a whole model or none.
+    """Write weights, configuration, tokenizer and sentence-transformers' files into ``folder``, all of them or none.
 
     Args:
         folder: of the model.
@@ -44,10 +42,8 @@ def save_model(
     Returns:
         The names of the files below the folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     written: Sequence[str] = ()
-    staged = Path(tempfile.mkdtemp(prefix=".model.", suffix=".tmp", dir=folder))
-    try:
+    with whole_model(folder) as staged:
         with quiet(), system_errors(staged):
             backbone.save_pretrained(staged)
             if tokenizer is not None:
@@ -58,9 +54,32 @@ def save_model(
         if settings.query_table:  # whose module has a tokenizer of its own
             for file in (Path(name) for name in written if Path(name).is_file()):
                 shutil.copyfile(file, staged / TABLE_PLACE / file.name)
-        return _publish(staged, folder)
-    finally:
+        return [str(file.relative_to(staged)) for file in sorted(staged.rglob("*")) if file.is_file()]
+
+
+@contextlib.contextmanager
+def whole_model(folder: Path) -> Iterator[Path]:
+    """A temporary folder to write a model into, whose files come into ``folder`` when the block ends without an error.
+
+    They are synced first. The configuration, which makes a folder a model, is moved there last, so a kill leaves a
+    whole model or none.
+
+    Args:
+        folder: of the model; it is made when missing, and goes again if the block raises an error.
+    """
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(prefix=".model.", suffix=".tmp", dir=folder))
+    try:
+        yield staged
+        _publish(staged, folder)
+    except BaseException:
         shutil.rmtree(staged, ignore_errors=True)
+        if is_new:
+            with contextlib.suppress(OSError):  # somebody has put a file there
+                folder.rmdir()
+        raise
+    shutil.rmtree(staged, ignore_errors=True)
 
 
 def _forget_last_use(tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> None:
@@ -74,7 +93,7 @@ def _forget_last_use(tokenizer: PreTrainedTokenizerBase, max_length: int | None)
         tokenizer.backend_tokenizer.enable_truncation(max_length, direction=tokenizer.truncation_side)
 
 
-def _publish(staged: Path, folder: Path) -> list[str]:
+def _publish(staged: Path, folder: Path) -> None:
     files = sorted(path for path in staged.rglob("*") if path.is_file())
     files.sort(key=lambda file: file.name in MAKES_A_MODEL and file.parent == staged)
     for file in files:
@@ -90,4 +109,3 @@ def _publish(staged: Path, folder: Path) -> list[str]:
                 sync_folder(written)
         file.replace(target)
     sync_folder(folder)
-    return [str(file.relative_to(staged)) for file in files]

@@ -1,28 +1,27 @@
-"""An ONNX file as an encoder, to compare it with the model that it was made from.
+"""An exported file as an encoder, to compare it with the model that it was made from.
 
 Shapes: N texts, L tokens of the longest in a batch, D dimensions of a vector.
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from biencoder.config.choices import DENSE
 from biencoder.model.encoder import Encoder
-from biencoder.model.onnx.export import TEXTS
 from biencoder.model.representations.ragged import AnyVectors, Vectors
+from biencoder.model.runtimes.runtime import Session
 
 Advance = Callable[[int], None]  # called with the number of texts done
 BATCH = 32  # texts of similar lengths at a time
 
 
-class OnnxEncoder:
-    """Vectors by ONNX Runtime on a CPU, from the tokens that the original model would get.
+class RuntimeEncoder:
+    """Vectors by another library on a CPU, from the tokens that the original model would get.
 
     Args:
-        file: what :func:`~biencoder.model.onnx.export.write_onnx` wrote.
+        session: runs the exported file.
         encoder: the original.
     """
 
@@ -30,13 +29,8 @@ class OnnxEncoder:
     kind = DENSE
     words: Sequence[str] = ()
 
-    def __init__(self, file: Path, encoder: Encoder) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        self._inputs = {each.name for each in self._session.get_inputs()}
+    def __init__(self, session: Session, encoder: Encoder) -> None:
+        self._session = session
         self._encoder = encoder
         self.dim = self.text_size = encoder.dim
         self.no_texts = np.empty((0, encoder.dim), np.float32)
@@ -87,7 +81,4 @@ class OnnxEncoder:
         mask_NL = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
         ids_NL = np.full(mask_NL.shape, self._encoder.tokenizer.pad_token_id or 0, np.int64)
         ids_NL[mask_NL == 1] = np.concatenate(tokens)
-        given = {"input_ids": ids_NL, "attention_mask": mask_NL, "token_type_ids": np.zeros_like(ids_NL)}
-        vectors: np.ndarray
-        (vectors,) = self._session.run([TEXTS], {name: given[name] for name in self._inputs})
-        return vectors
+        return self._session({"input_ids": ids_NL, "attention_mask": mask_NL, "token_type_ids": np.zeros_like(ids_NL)})
