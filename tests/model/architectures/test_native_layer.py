@@ -175,7 +175,7 @@ def test_an_encoder_that_is_kept_ready_lays_nothing_out_again(tmp_path: Path) ->
     texts = ["word1 word2", "word3"]
     alone = encoder.encode(texts)
     with encoder.kept_ready():
-        encoder.embed(BATCH)
+        encoder.embed(pack([[5, 6, 7]]))
         laid_out = prepared_bytes()
         assert laid_out > 0
         with pytest.MonkeyPatch.context() as patch:
