@@ -63,8 +63,9 @@ def check_what_text_embeddings_inference_reads(folder: Path) -> None:
     assert json.loads((folder / "sentence_bert_config.json").read_text())["max_seq_length"] == 96
     prompts = json.loads((folder / "config_sentence_transformers.json").read_text())["prompts"]
     assert prompts == {"query": "", "document": ""}
-    side = json.loads((folder / "tokenizer_config.json").read_text()).get("padding_side", "right")
-    assert side in ("left", "right")
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    assert tokenizer.get("padding_side", "right") in ("left", "right")
+    assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast", "transformers 4 knows no other name of it"
     assert (folder / "tokenizer.json").is_file()
 
 

@@ -21,6 +21,8 @@ from biencoder.model.tokens import known_words
 READABLE = 0o644
 OF_OTHER_KINDS = (HEADS_FILE, *SAFE_HEADS, STRUCTURE)  # a model of another kind does not write over these
 MAKES_A_MODEL = ("config.json", ADAPTER_CONFIG)
+TOKENIZER_CONFIG = "tokenizer_config.json"
+NEW_NAME, OLDER_NAME = "TokenizersBackend", "PreTrainedTokenizerFast"  # of one class of transformers
 
 
 def save_model(
@@ -49,6 +51,7 @@ def save_model(
             if tokenizer is not None:
                 _forget_last_use(tokenizer, None if settings.static else settings.max_length)
                 written = tokenizer.save_pretrained(staged)
+                _use_older_name(staged / TOKENIZER_CONFIG)
                 settings = replace(settings, skipped=known_words(tokenizer, settings.skipped))
         write_settings(staged, settings, int(backbone.config.hidden_size), layers)
         if settings.query_table:  # whose module has a tokenizer of its own
@@ -91,6 +94,12 @@ def _forget_last_use(tokenizer: PreTrainedTokenizerBase, max_length: int | None)
         tokenizer.backend_tokenizer.no_truncation()
     else:
         tokenizer.backend_tokenizer.enable_truncation(max_length, direction=tokenizer.truncation_side)
+
+
+def _use_older_name(path: Path) -> None:
+    """Name the tokenizer's class as transformers 4 does too, which optimum-onnx still needs."""
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace(f'"tokenizer_class": "{NEW_NAME}"', f'"tokenizer_class": "{OLDER_NAME}"'), "utf-8")
 
 
 def _publish(staged: Path, folder: Path) -> None:
