@@ -121,7 +121,7 @@ def by_backend(asked: Namespace, made: Made, backend: str, python: Path, texts: 
     return row
 
 
-def cells(row: dict[str, Any], baseline: float) -> list[str]:
+def cells(row: dict[str, Any], baseline: float | None) -> list[str]:
     """A row of the table; nDCG@10 also against the model's own."""
     megabytes, ndcg = row["megabytes"], row["ndcg"]
     return [
@@ -130,7 +130,7 @@ def cells(row: dict[str, Any], baseline: float) -> list[str]:
         "" if megabytes is None else f"{megabytes:.1f}",
         f"{row['cosine']:.7f}",
         f"{row['difference']:.1e}",
-        "" if ndcg is None else f"{ndcg:.4f} ({ndcg / baseline - 1:+.2%})",
+        "" if ndcg is None or baseline is None else f"{ndcg:.4f} ({ndcg / baseline - 1:+.2%})",
     ]
 
 
@@ -149,7 +149,7 @@ def main() -> None:
     collection = load_collection(asked.data)
     texts = list(collection.corpus_texts[: asked.texts])
     rows: list[dict[str, Any]] = []
-    baseline = 1.0
+    baseline = None
     for name in asked.models:
         made = make(asked, name, texts)
         if name == MINI_LM:
@@ -160,7 +160,8 @@ def main() -> None:
             if (python := getattr(asked, f"{runtime}_python")) is not None:
                 rows.append(by_backend(asked, made, runtime, python, texts))
     save(asked, "export", rows)
-    columns = ["model", "file", "MB", "lowest cosine", "largest difference", f"nDCG@10 (the model: {baseline:.4f})"]
+    own = "" if baseline is None else f" (the model: {baseline:.4f})"
+    columns = ["model", "file", "MB", "lowest cosine", "largest difference", f"nDCG@10{own}"]
     title = f"Vectors of {len(texts)} documents of {asked.data.name}, {asked.max_length} tokens"
     print_table(title, columns, [cells(row, baseline) for row in rows])
 
