@@ -11,7 +11,7 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks.vectors import ndcg
+from benchmarks.vectors import SEARCHED, ndcg, write_corpus
 from benchmarks.workload import print_table, save
 from biencoder import Encoder
 from biencoder.config.choices import DENSE
@@ -24,7 +24,6 @@ from biencoder.retrieval.search import search
 from biencoder.retrieval.vectors.stored import open_vectors
 
 Results = tuple[np.ndarray, np.ndarray]
-SEARCHED = 10  # documents of a query
 
 
 def rows_of(model: str, collection: Collection, texts: Path, asked: argparse.Namespace) -> list[list[str]]:
@@ -77,8 +76,7 @@ def main() -> None:
     asked = parser.parse_args()
     asked.output_dir.mkdir(parents=True, exist_ok=True)
     collection = load_collection(asked.data)
-    texts = asked.output_dir / "corpus.txt"
-    texts.write_text("".join(" ".join(text.split()) + "\n" for text in collection.corpus_texts), encoding="utf-8")
+    texts = write_corpus(collection, asked.output_dir)
     rows = [row for model in asked.models for row in rows_of(model, collection, texts, asked)]
     columns = ["search", "queries/s (median)", f"recall@{SEARCHED}", f"nDCG@{SEARCHED}", "MB", "s to make the index"]
     save(asked, "approximate", [dict(zip(columns, row, strict=True)) for row in rows])

@@ -15,8 +15,8 @@ from biencoder.data.files.beir import Collection, load_collection
 from biencoder.demo.mini_lm import find_model
 from biencoder.retrieval.encode import description, encode_file
 from biencoder.retrieval.evaluate import DECIDING, score
-from biencoder.retrieval.search import search
-from biencoder.retrieval.search_texts import CANDIDATES, best_by_vectors
+from biencoder.retrieval.search import candidates, search
+from biencoder.retrieval.search_texts import best_by_vectors
 from biencoder.retrieval.vectors.small import SmallVectors, shrink_file
 
 SEARCHED = 10  # documents of a query
@@ -40,6 +40,13 @@ def ndcg(collection: Collection, scores: np.ndarray, indices: np.ndarray) -> flo
     return score(found, collection).metrics[DECIDING]
 
 
+def write_corpus(collection: Collection, folder: Path) -> Path:
+    """A file with a line for each document."""
+    texts = folder / "corpus.txt"
+    texts.write_text("".join(" ".join(text.split()) + "\n" for text in collection.corpus_texts), encoding="utf-8")
+    return texts
+
+
 def main() -> None:
     """Encode once, store in every way, search, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -50,8 +57,7 @@ def main() -> None:
     asked = parser.parse_args()
     asked.output_dir.mkdir(parents=True, exist_ok=True)
     collection = load_collection(asked.data)
-    texts = asked.output_dir / "corpus.txt"
-    texts.write_text("".join(" ".join(text.split()) + "\n" for text in collection.corpus_texts), encoding="utf-8")
+    texts = write_corpus(collection, asked.output_dir)
     encoder = Encoder.load(asked.model or find_model(), precision="auto", max_length=asked.max_length)
     encode_file(encoder, texts, asked.output_dir / "whole.npy")
     assert description(asked.output_dir / "whole.npy")
@@ -59,9 +65,9 @@ def main() -> None:
     rows = []
     for kind in VECTORS:
         path, matrix = stored(asked.output_dir / "whole.npy", kind)
-        scores, candidates = search(queries, matrix, CANDIDATES * SEARCHED)
-        again = best_by_vectors(queries, candidates, np.load(asked.output_dir / "whole.npy"), SEARCHED)
-        alone = ndcg(collection, scores[:, :SEARCHED], candidates[:, :SEARCHED])
+        scores, named = search(queries, matrix, candidates(SEARCHED))
+        again = best_by_vectors(queries, named, np.load(asked.output_dir / "whole.npy"), SEARCHED)
+        alone = ndcg(collection, scores[:, :SEARCHED], named[:, :SEARCHED])
         size = f"{path.stat().st_size / 1e6:.2f}"
         rows.append([kind, size, f"{alone:.4f}", f"{ndcg(collection, *again):.4f}"])
     columns = ["--vectors", "MB", "nDCG@10 by these vectors alone", "nDCG@10 of biencoder search"]

@@ -155,11 +155,12 @@ class Encoder(nn.Module):
         """The representation of each text of a packed batch on any device, in order; gradients flow."""
         if not isinstance(self.head, QueryTableHead) or not any(batch.is_marked):
             return self._read(batch)
-        batch = batch.to(self.device)
         asked, found = ([n for n, mark in enumerate(batch.is_marked) if mark == side] for side in (True, False))
+        batch = batch.to(self.device)
         parts: list[Representation] = [self.head.look_up(batch.only(asked))]
-        parts += [self._read(batch.only(found))] if found else []
-        return representations.in_order(parts, [torch.tensor(texts) for texts in (asked, found)][: len(parts)])
+        if found:
+            parts.append(self._read(batch.only(found)))
+        return representations.in_order(parts, [torch.tensor(asked + found)])
 
     def _read(self, batch: PackedBatch) -> Representation:
         """:meth:`forward` for texts that go through the backbone."""

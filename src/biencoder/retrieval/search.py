@@ -23,9 +23,15 @@ BLOCK_BYTES = 64 << 20  # bytes of document vectors searched at a time: large en
 SCORE_BYTES = 64 << 20  # bytes of scores held at a time
 GPU_SCORE_BYTES = 1 << 30
 GPU_SHARE = 0.5  # of a GPU's free memory, for vectors that are searched again and again
+CANDIDATES, LEAST_CANDIDATES = 10, 100  # that a coarse search names for each result that is wanted, and at all
 PAIRS_AT_ONCE = 256  # of texts with a vector for each token
 TEXTS_AT_ONCE = 1024  # queries with a vector for each token that are searched for at a time
 MANY = 384  # from this many queries on, faiss is faster; for 256, one product and torch's top-k are 6 times as fast
+
+
+def candidates(k: int) -> int:
+    """How many documents a coarse search names for ``k`` results, which are then ranked by exact scores."""
+    return max(LEAST_CANDIDATES, CANDIDATES * k)
 
 
 class Blocks(Protocol):

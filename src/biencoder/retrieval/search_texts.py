@@ -12,7 +12,7 @@ from biencoder.errors import UserError
 from biencoder.model.representations.ragged import Ragged, Vectors, row_size
 from biencoder.retrieval.approximate.stored_index import StoredIndex, open_index
 from biencoder.retrieval.encode import description
-from biencoder.retrieval.search import BLOCK_BYTES, blocks, extend, nothing, on, search
+from biencoder.retrieval.search import BLOCK_BYTES, blocks, candidates, extend, nothing, on, search
 from biencoder.retrieval.text_encoder import StartProgress, TextEncoder, finite, shifted
 from biencoder.retrieval.texts import Summary, in_batches, read_texts, summarize
 from biencoder.retrieval.vectors.small import TYPES, SmallVectors, width
@@ -20,8 +20,6 @@ from biencoder.retrieval.vectors.stored import open_vectors
 from biencoder.retrieval.vectors.unfinished import TOKENS
 
 logger = logging.getLogger(__name__)
-
-CANDIDATES, LEAST_CANDIDATES = 10, 100  # that small vectors name for each text that is wanted, and at all
 
 
 @dataclass(frozen=True)
@@ -72,11 +70,10 @@ def search_texts(
     if embeddings is not None:
         matrix = _open_embeddings(embeddings, corpus, summary, encoder)
         small = isinstance(matrix, SmallVectors)
-        wanted = max(LEAST_CANDIDATES, CANDIDATES * k) if small else k
         if approximate:
             scores, indices = _indexed(embeddings, matrix, encoder.kind).search(vectors, k)
         else:
-            scores, indices = search(vectors, matrix, wanted, device=encoder.device)
+            scores, indices = search(vectors, matrix, candidates(k) if small else k, device=encoder.device)
     else:
         advance = None if progress is None else progress(summary.rows, 0)
         scores, indices = nothing(len(queries))

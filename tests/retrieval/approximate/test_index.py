@@ -66,7 +66,7 @@ def test_finds_nearly_all_with_exact_scores(tmp_path: Path, texts: tuple[Vectors
 
 def test_all_lists_find_everything(texts: tuple[Vectors, Vectors], monkeypatch: pytest.MonkeyPatch) -> None:
     queries, passages = texts
-    monkeypatch.setattr(inverted_file, "LEAST_CANDIDATES", len(passages))
+    monkeypatch.setattr("biencoder.retrieval.search.LEAST_CANDIDATES", len(passages))
     monkeypatch.setattr(inverted_file, "FOUND", 10**6)
     file = build(passages)
     scores, found = file.search(queries, K, file.lists)

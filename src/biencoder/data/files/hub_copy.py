@@ -85,10 +85,10 @@ def local_copy(path: Path) -> Path:
     return copy
 
 
-def usual_split(names: Sequence[str]) -> str | None:
-    """The split to train on if nobody named one: ``train``, or the only one; None if there is no such split."""
-    if USUAL_SPLIT in names:
-        return USUAL_SPLIT
+def usual_split(names: Sequence[str], usual: str = USUAL_SPLIT) -> str | None:
+    """The split to read if nobody named one: the usual one, or the only one; None if there is no such split."""
+    if usual in names:
+        return usual
     return names[0] if len(names) == 1 else None
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from biencoder.data.files.collection import Collection
+from biencoder.data.files.hub_copy import usual_split
 from biencoder.data.files.lines import listed, shortened
 from biencoder.errors import UserError, first_line, require_package
 
@@ -61,8 +62,7 @@ def _task(address: Path, name: str) -> Any:
 
 
 def _chosen(address: Path, what: str, names: Sequence[str], asked: str | None, usual: str) -> str:
-    if asked is None and (usual in names or len(names) == 1):
-        asked = usual if usual in names else names[0]
+    asked = usual_split(names, usual) if asked is None else asked
     if asked is None:
         raise UserError(f"{address}: has several {what}s; name one of them: {listed(names)}")
     if asked not in names:

@@ -187,7 +187,7 @@ def _of_modules(folder: Path) -> ModelSettings:
         return _without_modules(folder)
     kinds = [kind for kind, _ in steps]
     pooling = next((_read_pooling(path / "config.json") for kind, path in steps if kind == POOLING), MEAN)
-    transformer = read_json(transformer_place(folder) / "sentence_bert_config.json") or {}
+    transformer = read_json(_transformer_of(steps, folder) / "sentence_bert_config.json") or {}
     max_length = transformer.get("max_seq_length")
     if max_length is not None and (type(max_length) is not int or max_length < 1):
         raise UserError(f"{folder / 'sentence_bert_config.json'}: max_seq_length must be a number of tokens")
@@ -248,7 +248,11 @@ def _without_modules(folder: Path) -> ModelSettings:
 
 def transformer_place(folder: Path) -> Path:
     """Where in a model folder the transformer is: mostly the folder itself; raises what :func:`read_settings` does."""
-    return next((path for kind, path in _steps(folder) if kind in (TRANSFORMER, LANGUAGE_MODEL)), folder)
+    return _transformer_of(_steps(folder), folder)
+
+
+def _transformer_of(steps: Sequence[tuple[str, Path]], folder: Path) -> Path:
+    return next((path for kind, path in steps if kind in (TRANSFORMER, LANGUAGE_MODEL)), folder)
 
 
 def read_layers(folder: Path) -> list[dict[str, Tensor]]:

@@ -7,8 +7,7 @@ import torch
 
 from biencoder.model.encoder import Encoder
 from biencoder.model.heads.query_table import QueryTableHead
-from biencoder.model.new_heads.sparse import inverse_document_frequency
-from biencoder.model.representations.ragged import Ragged
+from biencoder.model.new_heads.sparse import inverse_document_frequency, mean_score
 from biencoder.terminal import say
 
 
@@ -31,10 +30,7 @@ def make_query_table(encoder: Encoder, queries: Sequence[str], answers: Sequence
     encoder.head = QueryTableHead(encoder.head, weights_V, encoder.unspoken_ids).to(encoder.device)
     encoder.adopt(replace(encoder.settings, query_table=True))
     if not encoder.settings.expands:
-        asked, found = encoder.represent_queries(queries), encoder.represent_passages(answers)
-        assert isinstance(asked, Ragged)
-        assert isinstance(found, Ragged)
-        score = float(asked.padded().pair_scores(found.padded()).mean())
+        score = mean_score(encoder, queries, answers)
         with torch.no_grad():
-            encoder.head.weights_V.div_(max(score, 1e-6))
+            encoder.head.weights_V.div_(score)
     say(f"queries start with the inverse document frequencies of tokens in {len(passages):,} of your passages")

@@ -42,14 +42,19 @@ def make_sparse(encoder: Encoder, queries: Sequence[str], passages: Sequence[str
         head.linear.bias.copy_(solution[-1:])
     encoder.adopt(replace(encoder.settings, heads=SPARSE, pooling=MEAN, normalize=False, similarity="dot"))
     encoder.head = head
+    score = mean_score(encoder, queries, passages)
+    with torch.no_grad():
+        for parameter in head.linear.parameters():
+            parameter.div_(score**0.5)
+    say("the weights of tokens start near their inverse document frequency in your passages")
+
+
+def mean_score(encoder: Encoder, queries: Sequence[str], passages: Sequence[str]) -> float:
+    """The mean similarity of queries to the passages of the same number, by a sparse head; above 0."""
     asked, found = encoder.represent_queries(queries), encoder.represent_passages(passages)
     assert isinstance(asked, Ragged)
     assert isinstance(found, Ragged)
-    score = float(asked.padded().pair_scores(found.padded()).mean())
-    with torch.no_grad():
-        for parameter in head.linear.parameters():
-            parameter.div_(max(score, 1e-6) ** 0.5)
-    say("the weights of tokens start near their inverse document frequency in your passages")
+    return max(float(asked.padded().pair_scores(found.padded()).mean()), 1e-6)
 
 
 def inverse_document_frequency(texts: Sequence[Tokens], vocabulary: int) -> NDArray[np.float64]:

@@ -16,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biencoder.model.representations.ragged import Ragged, Vectors
-from biencoder.retrieval.search import blocks, search
+from biencoder.retrieval.search import blocks, candidates, search
 
-CANDIDATES, LEAST_CANDIDATES = 10, 100  # for each text that is wanted, and at all
 FOUND = 512  # vectors that each vector of a query finds, where a text has several
 LISTS = 4  # times the square root of the number of vectors
 LEAST_IN_LIST, MOST_IN_LIST = 39, 64  # vectors that faiss wants for each list, and that are enough to place it
@@ -56,7 +55,7 @@ class InvertedFile:
         return scores, np.concatenate([np.empty((0, wanted), np.int64), *(numbers for _, numbers in best)])
 
     def _search_one(self, query: Vectors, k: int, probes: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        most = max(LEAST_CANDIDATES, CANDIDATES * k)
+        most = candidates(k)
         numbers = self._candidates(query, most, probes)
         if len(numbers) < k:
             numbers = self._candidates(query, most, self.lists)
