@@ -5,12 +5,10 @@ import contextlib
 import json
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import numpy as np
@@ -19,10 +17,6 @@ from served import KEY, Served, served
 from tiny import WORDS, tiny_model
 
 from biencoder import Encoder
-from biencoder.config import ServeConfig
-from biencoder.serving.keys import Keys
-from biencoder.serving.server import address_of, bind, serve
-from biencoder.serving.service import Service
 
 TEXTS = [" ".join(WORDS[i : i + 1 + i % 7]) for i in range(40)]
 QUEUE = 60
@@ -165,12 +159,13 @@ def test_the_model_is_listed(service: Served) -> None:
         assert client.get("/v1/embeddings").headers["Allow"] == "POST"
 
 
-def test_sigterm_ends_the_service_after_what_it_accepted(folder: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_service_after_what_it_accepted(number: signal.Signals, folder: Path) -> None:
     with served(folder / "model", folder / "hold-the-last") as service, ThreadPoolExecutor(1) as clients:
         with held(service):
             accepted = clients.submit(service.post, input=TEXTS)
             until(lambda: service.figure("biencoder_queue_texts") == len(TEXTS))
-            service.process.terminate()
+            service.process.send_signal(number)
             until(lambda: is_closed(service))
         assert len(vectors(accepted.result())) == len(TEXTS)
         assert service.process.wait(10) == 0
@@ -185,35 +180,15 @@ def is_closed(service: Served) -> bool:
     return False
 
 
-def test_sigint_ends_it_too_and_a_second_one_at_once(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = signal.getsignal(signal.SIGINT)
-
-    def run(begun: Callable[[str], None]) -> None:
-        service = Service(encoder, ServeConfig(model="m"), "m", Keys([]))
-        with bind("127.0.0.1", 0) as bound:
-            serve(service, bound, timeout=10, ready=lambda: begun(f"http://{address_of(bound)}"))
-
-    run(lambda _: signal.raise_signal(signal.SIGINT))
-
-    encode, go = encoder.encode_tokens, threading.Event()
-    taken = threading.Event()
-
-    def slow(*words: Any) -> np.ndarray:
-        taken.set()
-        go.wait(10)
-        return encode(*words)
-
-    def interrupt_twice(url: str) -> None:
-        with contextlib.suppress(httpx2.TransportError), ThreadPoolExecutor(1) as client:
-            waiting = client.submit(httpx2.post, f"{url}/v1/embeddings", json={"input": "word1"})
-            taken.wait(10)
-            for _ in range(2):
-                signal.raise_signal(signal.SIGINT)
-                time.sleep(0.3)
-            go.set()
-            waiting.result()
-
-    monkeypatch.setattr(encoder, "encode_tokens", slow)
-    with pytest.raises(KeyboardInterrupt):
-        run(lambda url: threading.Thread(target=interrupt_twice, args=(url,)).start())
-    assert signal.getsignal(signal.SIGINT) is before
+def test_a_second_sigint_ends_it_at_once(folder: Path) -> None:
+    hold = folder / "hold-the-first"
+    with served(folder / "model", hold) as service, held(service), ThreadPoolExecutor(1) as clients:
+        accepted = clients.submit(service.post, input=TEXTS)
+        until(lambda: service.figure("biencoder_queue_texts") == len(TEXTS))
+        service.process.send_signal(signal.SIGINT)
+        until(lambda: is_closed(service))
+        service.process.send_signal(signal.SIGINT)
+        assert accepted.result().status_code == 500
+        hold.rename(hold.with_name("later"))  # the batch under way ends
+        assert service.process.wait(10) == 130
+        hold.touch()
