@@ -56,7 +56,7 @@ def profile_steps(model: str, rows: Path, batch_size: int, max_length: int) -> t
     from biencoder import Encoder
     from biencoder.model.packing import chunks
     from biencoder.objective.contrastive import ContrastiveObjective
-    from biencoder.objective.labels import Labels
+    from biencoder.objective.labels import BatchLabels
     from biencoder.training.batch import TrainingBatch
     from biencoder.training.gradcache import accumulate_gradients
     from biencoder.training.memory.budget import token_budget
@@ -73,7 +73,7 @@ def profile_steps(model: str, rows: Path, batch_size: int, max_length: int) -> t
         query_sizes=[batch_size],
         passage_sizes=[batch_size],
         total_queries=batch_size,
-        labels=Labels.of_groups(batch_size, 1, torch.device("cpu")),
+        labels=BatchLabels(torch.arange(batch_size)[:, None], torch.arange(batch_size)),
     )
     optimizer = adamw(encoder.backbone, 1e-5, 0.01)
 

@@ -490,7 +490,7 @@ def trainer(rank: int, world: int, folder: Path) -> list[Outcome]:
             cross_device=combination.cross_device,
         )
         batch = batcher(plan)
-        gradcache.SCORES_AT_ONCE = 30 if keep == "part" else 2**22
+        gradcache.SCORES_AT_ONCE, gradcache.LEAST_QUERIES = (30, 1) if keep == "part" else (2**22, 256)
         keep_tokens = {"all": 10**9, "part": batch.tokens // 2, "none": 0}[keep]
         losses = gradcache.accumulate_gradients(
             encoder,

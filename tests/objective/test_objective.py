@@ -3,13 +3,15 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from biencoder.model.representations.dense import Dense
 from biencoder.objective.contrastive import ContrastiveObjective
-from biencoder.objective.labels import Labels
+from biencoder.objective.labels import BatchLabels, Labels
+from biencoder.objective.marks import Marks
 
 NAN = float("nan")
 GROUPS = torch.tensor([[0, 1, 2], [3, 4, -1], [5, -1, -1], [6, 7, 8]])
@@ -25,6 +27,17 @@ def vectors(temperature_like: float = 1.0) -> tuple[Tensor, Tensor]:
     if temperature_like == 1.0:
         return queries, passages
     return queries / queries.norm(dim=-1, keepdim=True), passages / passages.norm(dim=-1, keepdim=True)
+
+
+def in_batch_labels(known_queries: Tensor | None = None) -> BatchLabels:
+    """The labels of all four queries as a batch holds them."""
+    queries = None if known_queries is None else marks(known_queries)
+    return BatchLabels(GROUPS, torch.arange(4), marks(KNOWN), TEACHER, queries)
+
+
+def marks(mask: Tensor) -> Marks:
+    rows, columns = np.nonzero(mask.numpy())
+    return Marks.of(rows, columns, (len(mask), mask.shape[1]))
 
 
 def by_definition(
@@ -77,8 +90,8 @@ def test_objective_is_its_definition(in_batch: bool, masked: bool, taught: bool,
 
 def test_blocks_of_queries_give_the_same_losses() -> None:
     queries, passages = (Dense(x.float()) for x in vectors())
-    labels = Labels(GROUPS, KNOWN, TEACHER)
-    whole = ContrastiveObjective(1.0)(queries, passages, labels).total
+    labels = in_batch_labels()
+    whole = ContrastiveObjective(1.0)(queries, passages, Labels(GROUPS, KNOWN, TEACHER)).total
     parts = [
         ContrastiveObjective(1.0)(queries[i : i + 1], passages, labels.rows(slice(i, i + 1))).total for i in range(4)
     ]
@@ -157,10 +170,11 @@ def test_a_query_that_the_positive_answers_is_none_to_tell_it_from() -> None:
 def test_two_ways_in_blocks_of_queries_are_the_whole() -> None:
     queries, passages = (Dense(x.float()) for x in vectors())
     answered = torch.rand(4, 4, generator=torch.Generator().manual_seed(1)) < 0.3
-    labels = Labels(GROUPS, KNOWN, TEACHER, torch.arange(4), answered)
+    labels = in_batch_labels(answered)
     objective = ContrastiveObjective(1.0, two_way=True)
     parts = [objective(queries[i : i + 1], passages, labels.rows(slice(i, i + 1)), queries).total for i in range(4)]
-    torch.testing.assert_close(torch.cat(parts), objective(queries, passages, labels).total)
+    whole = objective(queries, passages, Labels(GROUPS, KNOWN, TEACHER, torch.arange(4), answered)).total
+    torch.testing.assert_close(torch.cat(parts), whole)
 
 
 @pytest.mark.parametrize("normalize", [True, False])

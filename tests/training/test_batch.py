@@ -85,14 +85,15 @@ def test_groups_point_at_their_own_passages_the_positive_first(batcher: Batcher,
 
 
 def test_what_answers_a_query_is_masked(batcher: Batcher, plan: BatchPlan) -> None:
-    known = batcher(plan).labels.known_positives
+    known = batcher(plan).labels.rows(slice(None)).known_positives
     assert known is not None
     answers: dict[str, set[str]] = {}
     for row in ROWS:
         answers.setdefault(row["query"], set()).update(row["pos"])
     for i, row in enumerate(plan.rows):
         for number in range(len(plan.passage_row)):
-            assert bool(known[i, number]) == (passage(plan, number) in answers[ROWS[row]["query"]])
+            answers_it = passage(plan, number) in answers[ROWS[row]["query"]]
+            assert bool(known[i, number]) == (answers_it and number != plan.group_starts[i])
     assert replace(batcher, known_positives=None)(plan).labels.known_positives is None
 
 
@@ -116,15 +117,17 @@ def test_the_ranks_together_are_the_one(batcher: Batcher, plan: BatchPlan, world
     passages = [text for part in parts for text in texts(part)[part.queries :]]
     assert queries + passages == texts(whole)
     assert [part.queries for part in parts] == [len(range(5)[share(5, rank, world)]) for rank in range(world)]
-    assert whole.labels.known_positives is not None
+    known = whole.labels.rows(slice(None)).known_positives
+    assert known is not None
     for rank, part in enumerate(parts):
         assert part.total_queries == 5
         assert part.passage_sizes == [other.texts - other.queries for other in parts]
         mine = share(5, rank, world)
         width = part.labels.groups.shape[1]
         assert part.labels.groups.tolist() == whole.labels.groups[mine, :width].tolist()
-        if part.labels.known_positives is not None:
-            assert part.labels.known_positives.tolist() == whole.labels.known_positives[mine].tolist()
+        mine_known = part.labels.rows(slice(None)).known_positives
+        assert known[mine].any() == (mine_known is not None)
+        assert mine_known is None or mine_known.equal(known[mine])
 
 
 def test_without_sharing_a_rank_counts_its_own_passages_only(batcher: Batcher, plan: BatchPlan) -> None:
@@ -133,8 +136,8 @@ def test_without_sharing_a_rank_counts_its_own_passages_only(batcher: Batcher, p
         own = texts(part)[part.queries :]
         assert part.passage_sizes == [len(own)]
         assert part.total_queries == 5
-        assert part.labels.known_positives is not None
-        assert part.labels.known_positives.shape == (part.queries, len(own))
+        known = part.labels.rows(slice(None)).known_positives
+        assert known is None or known.shape == (part.queries, len(own))
         for row, group in zip(plan.rows[share(5, rank, 2)], part.labels.groups.tolist(), strict=True):
             assert own[group[0]].removeprefix("word8 ") in ROWS[row]["pos"]
             assert max(group) < len(own)
@@ -150,6 +153,6 @@ def test_a_batch_goes_to_a_device_as_a_whole(batcher: Batcher, plan: BatchPlan) 
         assert all(tensor.is_meta for tensor in tensors)
     assert moved.labels.groups.is_meta
     assert moved.labels.known_positives is not None
-    assert moved.labels.known_positives.is_meta
+    assert moved.labels.known_positives.columns.is_meta
     assert (moved.queries, moved.tokens, moved.texts) == (batch.queries, batch.tokens, batch.texts)
     assert not batch.labels.groups.is_meta

@@ -16,7 +16,7 @@ from biencoder.model.files.pretrained import checkpoint_activations
 from biencoder.model.packing import chunks
 from biencoder.model.representations.dense import Dense
 from biencoder.objective.contrastive import ContrastiveObjective
-from biencoder.objective.labels import Labels
+from biencoder.objective.labels import BatchLabels
 from biencoder.training import gradcache
 from biencoder.training.batch import TrainingBatch
 
@@ -40,7 +40,7 @@ def make_batch(encoder: Encoder, chunk_tokens: int = 100) -> TrainingBatch:
         query_sizes=[QUERIES],
         passage_sizes=[QUERIES * GROUP],
         total_queries=QUERIES,
-        labels=Labels.of_groups(QUERIES, GROUP, torch.device("cpu")),
+        labels=BatchLabels(torch.arange(QUERIES * GROUP).view(QUERIES, GROUP), torch.arange(QUERIES)),
     )
 
 
@@ -108,7 +108,12 @@ def test_chunks_share_no_masks(encoder: Encoder) -> None:
     sequence = encoder.tokenize(random_texts(1, longest=20))[0]
     batch = make_batch(encoder)
     batch = TrainingBatch(
-        list(chunks([sequence] * 4, len(sequence))), 1, [1], [3], 1, Labels(torch.tensor([[0, 1, 2]]))
+        list(chunks([sequence] * 4, len(sequence))),
+        1,
+        [1],
+        [3],
+        1,
+        BatchLabels(torch.tensor([[0, 1, 2]]), torch.tensor([0])),
     )
     encoded = gradcache.encode_chunks(encoder, batch, 0, (0, 0, 0))
     vectors = torch.cat([part.texts.vectors for part in encoded])
@@ -118,6 +123,7 @@ def test_chunks_share_no_masks(encoder: Encoder) -> None:
 def test_the_objective_in_blocks_of_queries_is_the_whole_one(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = make_batch(encoder)
     whole, gradient = step(encoder, batch, 10**9)
+    monkeypatch.setattr(gradcache, "LEAST_QUERIES", 1)
     for scores_at_once in (1, QUERIES * GROUP * 5):
         monkeypatch.setattr(gradcache, "SCORES_AT_ONCE", scores_at_once)
         blocks, other = step(encoder, batch, 10**9)
@@ -160,7 +166,7 @@ def test_embedding_tables_get_the_rows_of_a_chunk_and_the_plain_gradient(tmp_pat
         part.batch.input_ids[part.batch.lengths[0] - 1] = 0  # its row gets no gradient
     vectors = torch.cat([plain.embed(part.batch) for part in batch.chunks])
     vectors = vectors[torch.cat([part.index for part in batch.chunks]).argsort()]
-    losses = OBJECTIVE(Dense(vectors[:QUERIES]), Dense(vectors[QUERIES:]), batch.labels)
+    losses = OBJECTIVE(Dense(vectors[:QUERIES]), Dense(vectors[QUERIES:]), batch.labels.rows(slice(None)))
     losses.total.mean().backward()
     want = gradients(plain.backbone)
     table = "embeddings.word_embeddings.weight"

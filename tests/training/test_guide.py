@@ -12,7 +12,7 @@ from biencoder.model.packing import chunks
 from biencoder.model.representations.dense import Dense
 from biencoder.model.representations.representation import concatenate
 from biencoder.objective.contrastive import ContrastiveObjective
-from biencoder.objective.labels import Labels
+from biencoder.objective.labels import BatchLabels, Labels
 from biencoder.training.batch import TrainingBatch
 from biencoder.training.guide import Guidance, Guide
 
@@ -76,7 +76,7 @@ def test_guidance_on_some_rows_is_these_rows_of_the_whole(margin: float) -> None
     whole = guidance(margin).added_to(LABELS)
     for i in range(3):
         part = slice(i, i + 1)
-        row = guidance(margin).rows(part).added_to(LABELS.rows(part))
+        row = guidance(margin).rows(part).added_to(Labels(LABELS.groups[part], query_numbers=torch.arange(3)[part]))
         assert row.known_positives is not None
         assert whole.known_positives is not None
         assert row.known_positives.equal(whole.known_positives[part])
@@ -86,7 +86,8 @@ def test_its_vectors_are_those_of_its_encoder(tmp_path: Path) -> None:
     encoder = Encoder.load(tiny_model(tmp_path), pooling="mean", normalize=True)
     texts = random_texts(7)
     parts = list(chunks(encoder.tokenize(texts), 20))
-    guide, batch = Guide(encoder), TrainingBatch(parts, 3, [3], [4], 3, LABELS, parts)
+    labels = BatchLabels(LABELS.groups, torch.arange(3))
+    guide, batch = Guide(encoder), TrainingBatch(parts, 3, [3], [4], 3, labels, parts)
     held = guide.judge(batch, guide.encode(batch))
     wanted = torch.from_numpy(encoder.encode(texts))
     torch.testing.assert_close(concatenate([held.queries, held.passages]).vectors, wanted)

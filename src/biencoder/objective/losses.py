@@ -4,10 +4,11 @@ Shapes: B queries, C candidates of each, the positive among them; G passages in 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, log_softmax, softmax
+from torch.nn.functional import log_softmax, softmax
 
 from biencoder.config.choices import KL, MARGIN_MSE
 
@@ -22,7 +23,25 @@ def contrastive(scores_BC: Tensor, target_B: Tensor) -> Tensor:
     Returns:
         ``[B]``, in nats.
     """
-    return cross_entropy(scores_BC, target_B, reduction="none")
+    losses: Tensor = _CrossEntropy.apply(scores_BC, target_B)  # type: ignore[no-untyped-call]
+    return losses
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """PyTorch's, without the two further matrices of ``[B, C]`` that its gradient passes through."""
+
+    @staticmethod
+    def forward(ctx: Any, scores_BC: Tensor, target_B: Tensor) -> Tensor:
+        logs_BC = log_softmax(scores_BC, dim=1)
+        ctx.save_for_backward(logs_BC, target_B)
+        return -logs_BC.gather(1, target_B[:, None]).squeeze(1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        logs_BC, target_B = ctx.saved_tensors
+        loss_B1 = gradients[0][:, None]
+        scores_BC = logs_BC.exp().mul_(loss_B1)
+        return scores_BC.scatter_add_(1, target_B[:, None], -loss_B1), None
 
 
 def distillation(scores_BG: Tensor, teacher_BG: Tensor, present_BG: Tensor) -> Tensor:

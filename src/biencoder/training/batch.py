@@ -11,14 +11,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from biencoder.data.files.records import Example
 from biencoder.data.plan.sampling import BatchPlan, KnownPositives, share
 from biencoder.data.table import ExampleTable
 from biencoder.model.packing import Chunk, chunks, cut_smaller
 from biencoder.model.tokens import Tokens
-from biencoder.objective.labels import Labels
+from biencoder.objective.labels import BatchLabels
+from biencoder.objective.marks import Marks
 
 Tokenize = Callable[[Sequence[str]], list[Tokens]]
 
@@ -43,7 +43,7 @@ class TrainingBatch:
     query_sizes: list[int]
     passage_sizes: list[int]
     total_queries: int
-    labels: Labels
+    labels: BatchLabels
     guide_chunks: list[Chunk] = field(default_factory=list)
     data_set: int = 0
 
@@ -149,7 +149,7 @@ class Batcher:
         passages = [int(plan.group_starts[part.stop] - plan.group_starts[part.start]) for part in parts]
         return [part.stop - part.start for part in parts], passages
 
-    def _labels(self, plan: BatchPlan, mine: slice, examples: list[Example]) -> Labels:
+    def _labels(self, plan: BatchPlan, mine: slice, examples: list[Example]) -> BatchLabels:
         starts, stops = plan.group_starts[mine], plan.group_starts[mine.start + 1 : mine.stop + 1]
         sizes = stops - starts
         within = np.arange(max(sizes, default=1))
@@ -159,20 +159,22 @@ class Batcher:
         first, last = (int(plan.group_starts[i]) for i in (sharing.start, sharing.stop))
         known_passages = known_queries = None
         if self.known_positives is not None:
-            known_passages = self.known_positives.mask(plan, mine, np.arange(first, last))
-            known_queries = self.known_positives.mask(plan, sharing, starts).T if self.two_way else None
-        return Labels(
+            passages, queries = np.arange(first, last), sharing.stop - sharing.start
+            known_passages = _marks(*self.known_positives.cells(plan, mine, passages), (len(starts), len(passages)))
+            if self.two_way:
+                asking, answering = self.known_positives.cells(plan, sharing, starts)
+                known_queries = _marks(answering, asking, (len(starts), queries))
+        return BatchLabels(
             groups=torch.from_numpy(np.where(groups >= 0, groups - first, -1)),
-            known_positives=_marks(known_passages),
-            teacher=None if teacher is None else torch.from_numpy(teacher),
             query_numbers=torch.arange(mine.start, mine.stop) - sharing.start,
-            known_queries=_marks(known_queries),
+            known_positives=known_passages,
+            teacher=None if teacher is None else torch.from_numpy(teacher),
+            known_queries=known_queries,
         )
 
 
-def _marks(mask: NDArray[np.bool_] | None) -> Tensor | None:
-    """The mask as a tensor; None where it marks nothing."""
-    return None if mask is None or not mask.any() else torch.from_numpy(np.ascontiguousarray(mask))
+def _marks(rows: NDArray[np.int64], columns: NDArray[np.int64], shape: tuple[int, int]) -> Marks | None:
+    return Marks.of(rows, columns, shape) if len(rows) else None
 
 
 def _passage(plan: BatchPlan, example: Example, passage: int) -> str:

@@ -41,6 +41,7 @@ from biencoder.training.guide import Guidance, Guide
 from biencoder.training.memory.out_of_memory import memory_for_all
 
 SCORES_AT_ONCE = 2**20  # elements of the score matrix that the objective holds at a time: 4 MB in float32
+LEAST_QUERIES = 256  # of a part of the score matrix: each part passes through the gradients of all passages
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,24 +177,27 @@ def _cache_gradient(
     sparsity: Sparsity | None,
 ) -> tuple[Representation, StepLosses]:
     """Step 2: the loss's gradient with respect to this rank's b + p texts, and the losses."""
-    queries = texts[: batch.queries].as_leaves()
     passages = gather_texts(texts[batch.queries :], batch.passage_sizes).as_leaves()
-    needs_all_queries = objective.two_way or sparsity is not None
-    all_queries = gather_texts(texts[: batch.queries], batch.query_sizes).as_leaves() if needs_all_queries else queries
+    all_queries = None
+    if objective.two_way or sparsity is not None:
+        all_queries = gather_texts(texts[: batch.queries], batch.query_sizes).as_leaves()
     labels = batch.labels.to(texts.device)
     sums = torch.zeros(4, device=texts.device)
     of_queries = torch.zeros(batch.queries, device=texts.device)
-    rows = max(1, SCORES_AT_ONCE // max(1, len(passages)))
+    rows = max(LEAST_QUERIES, SCORES_AT_ONCE // max(1, len(passages)))
+    to_queries = [texts[:0]]
     with memory_for_all():
         for start in range(0, batch.queries, rows):
-            part = slice(start, start + rows)
+            part = slice(start, min(start + rows, batch.queries))
+            queries = texts[part].as_leaves()
             known = labels.rows(part) if guidance is None else guidance.rows(part).added_to(labels.rows(part))
-            losses = objective(queries[part], passages, known, all_queries)
+            losses = objective(queries, passages, known, all_queries)
             (losses.total.sum() / batch.total_queries).backward()
+            to_queries.append(queries.gradient())
             distilled = losses.total.new_zeros(1) if losses.distillation is None else losses.distillation
             sums[:3] += torch.stack([x.detach().sum() for x in (losses.total, losses.contrastive, distilled)])
             of_queries[part] = losses.total.detach()
-        if sparsity is not None:  # once, because it is the same for each query
+        if sparsity is not None and all_queries is not None:  # once, because it is the same for each query
             norm = sparsity(all_queries, passages)
             (sparsity.weight * norm * (batch.queries / batch.total_queries)).backward()
             added = sparsity.weight * norm.detach()
@@ -201,11 +205,11 @@ def _cache_gradient(
             sums[0] += batch.queries * added
             sums[3] += batch.queries * norm.detach()
     total, contrastive, distillation, norm = (sum_over_ranks(sums) / batch.total_queries).unbind()
-    to_queries, to_passages = queries.gradient(), _to_this_rank(passages, batch.passage_sizes)
-    if needs_all_queries:
-        to_queries = to_queries.plus(_to_this_rank(all_queries, batch.query_sizes))
-    step_losses = StepLosses(total, contrastive, distillation, norm, of_queries, texts)
-    return concatenate([to_queries, to_passages]), step_losses
+    gradient = concatenate(to_queries)
+    if all_queries is not None:
+        gradient = gradient.plus(_to_this_rank(all_queries, batch.query_sizes))
+    gradient = concatenate([gradient, _to_this_rank(passages, batch.passage_sizes)])
+    return gradient, StepLosses(total, contrastive, distillation, norm, of_queries, texts)
 
 
 def _to_this_rank(leaves: Representation, sizes: list[int]) -> Representation:

@@ -188,24 +188,27 @@ class KnownPositives:
     def __init__(self, table: ExampleTable) -> None:
         self._query, self._positives = table.query_numbers, table.answers
 
-    def mask(self, plan: BatchPlan, queries: slice, passages: NDArray[np.int64] | None = None) -> NDArray[np.bool_]:
-        """Which passages of the batch are not negatives for which queries, bool ``[b, p]``.
+    def cells(
+        self, plan: BatchPlan, queries: slice, passages: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Which passages of the batch are not negatives for which queries: rows and columns of a table ``[b, p]``.
 
-        True where the text of the passage equals a known positive of the query, including its own positive.
+        These are the cells where the text of the passage equals a known positive of the query, but for the query's own
+        positive itself.
 
         Args:
             plan: the global batch.
             queries: which of its queries, see ``share``.
-            passages: ``[p]``, which of its passages; None for all P.
+            passages: ``[p]``, which of its passages.
         """
         known = self._positives.take(self._query[plan.rows[queries]])
-        hashes = plan.passage_hash if passages is None else plan.passage_hash[passages]
+        hashes = plan.passage_hash[passages]
         order = np.argsort(hashes, kind="stable")
         hashes = hashes[order]
         first = np.searchsorted(hashes, known.values, side="left")
         found = np.searchsorted(hashes, known.values, side="right") - first  # passages with each known text
         before = np.cumsum(found) - found
         place = np.arange(found.sum()) + np.repeat(first - before, found)
-        mask = np.zeros((len(known), len(hashes)), dtype=np.bool_)
-        mask[np.repeat(known.owners(), found), order[place]] = True
-        return mask
+        rows, columns = np.repeat(known.owners(), found), order[place]
+        others = passages[columns] != plan.group_starts[queries][rows]
+        return rows[others], columns[others]

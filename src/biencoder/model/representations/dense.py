@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from torch.nn.functional import normalize as unit_length
 
+from biencoder.model.representations.inner_products import inner_products
 from biencoder.model.representations.representation import Representation
 
 
@@ -25,7 +26,7 @@ class Dense(Representation):
 
     def scores(self, passages: "Dense") -> Tensor:
         """Inner products of all queries with all passages: ``[B, P]``."""
-        return self.vectors_ND @ passages.vectors_ND.T
+        return inner_products(self.vectors_ND, passages.vectors_ND)
 
     def pair_scores(self, passages: "Dense") -> Tensor:
         """Inner products of the queries with the passages of the same number: ``[N]``."""

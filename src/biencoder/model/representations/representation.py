@@ -73,8 +73,8 @@ class Representation(ABC):
         return self.with_tensors([change(tensor) for tensor in self.tensors])
 
     def as_leaves(self: Kind) -> Kind:
-        """A copy that is cut loose from the graph and collects gradients."""
-        return self.map(lambda tensor: tensor.detach().clone().requires_grad_(tensor.is_floating_point()))
+        """The same numbers, cut loose from the graph; they collect gradients, which are zero so far."""
+        return self.map(_leaf)
 
     def in_float32(self: Kind) -> Kind:
         """The same texts with their numbers in float32."""
@@ -117,6 +117,13 @@ class Representation(ABC):
     def with_tensors(self: Kind, tensors: Sequence[Tensor]) -> Kind:
         """Other tensors in the place of these."""
         return replace(self, **{field.name: tensor for field, tensor in zip(fields(self), tensors, strict=True)})
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    leaf = tensor.detach().requires_grad_(tensor.is_floating_point())
+    if leaf.requires_grad:
+        leaf.grad = torch.zeros_like(leaf)
+    return leaf
 
 
 def concatenate(parts: Sequence[Kind]) -> Kind:
