@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.milder import METHODS
 from benchmarks.recipes import MEASURE, biencoder
 from benchmarks.workload import arguments, model_folder, report
 
@@ -40,6 +41,7 @@ RECIPES: dict[str, list[str]] = {
     "embeddings frozen": ["--freeze-embeddings", "--learning-rate", "2e-4"],
     "half frozen": ["--freeze-layers", "3", "--learning-rate", "2e-4"],
     "LoRA 16": ["--lora-rank", "16"],
+    **{name: ["--learning-rate", "2e-4"] for name in METHODS},
 }
 PASSES: dict[str, list[str]] = {
     f"{passes} passes at {rate}": ["--epochs", str(passes), "--learning-rate", rate]
@@ -81,7 +83,8 @@ def train(asked: Namespace, recipe: str, seed: int) -> Path:
         command += ["--eval-data", str(asked.foreign[0].resolve()), "--save-steps", "100000", "--eval-steps", "100000"]
         command += ["--keep-base", "0", "--no-general-guard", "--no-cross-validate"]
         command += [] if asked.max_steps is None else ["--max-steps", str(asked.max_steps)]
-        biencoder([*command, *(RECIPES | PASSES)[recipe]], folder)
+        program = ("benchmarks.milder", recipe) if recipe in METHODS else ("biencoder",)
+        biencoder([*command, *(RECIPES | PASSES)[recipe]], folder, program)
     return folder
 
 

@@ -111,12 +111,12 @@ def scored(asked: Namespace) -> Path:
     return path
 
 
-def biencoder(command: list[str], output: Path) -> None:
-    """Run a command, whose output to the terminal goes beside what it makes."""
+def biencoder(command: list[str], output: Path, program: tuple[str, ...] = ("biencoder",)) -> None:
+    """Run a command, whose output to the terminal goes beside what it makes; ``program`` is a module that has it."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{output}.log", "w", encoding="utf-8") as log:
         subprocess.run(
-            [sys.executable, "-m", "biencoder", *command], cwd=ROOT, check=True, stdout=log, stderr=subprocess.STDOUT
+            [sys.executable, "-m", *program, *command], cwd=ROOT, check=True, stdout=log, stderr=subprocess.STDOUT
         )
 
 
