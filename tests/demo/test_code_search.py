@@ -255,8 +255,10 @@ class TestWrite:
 
 @pytest.fixture(scope="module")
 def built() -> CodeSearch:
-    """The data set of this very environment, as the demo builds it."""
-    return build(train=2_000, corpus=1_500, queries=500)
+    """The data set of this very environment, as the demo builds it, of a part of the sources."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(code_search, "BYTES_PER_PACKAGE", 600_000)
+        return build(train=2_000, corpus=1_500, queries=500)
 
 
 class TestBuild:
