@@ -4,7 +4,6 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from attending import check_expectation
 from tiny import relative_error
 from torch import Tensor
 
@@ -96,12 +95,6 @@ def test_so_are_those_from_one_token_of_each_text(lengths: tuple[int, ...]) -> N
     want = cpu.attend(query, key, value, packing, settings)[last]
     for provider in (blocks, buckets):
         assert relative_error(provider.attend_from(query[last], key, value, packing, settings), want) < 2e-6
-
-
-def test_dropout_keeps_the_expectation() -> None:
-    query, key, value = (x.detach() for x in inputs(FEW))
-    packing = packing_of(FEW)
-    check_expectation(lambda p: buckets.attend(query, key, value, packing, AttentionSettings(0.3, dropout=p)))
 
 
 @pytest.mark.parametrize("lengths", [FEW, MANY, (3,) * 5, tuple(range(1, 513))])

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from attending import attend, check_expectation
+from attending import attend
 from tiny import bf16_errors_of_attention, bytes_kept, relative_error
 from torch import Tensor
 
@@ -86,11 +86,6 @@ def test_with_and_without_gradient_are_the_same_attention() -> None:
     with torch.no_grad():
         flash = attend(query, key, value, PACKING)
     assert relative_error(attend(query, key, value, PACKING), flash) < 1e-12
-
-
-def test_the_expectation_is_attention_without_dropout() -> None:
-    query, key, value = (x.detach() for x in inputs())
-    check_expectation(lambda dropout: attend(query, key, value, PACKING, dropout=dropout))
 
 
 def test_of_the_weights_only_a_byte_each_is_kept_for_the_backward_pass() -> None:

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from attending import attend, check_expectation
+from attending import attend
 from native_kernels import kernels_of, needs_kernels
 from tiny import bf16_errors_of_attention, bytes_kept, relative_error
 from torch import Tensor
@@ -81,11 +81,6 @@ def test_output_and_gradients_are_those_of_the_formula(
         assert mine.grad is not None
         assert theirs.grad is not None
         assert relative_error(mine.grad, theirs.grad) < TOLERANCES[dtype]
-
-
-def test_the_expectation_is_attention_without_dropout() -> None:
-    query, key, value = (x.detach() for x in inputs(32, torch.float32))
-    check_expectation(lambda dropout: attend(query, key, value, PACKING, dropout=dropout))
 
 
 def test_the_number_of_threads_and_a_second_time_change_no_bit() -> None:
