@@ -79,7 +79,7 @@ def profile_steps(model: str, rows: Path, batch_size: int, max_length: int) -> t
 
     def step(number: int) -> None:
         # Whatever is held: the profiler takes memory too, and each step would give back what the next one needs.
-        accumulate_gradients(encoder, batch, ContrastiveObjective(), keep_tokens=keep, seed=(0, number, 0))
+        accumulate_gradients(encoder, batch, ContrastiveObjective(), keep_tokens=keep, seed=(0, number))
         torch.nn.utils.clip_grad_norm_(encoder.backbone.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

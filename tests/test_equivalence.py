@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import world
-from tiny import gradient_errors
+from tiny import gradient_errors, relative_error
+from torch import Tensor
 
 WORLDS = (1, 2, 4)
 TOLERANCE = 1e-5
@@ -18,6 +19,7 @@ CANCELLING = 0.1  # of the largest gradient: smaller ones are the rest of a sum;
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     world.write_models(folder)
+    world.write_dropping(folder)
     world.write_rows(folder)
     return folder
 
@@ -34,6 +36,26 @@ def test_the_trainers_gradient_is_the_same_for_any_number_of_processes(folder: P
                 assert max(error) <= TOLERANCE, (processes, combination, kept, error)
                 errors.append(error)
         report("trainer", processes, len(world.STEPS), errors)
+
+
+def test_with_dropout_any_number_of_processes_takes_the_plain_step_and_trains_the_same_weights(folder: Path) -> None:
+    """Ranks cut their shares into chunks of another size, and encode some of them twice."""
+    truth = {kind: world.dropping_truth(kind, folder) for kind in world.DROPPING}
+    begun, alone = world.dropping_encoder("kernels", folder).backbone.state_dict(), dict[str, Tensor]()
+    for processes in WORLDS:
+        errors = []
+        for *outcomes, (_, weights) in world.run(processes, folder, world.dropping):
+            for kind, (loss, gradients) in zip(world.DROPPING, outcomes, strict=True):
+                wanted_loss, wanted = truth[kind]
+                error = (abs(loss / wanted_loss - 1), *gradient_errors(gradients, wanted, CANCELLING))
+                assert max(error) <= TOLERANCE, (processes, kind, error)
+                errors.append(error)
+            alone = alone or weights
+            for name, weight in weights.items():
+                assert relative_error(weight, alone[name]) <= TOLERANCE, (processes, name)
+            moved = max(relative_error(weight, begun[name]) for name, weight in weights.items())
+            assert moved > 1e-2
+        report("trainer with dropout", processes, len(world.DROPPING), errors)
 
 
 def test_the_gradient_under_ddp_is_the_same_for_any_number_of_processes(folder: Path) -> None:

@@ -87,8 +87,8 @@ ALL_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # Older releases of transformers lack some of them.
 CONFIGS = {kind: config for kind, config in ALL_CONFIGS.items() if hasattr(transformers, config[0])}
-_DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "embedding_dropout")
-NO_DROPOUT = dict.fromkeys(_DROPOUTS, 0.0)
+DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "embedding_dropout")
+NO_DROPOUT = dict.fromkeys(DROPOUTS, 0.0)
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from native_kernels import NATIVE_SIZES
 from safetensors.torch import load_file
-from tiny import VOCABULARY, gradients, padded, pool, random_texts, tiny_model, tiny_tokenizer
+from tiny import DROPOUTS, VOCABULARY, gradients, padded, pool, random_texts, tiny_model, tiny_tokenizer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
@@ -26,6 +26,7 @@ from biencoder.config.choices import FLOPS, L1
 from biencoder.data.plan.sampling import BatchPlan, KnownPositives, Sampler, share
 from biencoder.data.table import ExampleTable
 from biencoder.distributed import sum_gradients
+from biencoder.model.adapting.lora import add_lora
 from biencoder.model.architectures.static import StaticModel
 from biencoder.model.files.settings import ModelSettings
 from biencoder.model.files.static import without_special_tokens
@@ -497,7 +498,7 @@ def trainer(rank: int, world: int, folder: Path) -> list[Outcome]:
             batch,
             objective_of(combination),
             keep_tokens=keep_tokens,
-            seed=(1, 2, rank),
+            seed=(1, 2),
             guide=Guide(asked, GUIDE_MARGIN) if combination.guided else None,
             sparsity=Sparsity(SPARSITY, combination.sparsity) if combination.sparsity else None,
         )
@@ -505,6 +506,81 @@ def trainer(rank: int, world: int, folder: Path) -> list[Outcome]:
         outcomes.append((float(losses.total), gradients(encoder)))
         encoder.zero_grad()
     return outcomes
+
+
+# --- dropout: its masks follow from the texts -------------------------------------------------------------------------
+
+DROPPING = ("kernels", "packed", "padded", "adapter")  # ways through the layers
+SGD_STEPS, SGD_RATE = 10, 0.05
+
+
+def write_dropping(folder: Path) -> None:
+    """Models with every dropout that they have."""
+    usual = dict.fromkeys(DROPOUTS, 0.1)
+    tiny_model(folder / "kernels", **NATIVE_SIZES | usual)
+    tiny_model(folder / "adapter", **NATIVE_SIZES | usual)
+    tiny_model(folder / "packed", "modernbert", **usual | {"mlp_dropout": 0.1})
+    tiny_model(folder / "padded", "deberta-v2", **usual)
+
+
+def dropping_encoder(kind: str, folder: Path) -> Encoder:
+    encoder = Encoder.load(folder / kind, pooling="cls" if kind == "packed" else "mean", normalize=True)
+    if kind == "adapter":
+        add_lora(encoder.backbone, rank=2, alpha=4.0, dropout=0.2, first_layer=0, base="base", seed=0)
+        for name, parameter in encoder.backbone.named_parameters():
+            if "lora_B" in name:
+                nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(len(name)))
+    return encoder.train()
+
+
+def dropping_step(
+    encoder: Encoder, folder: Path, step: int, chunk_tokens: int, keep_tokens: int, rank: int = 0, world: int = 1
+) -> float:
+    """Add the gradient of a step to the parameters, and return the loss."""
+    combination = Combination(7, True, True, True, True, two_way=True)
+    table = ExampleTable.from_files([folder / "rows-True.jsonl"])
+    batcher = Batcher(
+        table=table,
+        tokenize_queries=encoder.tokenize_queries,
+        tokenize_passages=encoder.tokenize_passages,
+        prompts=[Prompts(QUERY_PROMPT, "")],
+        chunk_tokens=chunk_tokens,
+        known_positives=KnownPositives(table),
+        two_way=True,
+        rank=rank,
+        world=world,
+    )
+    batch = batcher(Sampler(table, batch_size=7, group_size=4, seed=5).plan(step))
+    losses = gradcache.accumulate_gradients(
+        encoder, batch, objective_of(combination), keep_tokens=keep_tokens, seed=(1, step)
+    )
+    sum_gradients(encoder.parameters())
+    return float(losses.total)
+
+
+def dropping(rank: int, world: int, folder: Path) -> list[Outcome]:
+    """Losses and gradients of :data:`DROPPING`, in chunks that differ with the number of ranks; then weights by SGD."""
+    outcomes = []
+    for kind in DROPPING:
+        encoder = dropping_encoder(kind, folder)
+        loss = dropping_step(encoder, folder, 0, 120 // world, 60, rank, world)
+        outcomes.append((loss, gradients(encoder.backbone)))
+    encoder = dropping_encoder("kernels", folder)
+    for step in range(SGD_STEPS):
+        loss = dropping_step(encoder, folder, step, 120 // world, 60, rank, world)
+        with torch.no_grad():
+            for parameter in encoder.parameters():
+                if parameter.grad is not None:
+                    parameter -= SGD_RATE * parameter.grad
+        encoder.zero_grad()
+    return [*outcomes, (loss, dict(encoder.backbone.state_dict()))]
+
+
+def dropping_truth(kind: str, folder: Path) -> Outcome:
+    """The plain step in float64: one process, one chunk, no kernels, nothing encoded twice."""
+    encoder = dropping_encoder(kind, folder)
+    encoder.double()
+    return dropping_step(encoder, folder, 0, 10**9, 10**9), gradients(encoder.backbone)
 
 
 def trainer_truth(combination: Combination, world: int, folder: Path) -> Outcome:

@@ -156,3 +156,15 @@ def test_a_batch_goes_to_a_device_as_a_whole(batcher: Batcher, plan: BatchPlan) 
     assert moved.labels.known_positives.columns.is_meta
     assert (moved.queries, moved.tokens, moved.texts) == (batch.queries, batch.tokens, batch.texts)
     assert not batch.labels.groups.is_meta
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+def test_a_text_has_the_same_number_whichever_rank_has_it(batcher: Batcher, plan: BatchPlan, world: int) -> None:
+    alone = texts(batcher(plan))
+    found = dict[int, str]()
+    for rank in range(world):
+        batch = replace(batcher, rank=rank, world=world)(plan)
+        numbers = batch.numbers(torch.arange(batch.texts)).tolist()
+        assert not found.keys() & numbers
+        found |= dict(zip(numbers, texts(batch), strict=True))
+    assert found == dict(enumerate(alone))

@@ -1,6 +1,7 @@
 """A step in bounded memory is the plain step."""
 
 import copy
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from biencoder import Encoder
 from biencoder.model.adapting.freezing import freeze
 from biencoder.model.adapting.lora import add_lora
 from biencoder.model.files.pretrained import checkpoint_activations
+from biencoder.model.kernels.library import without_kernels
 from biencoder.model.packing import chunks
 from biencoder.model.representations.dense import Dense
 from biencoder.objective.contrastive import ContrastiveObjective
@@ -48,7 +50,7 @@ def step(
     encoder: Encoder, batch: TrainingBatch, keep_tokens: int, seed: int = 0
 ) -> tuple[gradcache.StepLosses, dict[str, Tensor]]:
     encoder.backbone.zero_grad()
-    losses = gradcache.accumulate_gradients(encoder, batch, OBJECTIVE, keep_tokens=keep_tokens, seed=(seed, 0, 0))
+    losses = gradcache.accumulate_gradients(encoder, batch, OBJECTIVE, keep_tokens=keep_tokens, seed=(seed, 0))
     return losses, gradients(encoder.backbone)
 
 
@@ -76,8 +78,11 @@ def test_replayed_chunks_have_the_dropout_masks_of_the_kept_ones(encoder: Encode
     assert largest_difference(whole[1], other_masks[1]) > 1e-2
 
 
-@pytest.mark.parametrize("kind", ["bert", "qwen3"])
-def test_replayed_chunks_are_the_kept_ones_with_lora_and_frozen_layers(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["bert", "qwen3", "deberta-v2"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_replayed_chunks_are_the_kept_ones_with_lora_and_frozen_layers(
+    kind: str, checkpointing: bool, tmp_path: Path
+) -> None:
     encoder = Encoder.load(tiny_model(tmp_path, kind, dropout=True), pooling="mean", normalize=True)
     encoder.train()
     freeze(encoder.backbone, embeddings=False, layers=1)
@@ -86,7 +91,10 @@ def test_replayed_chunks_are_the_kept_ones_with_lora_and_frozen_layers(kind: str
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     batch = make_batch(encoder)
-    whole, part, none = (step(encoder, batch, keep) for keep in (10**9, batch.tokens // 2, 0))
+    whole = step(encoder, batch, 10**9)
+    if checkpointing:
+        checkpoint_activations(encoder.backbone)
+    part, none = (step(encoder, batch, keep) for keep in (batch.tokens // 2, 0))
     assert all("lora_" in name for name in whole[1])
     for losses, replayed in (part, none):
         assert float(losses.total) == pytest.approx(float(whole[0].total), rel=1e-6)
@@ -103,21 +111,15 @@ def test_a_step_depends_on_its_seed_and_on_nothing_random_before(encoder: Encode
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_chunks_share_no_masks(encoder: Encoder) -> None:
-    """Two chunks with the same text get different vectors: a seed for all of them would drop the same places."""
+def test_texts_share_no_masks(encoder: Encoder) -> None:
+    """The same text as a query and as several passages gets different vectors, in chunks of its own or in one."""
     sequence = encoder.tokenize(random_texts(1, longest=20))[0]
-    batch = make_batch(encoder)
-    batch = TrainingBatch(
-        list(chunks([sequence] * 4, len(sequence))),
-        1,
-        [1],
-        [3],
-        1,
-        BatchLabels(torch.tensor([[0, 1, 2]]), torch.tensor([0])),
-    )
-    encoded = gradcache.encode_chunks(encoder, batch, 0, (0, 0, 0))
-    vectors = torch.cat([part.texts.vectors for part in encoded])
-    assert len(vectors.unique(dim=0)) == 4
+    labels = BatchLabels(torch.tensor([[0, 1, 2]]), torch.tensor([0]))
+    for chunk_tokens in (len(sequence), 10**9):
+        batch = TrainingBatch(list(chunks([sequence] * 4, chunk_tokens)), 1, [1], [3], 1, labels)
+        encoded = gradcache.encode_chunks(encoder, batch, 0, (0, 0))
+        vectors = torch.cat([part.texts.vectors for part in encoded])
+        assert len(vectors.unique(dim=0)) == 4
 
 
 def test_the_objective_in_blocks_of_queries_is_the_whole_one(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,23 +136,29 @@ def test_the_objective_in_blocks_of_queries_is_the_whole_one(encoder: Encoder, m
 def test_gradients_add_up_to_what_is_there(encoder: Encoder) -> None:
     batch = make_batch(encoder)
     _, once = step(encoder, batch, 0)
-    gradcache.accumulate_gradients(encoder, batch, OBJECTIVE, keep_tokens=0, seed=(0, 0, 0))
+    gradcache.accumulate_gradients(encoder, batch, OBJECTIVE, keep_tokens=0, seed=(0, 0))
     twice = gradients(encoder.backbone)
     assert largest_difference({name: 2 * gradient for name, gradient in once.items()}, twice) < 1e-6
 
 
-def test_the_cut_into_chunks_does_not_matter_without_dropout(tmp_path: Path) -> None:
-    encoder = Encoder.load(tiny_model(tmp_path), pooling="cls", normalize=True)
-    encoder.train()
-    (whole, gradient), (parts, other) = (step(encoder, make_batch(encoder, tokens), 0) for tokens in (10**9, 30))
-    assert float(parts.total) == pytest.approx(float(whole.total), rel=1e-6)
-    assert largest_difference(gradient, other) < 1e-5
+def test_the_cut_into_chunks_and_the_kernels_do_not_matter(encoder: Encoder) -> None:
+    """With dropout: its masks follow from the texts."""
+    whole, gradient = step(encoder, make_batch(encoder, 10**9), 10**9)
+    for chunk_tokens, keep_tokens, off in (
+        (10**9, 0, nullcontext()),
+        (30, 200, nullcontext()),
+        (100, 0, without_kernels()),
+    ):
+        with off:
+            parts, other = step(encoder, make_batch(encoder, chunk_tokens), keep_tokens)
+        assert float(parts.total) == pytest.approx(float(whole.total), rel=1e-6)
+        assert largest_difference(gradient, other) < 1e-5
 
 
 def test_activations_of_no_more_than_keep_tokens_are_alive(encoder: Encoder) -> None:
     batch = make_batch(encoder)
     for keep in (0, 250, 10**9):
-        encoded = gradcache.encode_chunks(encoder, batch, keep, (0, 0, 0))
+        encoded = gradcache.encode_chunks(encoder, batch, keep, (0, 0))
         kept = sum(part.chunk.tokens for part in encoded if part.texts.requires_grad)
         assert kept <= keep
         assert kept > keep - 200 or kept == batch.tokens

@@ -18,6 +18,8 @@ from tiny import WORDS, tiny_model
 from torch import nn
 
 from biencoder.cli import main
+from biencoder.training.progress import TrainingProgress
+from biencoder.training.setup import Setup
 
 GREETING = "number of connected peer ranks is"  # what gloo prints before PyTorch 2.11
 ROWS, BATCH, EPOCHS = 25, 8, 2  # the last batch of an epoch is one query: no work for most ranks
@@ -119,8 +121,25 @@ def errors_of_ours(err: str) -> list[str]:
 def alone(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run in one process."""
     output = tmp_path_factory.mktemp("alone") / "out"
-    assert main(words(place, output)) == 0
+    assert main(words(place, output, model="dropout")) == 0
     return output
+
+
+def assert_trained_alike(output: Path, wanted: Path, base: Path) -> None:
+    """The same weights up to the order of sums, in checkpoints of all steps."""
+    got, want = weights(last_checkpoint(output)), weights(last_checkpoint(wanted))
+    begun = {f"backbone.{name}": weight for name, weight in weights(base).items()}
+    for name in want:
+        if name.startswith("backbone.pooler."):
+            assert np.array_equal(got[name], begun[name])
+        elif not name.endswith("key.bias"):  # its true gradient is 0, and AdamW makes a step of the rounding
+            size, moved = np.linalg.norm(want[name]), np.linalg.norm(want[name] - begun[name])
+            assert moved >= 1e-3 * size, name
+            # The same for one weight in 500: where its gradient is near 0, AdamW's step is as long as anywhere.
+            apart = np.sort(np.abs(got[name] - want[name]), axis=None)
+            assert np.linalg.norm(apart[: -(apart.size // 500) or None]) <= 1e-5 * size, name
+            assert np.linalg.norm(apart) <= 1e-2 * moved, name
+    np.testing.assert_allclose(losses(output), losses(wanted), rtol=1e-5)
 
 
 def test_a_dry_run_of_many_processes_says_it_once_and_writes_nothing(place: Path, tmp_path: Path) -> None:
@@ -134,21 +153,9 @@ def test_a_dry_run_of_many_processes_says_it_once_and_writes_nothing(place: Path
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_many_processes_train_the_model_that_one_trains(ranks: int, place: Path, alone: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    code, out, err = finish(start(ranks, words(place, output)))
+    code, out, err = finish(start(ranks, words(place, output, model="dropout")))
     assert code == 0, err
-    got, want = weights(last_checkpoint(output)), weights(last_checkpoint(alone))
-    base = {f"backbone.{name}": weight for name, weight in weights(place / "model").items()}
-    for name in want:
-        if name.startswith("backbone.pooler."):
-            assert np.array_equal(got[name], base[name])
-        elif not name.endswith("key.bias"):  # its true gradient is 0, and AdamW makes a step of the rounding
-            size, moved = np.linalg.norm(want[name]), np.linalg.norm(want[name] - base[name])
-            assert moved >= 1e-3 * size, name
-            # The same for one weight in 500: where its gradient is near 0, AdamW's step is as long as anywhere.
-            apart = np.sort(np.abs(got[name] - want[name]), axis=None)
-            assert np.linalg.norm(apart[: -(apart.size // 500) or None]) <= 1e-5 * size, name
-            assert np.linalg.norm(apart) <= 1e-2 * moved, name
-    np.testing.assert_allclose(losses(output), losses(alone), rtol=1e-5)
+    assert_trained_alike(output, alone, place / "dropout")
 
     # Some chunks were replayed, also in a rank's share of a batch.
     keep = json.loads((last_checkpoint(output) / "state.json").read_text())["tokens"]["keep"]
@@ -253,6 +260,32 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(place: Path, whole:
     assert_same_bits(output, whole)
     assert_same_bits(last_checkpoint(output), last_checkpoint(whole))
     assert losses(output) == losses(whole)
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_with_what_two_began_and_two_with_what_one_began(
+    place: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two, one = tmp_path / "two", tmp_path / "one"
+    kill_all(start_and_hold(4, words(place, two, model="dropout"), tmp_path))
+    assert main(words(place, two, model="dropout")) == 0
+    said = capsys.readouterr().out
+    assert f"going on from step 3 of {STEPS}" in said
+    assert "the number of processes was 2 and is 1: batches and negatives stay the same" in said
+    assert_trained_alike(two, whole, place / "dropout")
+
+    def fail_after_step_4(_: Setup, progress: TrainingProgress, *__: Any) -> None:
+        if progress.step == 4:
+            raise ZeroDivisionError
+
+    with monkeypatch.context() as failing:
+        failing.setattr("biencoder.training.steps.loop.count_or_stop", fail_after_step_4)
+        with pytest.raises(ZeroDivisionError):
+            main(words(place, one, model="dropout"))
+    code, out, err = finish(start(2, words(place, one, model="dropout")))
+    assert code == 0, err
+    assert out.count("the number of processes was 1 and is 2") == 1
+    assert_trained_alike(one, whole, place / "dropout")
 
 
 @pytest.mark.slow

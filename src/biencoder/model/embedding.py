@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from biencoder.config.choices import CPU
 from biencoder.device.choice import facts
 from biencoder.model.architectures.bert import skips_unused_tokens
 from biencoder.model.attention.interface import packed
+from biencoder.model.dropout import RowKeys, dropping
+from biencoder.model.masks import TextKeys, key_of
 from biencoder.model.packing import PackedBatch, Packing
 
 PADDING = 0.2  # largest share of padding where an architecture needs it
@@ -36,9 +39,10 @@ def hidden_states(
         ``[T, D]`` and ``starts`` ``[N + 1]``. Where the last layer ran for the used tokens alone, each text is one
         token long: ``[N, D]`` and ``0, 1, … N``.
     """
-    packing = batch.packing
+    keys = _mask_keys(backbone, batch)
+    packing = batch.packing.keyed(keys)
     if first_position is None:
-        return _padded(backbone, batch), packing.starts
+        return _padded(backbone, batch, keys), packing.starts
     used = used_tokens(packing.starts) if skips_unused_tokens(backbone) else None
     if used is None:
         return _packed(backbone, batch, packing, first_position)[: packing.tokens], packing.starts
@@ -50,13 +54,37 @@ def hidden_states(
 def _packed(backbone: nn.Module, batch: PackedBatch, packing: Packing, first_position: int) -> Tensor:
     spare = facts(packing.device).rows_of_products(packing.tokens) - packing.tokens
     types = None if batch.token_type_ids is None else pad(batch.token_type_ids, (0, spare)).unsqueeze(0)
-    with packed(packing):
+    with packed(packing), dropping(_keys_of_row(batch, packing, spare)):
         output = backbone(
             input_ids=pad(batch.input_ids, (0, spare)).unsqueeze(0),
             position_ids=pad(_positions(batch.input_ids, packing, first_position), (0, spare)).unsqueeze(0),
             **_optional_inputs(backbone, types),
         )
     return output.last_hidden_state.squeeze(0)  # type: ignore[no-any-return]
+
+
+def _mask_keys(backbone: nn.Module, batch: PackedBatch) -> TextKeys | None:
+    """The batch's own keys, or drawn ones; None where the device's own generator makes the masks of dropout.
+
+    That is outside of training, and on a GPU in half precision, because flash attention there takes no masks.
+    """
+    kind = batch.input_ids.device.type
+    if not backbone.training or (kind != CPU and torch.is_autocast_enabled(kind)):
+        return None
+    return batch.keys or TextKeys.drawn(len(batch.lengths)).to(batch.input_ids.device)
+
+
+def _keys_of_row(batch: PackedBatch, packing: Packing, spare: int) -> RowKeys | None:
+    keys = packing.keys
+    if keys is None:
+        return None
+
+    def make() -> Tensor:
+        lengths_N = packing.starts.diff().long()
+        keys_T = keys.texts_N.repeat_interleave(lengths_N, output_size=packing.tokens)
+        return pad(key_of(keys_T, _positions(batch.input_ids, packing, 0)), (0, spare))[None]
+
+    return RowKeys(keys.step, make)
 
 
 def _positions(ids_T: Tensor, packing: Packing, first_position: int) -> Tensor:
@@ -73,15 +101,22 @@ def _positions(ids_T: Tensor, packing: Packing, first_position: int) -> Tensor:
     return place_T * counted_T + first_position - 1
 
 
-def _padded(backbone: nn.Module, batch: PackedBatch) -> Tensor:
+def _padded(backbone: nn.Module, batch: PackedBatch, keys: TextKeys | None) -> Tensor:
     """Hidden states ``[T, D]`` by way of matrices of texts of similar length, so that padding stays a small part."""
     hidden, first = [], 0
     for texts in _similar_lengths(batch.lengths):
         part = slice(first, first + sum(batch.lengths[texts]))
         types = None if batch.token_type_ids is None else batch.token_type_ids[part]
-        hidden.append(_padded_part(backbone, PackedBatch(batch.input_ids[part], batch.lengths[texts], types)))
+        cut = PackedBatch(batch.input_ids[part], batch.lengths[texts], types)
+        with dropping(None if keys is None else _keys_of_matrix(cut, keys.only(texts))):
+            hidden.append(_padded_part(backbone, cut))
         first = part.stop
     return torch.cat(hidden)
+
+
+def _keys_of_matrix(batch: PackedBatch, keys: TextKeys) -> RowKeys:
+    places_L = torch.arange(max(batch.lengths), device=batch.input_ids.device)
+    return RowKeys(keys.step, lambda: key_of(keys.texts_N[:, None], places_L))
 
 
 def _similar_lengths(lengths: Sequence[int]) -> Iterator[slice]:

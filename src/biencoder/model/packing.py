@@ -10,6 +10,7 @@ from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from biencoder.device.choice import facts
+from biencoder.model.masks import TextKeys
 from biencoder.model.tokens import Tokens
 
 MOST_BUCKETS = 8
@@ -24,11 +26,20 @@ MOST_BUCKETS = 8
 
 @dataclass(frozen=True)
 class Block:
-    """``texts`` neighbours of one ``length``, from token ``start`` of the row: attention over them is one product."""
+    """``texts`` neighbours of one ``length``, from token ``start`` of the row: attention over them is one product.
+
+    The first of them is text number ``first`` of the row.
+    """
 
     start: int
     texts: int
     length: int
+    first: int
+
+    @property
+    def numbers(self) -> slice:
+        """Which texts of the row they are."""
+        return slice(self.first, self.first + self.texts)
 
     @property
     def tokens(self) -> slice:
@@ -44,7 +55,7 @@ class Block:
         """The same texts in blocks of at most ``at_once`` of them."""
         for first in range(0, self.texts, at_once):
             texts = min(at_once, self.texts - first)
-            yield Block(self.start + first * self.length, texts, self.length)
+            yield Block(self.start + first * self.length, texts, self.length, self.first + first)
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,11 @@ class Padding:
         parts = places_P.split([bucket.texts * bucket.length for bucket in self.buckets])
         return [x.unflatten(0, (b.texts, b.length)) for x, b in zip(parts, self.buckets, strict=True)]
 
+    @property
+    def matrix_texts(self) -> tuple[Tensor, ...]:
+        """Which texts each matrix has: ``[N]`` int64 each."""
+        return self.texts.split([bucket.texts for bucket in self.buckets])
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -95,16 +111,26 @@ class Packing:
         lengths: of the texts.
         device: of the row.
         used: one token of each text, when the output of only these is used, and then any; None for all tokens.
+        keys: from which the masks of dropout follow; None for the device's own generator.
     """
 
     lengths: tuple[int, ...]
     device: torch.device
     used: Tensor | None = None
+    keys: TextKeys | None = None
 
     def using(self, tokens: Tensor) -> "Packing":
-        """The same places, of which only the output of some tokens is used; what is known of them is shared."""
+        """The same places, of which only the output of some tokens is used."""
+        return self._with("used", tokens)
+
+    def keyed(self, keys: TextKeys | None) -> "Packing":
+        """The same places, with other masks of dropout."""
+        return self._with("keys", keys)
+
+    def _with(self, name: str, value: Any) -> "Packing":
+        """A copy that shares what is known of the places."""
         shared = copy(self)
-        object.__setattr__(shared, "used", tokens)
+        object.__setattr__(shared, name, value)
         return shared
 
     @property
@@ -137,6 +163,12 @@ class Packing:
     def _longer_starts(self) -> dict[int, Tensor]:
         return {}
 
+    @property
+    def used_places(self) -> Tensor:
+        """Where in its text the used token of each text is: ``[N]`` int64."""
+        assert self.used is not None
+        return self.used[: len(self.lengths)] - self.starts[:-1]
+
     @cached_property
     def of_single_tokens(self) -> "Packing":
         """As many texts, of one token each."""
@@ -164,10 +196,11 @@ class Packing:
     @cached_property
     def blocks(self) -> list[Block]:
         """The row cut into neighbouring texts of equal length."""
-        blocks, start = [], 0
+        blocks: list[Block] = []
+        start = first = 0
         for length, texts in groupby(self.lengths):
-            blocks.append(Block(start, sum(1 for _ in texts), length))
-            start = blocks[-1].tokens.stop
+            blocks.append(Block(start, sum(1 for _ in texts), length, first))
+            start, first = blocks[-1].tokens.stop, blocks[-1].numbers.stop
         return blocks
 
 
@@ -191,16 +224,22 @@ class PackedBatch:
             the model reads and no head compares.
         lengths: the number of tokens of each of the N texts; their sum is T.
         token_type_ids: ``[T]`` int64, for callers that tokenise pairs of segments themselves.
+        keys: of the texts, from which the masks of dropout follow; None to draw them.
     """
 
     input_ids: Tensor
     lengths: tuple[int, ...]
     token_type_ids: Tensor | None = None
+    keys: TextKeys | None = None
 
     @cached_property
     def packing(self) -> Packing:
         """Where the texts lie in the row."""
         return Packing(self.lengths, self.input_ids.device)
+
+    def keyed(self, keys: TextKeys) -> "PackedBatch":
+        """The same texts, with the masks of dropout that follow from ``keys``."""
+        return self._with("keys", keys)
 
     @cached_property
     def is_compared(self) -> Tensor:
@@ -221,20 +260,26 @@ class PackedBatch:
             torch.cat([rows[text] for text in texts]),
             tuple(self.lengths[text] for text in texts),
             None if types is None else torch.cat([types[text] for text in texts]),
+            None if self.keys is None else self.keys.only(list(texts)),
         )
 
     def as_read(self) -> "PackedBatch":
         """The batch as a model reads it."""
-        read = copy(self)
-        object.__setattr__(read, "input_ids", torch.where(self.is_compared, self.input_ids, ~self.input_ids))
-        return read
+        return self._with("input_ids", torch.where(self.is_compared, self.input_ids, ~self.input_ids))
+
+    def _with(self, name: str, value: Any) -> "PackedBatch":
+        """A copy that shares what is known of the places."""
+        shared = copy(self)
+        object.__setattr__(shared, name, value)
+        return shared
 
     def to(self, device: torch.device) -> "PackedBatch":
         """The same batch on ``device``."""
         if self.input_ids.device == device:
             return self
         types = None if self.token_type_ids is None else facts(device).receive(self.token_type_ids, device)
-        moved = PackedBatch(facts(device).receive(self.input_ids, device), self.lengths, types)
+        keys = None if self.keys is None else self.keys.to(device)
+        moved = PackedBatch(facts(device).receive(self.input_ids, device), self.lengths, types, keys)
         _ = moved.packing.starts  # they travel with the batch, so that no layer waits for them
         _ = moved.packing.starts_up_to(facts(device).rows_of_products(moved.packing.tokens))
         return moved
@@ -256,6 +301,10 @@ class Chunk:
     def tokens(self) -> int:
         """Tokens in the row."""
         return self.batch.input_ids.numel()
+
+    def keyed(self, keys: TextKeys) -> "Chunk":
+        """The same texts, with the masks of dropout that follow from ``keys``."""
+        return Chunk(self.batch.keyed(keys), self.index)
 
     def to(self, device: torch.device) -> "Chunk":
         """The same chunk on ``device``."""

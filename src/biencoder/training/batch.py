@@ -36,6 +36,8 @@ class TrainingBatch:
         labels: of this rank's queries, over the shared passages.
         guide_chunks: this rank's texts in the tokens of a guide, when there is one.
         data_set: which the whole global batch is of.
+        first_query: the number of this rank's first query among those of the global batch.
+        first_passage: the number of its first passage among those of the global batch.
     """
 
     chunks: list[Chunk]
@@ -46,6 +48,13 @@ class TrainingBatch:
     labels: BatchLabels
     guide_chunks: list[Chunk] = field(default_factory=list)
     data_set: int = 0
+    first_query: int = 0
+    first_passage: int = 0
+
+    def numbers(self, index: Tensor) -> Tensor:
+        """The places in the global batch, queries first, of texts with these places on this rank: int64 ``[N]``."""
+        passages = self.total_queries + self.first_passage - self.queries
+        return index + torch.where(index < self.queries, self.first_query, passages)
 
     @property
     def texts(self) -> int:
@@ -136,6 +145,8 @@ class Batcher:
             labels=self._labels(plan, mine, examples),
             guide_chunks=list(chunks(guided or [], self.chunk_tokens)),
             data_set=plan.data_set,
+            first_query=mine.start,
+            first_passage=first,
         )
 
     @property

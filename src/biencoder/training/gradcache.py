@@ -11,8 +11,9 @@ After Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memor
 A rank that finds no memory for its part of a step still takes part in the collectives, see
 :func:`~biencoder.training.memory.out_of_memory.memory_for_all`.
 
-When everything is kept, this *is* the plain step: there is one code path. A replay draws the same dropout masks because
-each chunk has a seed of its own, a pure function of (seed, step, rank, chunk).
+When everything is kept, this *is* the plain step: there is one code path. The masks of dropout are a function of (seed,
+step, text in the global batch), so neither replays nor the cut into chunks nor the number of ranks change them
+(:mod:`~biencoder.model.masks`). Where a GPU's own generator makes the masks, each chunk has a seed.
 
 Shapes: b queries and p passages on this rank, P passages on all of them.
 """
@@ -22,16 +23,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from biencoder.data.random_bits import bits_of
 from biencoder.device.allocator import give_back
 from biencoder.device.choice import facts
 from biencoder.distributed import gather_texts, scatter_sum, sum_over_ranks
 from biencoder.model.architectures.narrowing import NarrowWeights, narrow_weights
 from biencoder.model.architectures.native_layer import prepared_weights
 from biencoder.model.encoder import Encoder
+from biencoder.model.masks import TextKeys
 from biencoder.model.packing import Chunk
 from biencoder.model.representations.representation import Representation, concatenate, in_order
 from biencoder.objective.objective import Objective
@@ -42,6 +44,7 @@ from biencoder.training.memory.out_of_memory import memory_for_all
 
 SCORES_AT_ONCE = 2**20  # elements of the score matrix that the objective holds at a time: 4 MB in float32
 LEAST_QUERIES = 256  # of a part of the score matrix: each part passes through the gradients of all passages
+MASKS = 3  # the stream of random bits of a step, beside those that choose its rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +72,7 @@ class StepLosses:
 
 @dataclass
 class EncodedChunk:
-    """A chunk, the seed of its dropout masks, and its texts; they have a graph where activations were kept."""
+    """A chunk, the seed of the device's own generator, and its texts; they have a graph where activations were kept."""
 
     chunk: Chunk
     seed: int
@@ -87,7 +90,7 @@ def accumulate_gradients(
     objective: Objective,
     *,
     keep_tokens: int,
-    seed: tuple[int, ...],
+    seed: tuple[int, int],
     held_at_most: int = sys.maxsize,
     guide: Guide | None = None,
     sparsity: Sparsity | None = None,
@@ -95,14 +98,15 @@ def accumulate_gradients(
 ) -> StepLosses:
     """Add this rank's part of the gradient of the global batch's mean loss to the parameters' ``grad``.
 
-    Summed over ranks it is the gradient that one process would have for the same batch.
+    Summed over ranks it is the gradient that one process would have for the same batch, dropout included. Only on a GPU
+    in half precision, the masks of dropout depend on how the batch is shared and cut.
 
     Args:
         encoder: turns chunks into vectors; its parameters collect the gradient.
         batch: this rank's share of the global batch.
         objective: representations and labels to losses.
         keep_tokens: chunks of up to this many tokens in all keep their activations; the others are replayed.
-        seed: (seed, step, rank), from which dropout is drawn.
+        seed: (seed, step), from which dropout is drawn.
         held_at_most: bytes that this process may hold; beyond them, free memory is given back between chunks.
         guide: masks false negatives; the batch holds its tokens.
         sparsity: is added to the loss of each query, with its weight of this step.
@@ -149,17 +153,28 @@ def _summed(gradient: Tensor) -> Tensor:
 
 
 def encode_chunks(
-    encoder: Encoder, batch: TrainingBatch, keep_tokens: int, seed: tuple[int, ...]
+    encoder: Encoder, batch: TrainingBatch, keep_tokens: int, seed: tuple[int, int]
 ) -> list[EncodedChunk]:
     """Step 1 of the paper; a chunk whose activations are not kept is encoded without a graph."""
     encoded, tokens = [], 0
+    step_key = _bits(*seed, MASKS)
     for number, chunk in enumerate(batch.chunks):
         tokens += chunk.tokens
-        chunk_seed = int(np.random.SeedSequence((*seed, number)).generate_state(1, np.uint64)[0] >> np.uint64(1))
-        torch.manual_seed(chunk_seed)
+        keyed = chunk.keyed(TextKeys.of(step_key, batch.numbers(chunk.index)))
+        chunk_seed = _bits(*seed, MASKS, batch.first_query, number)
         with torch.set_grad_enabled(tokens <= keep_tokens):
-            encoded.append(EncodedChunk(chunk, chunk_seed, encoder(chunk.batch)))
+            encoded.append(EncodedChunk(keyed, chunk_seed, _encode(encoder, keyed, chunk_seed)))
     return encoded
+
+
+def _bits(seed: int, *words: int) -> int:
+    return int(bits_of(seed, *words)[0])
+
+
+def _encode(encoder: Encoder, chunk: Chunk, seed: int) -> Representation:
+    torch.manual_seed(seed)
+    texts: Representation = encoder(chunk.batch)
+    return texts
 
 
 def _in_order(encoded: list[EncodedChunk], encoder: Encoder) -> Representation:
@@ -233,8 +248,7 @@ def _backward_all(
         narrow.hand_over()
     give_back(held_at_most)
     for part in replayed:
-        torch.manual_seed(part.seed)
-        part.texts = encoder(part.chunk.batch)
+        part.texts = _encode(encoder, part.chunk, part.seed)
         _backward(part, gradient)
         narrow.hand_over()
 

@@ -11,6 +11,7 @@ from transformers import AutoModel
 
 from biencoder import Encoder
 from biencoder.model.architectures.bert import BERT_LIKE, skips_unused_tokens
+from biencoder.model.masks import TextKeys
 from biencoder.model.packing import Packing, pack
 
 LENGTHS = (30, 12, 12, 12, 7, 2, 1)
@@ -71,22 +72,17 @@ def test_a_causal_bert_keeps_its_causal_mask(tmp_path: Path) -> None:
     assert relative_error(encoder.embed(later)[0], nn.functional.normalize(first, dim=0)) <= TOLERANCE
 
 
-def test_dropout_acts_in_it(tmp_path: Path) -> None:
-    folder = tiny_model(tmp_path, num_hidden_layers=1, attention_probs_dropout_prob=0.3)
-    encoder = Encoder.load(folder, pooling="cls", normalize=False)
+@pytest.mark.parametrize("pooling", ["cls", "last"])
+def test_the_same_numbers_are_dropped_in_it(pooling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = Encoder.load(tiny_model(tmp_path, dropout=True), pooling=pooling, normalize=False)
     encoder.train()
-
-    def drawn(seed: int) -> Tensor:
-        torch.manual_seed(seed)
-        return encoder.embed(BATCH).detach()
-
-    assert torch.equal(drawn(1), drawn(1))
-    assert relative_error(drawn(1), drawn(2)) > 1e-2
-    layer = encoder.backbone.encoder.layer[0]
-    layer.feed_forward_chunk, layer.attention.output.LayerNorm = (lambda attended: attended), nn.Identity()
-    mean = torch.stack([drawn(seed) for seed in range(2000)]).mean(0)  # of what is linear in the weights, so unbiased
-    encoder.eval()
-    assert relative_error(mean, encoder.embed(BATCH)) < 0.02
+    one, other = (BATCH.keyed(TextKeys.of(step, torch.arange(len(LENGTHS)))) for step in (1, 2))
+    got = vectors_and_gradients(encoder, one)
+    assert relative_error(encoder.embed(other), got[0]) > 1e-2
+    monkeypatch.setattr("biencoder.model.embedding.skips_unused_tokens", lambda *_: False)
+    want = vectors_and_gradients(encoder, one)
+    assert relative_error(got[0], want[0]) <= TOLERANCE
+    assert max(gradient_errors(without_key_biases(got[1]), without_key_biases(want[1]))) <= TOLERANCE
 
 
 def test_attention_from_one_token_is_a_row_of_attention_from_all() -> None:

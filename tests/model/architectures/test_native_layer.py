@@ -22,7 +22,8 @@ from biencoder.model.architectures import native_layer
 from biencoder.model.architectures.bert import BERT_LIKE, bert_layers
 from biencoder.model.architectures.native_layer import prepared_bytes, prepared_weights
 from biencoder.model.files.pretrained import checkpoint_activations
-from biencoder.model.kernels.library import KernelDropout, address, kernels, without_kernels
+from biencoder.model.kernels.library import kernels, without_kernels
+from biencoder.model.masks import RowMasks, TextKeys
 from biencoder.model.packing import pack
 from biencoder.training.optimizer import adamw
 
@@ -77,22 +78,19 @@ def test_a_residual_norm_and_its_gradient_are_those_of_the_formula(dtype: torch.
     tolerance = 1e-6 if dtype == torch.float32 else 8e-3
     torch.manual_seed(0)
     given, residual, gain, bias = torch.randn(T, D).to(dtype), torch.randn(T, D), torch.randn(D), torch.randn(D)
-    dropout = KernelDropout(p)
-    keep = torch.zeros(T, D, dtype=torch.uint8)
-    library = kernels()
-    assert library is not None
-    seed, dropped, _ = dropout.words
-    library.residual_norm_mask(address(keep), seed, dropped, T, D)
+    masks = RowMasks.of(TextKeys.of(1, torch.arange(T)).texts_N, 3, p)
+    with without_kernels():
+        keep = masks.keep(D)
     exact = [x.double().requires_grad_() for x in (given, residual, gain, bias)]
-    want = layer_norm(exact[0] * keep * dropout.factor + exact[1], (D,), exact[2], exact[3], 1e-12)
+    want = layer_norm(exact[0] * keep * masks.factor + exact[1], (D,), exact[2], exact[3], 1e-12)
     gradient, more = torch.randn(T, D), torch.randn(T, D).to(dtype)
     want.backward(gradient.double() + more.double())
-    got = native_layer._residual_norm(given, residual, gain, bias, 1e-12, dropout, keep=True)
+    got = native_layer._residual_norm(given, residual, gain, bias, 1e-12, masks, keep=True)
     assert relative_error(got.out, want) < 1e-6
     assert torch.equal(got.narrow, got.out.to(dtype))
     assert got.normal is not None
     assert got.deviation is not None
-    made = native_layer._norm_gradient(gradient, more, got.normal, got.deviation, gain, dropout)
+    made = native_layer._norm_gradient(gradient, more, got.normal, got.deviation, gain, masks)
     to_given, to_residual, to_gain, to_bias = (x.grad for x in exact if x.grad is not None)
     pairs = [
         (made.to_input, to_given),

@@ -4,12 +4,12 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from attending import check_expectation
 from tiny import relative_error
 from torch import Tensor
 
-from biencoder.model.attention import blocks, buckets
+from biencoder.model.attention import blocks, buckets, cpu, dropped
 from biencoder.model.attention.settings import AttentionSettings
+from biencoder.model.masks import TextKeys
 from biencoder.model.packing import MOST_BUCKETS, Packing
 
 H, E, SPARE = 4, 8, 2
@@ -65,10 +65,36 @@ def test_so_are_those_from_one_token_of_each(lengths: tuple[int, ...]) -> None:
     check_equal(results)
 
 
-def test_dropout_keeps_the_expectation() -> None:
-    query, key, value = (x.detach() for x in inputs(FEW))
-    packing = packing_of(FEW)
-    check_expectation(lambda p: buckets.attend(query, key, value, packing, AttentionSettings(0.3, dropout=p)))
+@pytest.mark.parametrize("lengths", [FEW, MANY])
+@pytest.mark.parametrize(("causal", "window", "biased"), [(False, None, True), (True, None, False), (True, 3, False)])
+def test_the_same_weights_are_dropped_as_elsewhere(
+    lengths: tuple[int, ...], causal: bool, window: int | None, biased: bool
+) -> None:
+    """Also where the backward pass computes them again, and of a bias."""
+    rows, longest = inputs(lengths), max(lengths)
+    bias = torch.randn(H, longest, longest).requires_grad_() if biased else None
+    settings = AttentionSettings(0.3, causal=causal, window=window, dropout=0.4, site=5, bias_HLL=bias)
+    packing = packing_of(lengths).keyed(TextKeys.of(1, torch.arange(len(lengths))))
+    learned = rows if bias is None else [*rows, bias]
+    weights = torch.randn(len(rows[0]), H, E)
+    results = []
+    for provider in (blocks, buckets) if biased else (cpu, blocks, buckets):
+        attended = provider.attend(rows[0], rows[1], rows[2], packing, settings)
+        attended = attended * (torch.arange(len(attended)) < packing.tokens)[:, None, None]
+        results.append([attended, *torch.autograd.grad((attended * weights).sum(), learned)])
+    for other in results[1:]:
+        check_equal([results[0], other])
+
+
+@pytest.mark.parametrize("lengths", [FEW, MANY])
+def test_so_are_those_from_one_token_of_each_text(lengths: tuple[int, ...]) -> None:
+    query, key, value = inputs(lengths)
+    packing = packing_of(lengths).keyed(TextKeys.of(1, torch.arange(len(lengths))))
+    last = packing.starts[1:].long() - 1
+    packing, settings = packing.using(last), AttentionSettings(0.3, dropout=0.4, site=5)
+    want = cpu.attend(query, key, value, packing, settings)[last]
+    for provider in (blocks, buckets):
+        assert relative_error(provider.attend_from(query[last], key, value, packing, settings), want) < 2e-6
 
 
 @pytest.mark.parametrize("lengths", [FEW, MANY, (3,) * 5, tuple(range(1, 513))])
@@ -88,7 +114,7 @@ def test_there_are_few_buckets_and_every_token_has_one_place(lengths: tuple[int,
 
 def test_the_number_of_calls_does_not_grow_with_the_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
     counted = Mock(wraps=torch.nn.functional.scaled_dot_product_attention)
-    monkeypatch.setattr(buckets, "scaled_dot_product_attention", counted)
+    monkeypatch.setattr(dropped, "scaled_dot_product_attention", counted)
     query, key, value = inputs(MANY)
     buckets.attend(query, key, value, packing_of(MANY), AttentionSettings(0.3))
     assert counted.call_count == MOST_BUCKETS

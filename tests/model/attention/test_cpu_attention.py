@@ -4,17 +4,19 @@ import math
 
 import pytest
 import torch
-from attending import attend, check_expectation
+from attending import attend
 from tiny import bf16_errors_of_attention, bytes_kept, relative_error
 from torch import Tensor
 
 from biencoder.model.attention import cpu as cpu_attention
-from biencoder.model.dropout import keep_mask
+from biencoder.model.masks import TextKeys, WeightMasks
 from biencoder.model.packing import Packing
 
 LENGTHS = (37, 37, 37, 20, 20, 5, 1)
 T, H, E = sum(LENGTHS), 4, 8
 PACKING = Packing(LENGTHS, torch.device("cpu"))
+KEYS = TextKeys.of(3, torch.arange(len(LENGTHS)))
+SITE = 2
 
 
 def inputs(dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -26,9 +28,10 @@ def inputs(dtype: torch.dtype = torch.float64) -> list[Tensor]:
 def formula(
     query: Tensor, key: Tensor, value: Tensor, scale: float, causal: bool, window: int | None, p: float
 ) -> Tensor:
-    """Plain autograd, text by text, over the masks that blocks of one text each draw."""
+    """Plain autograd, text by text, over the masks of each text."""
     attended, start = [], 0
-    for length in LENGTHS:
+    masks = WeightMasks.of(KEYS, SITE, p)
+    for text, length in enumerate(LENGTHS):
         q, k, v = (x[start : start + length].transpose(0, 1) for x in (query, key, value))
         scores = q @ k.transpose(-1, -2) * scale
         place = torch.arange(length)
@@ -40,8 +43,7 @@ def formula(
             hidden |= distance.abs() >= window
         weights = scores.masked_fill(hidden, -math.inf).softmax(-1)
         if p:
-            keep, factor = keep_mask((H, length, length), p)
-            weights = weights * keep * factor
+            weights = weights * masks.only([text]).keep(H, length)[0] * masks.factor
         attended.append((weights @ v).transpose(0, 1))
         start += length
     return torch.cat(attended)
@@ -50,15 +52,15 @@ def formula(
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("window", [None, 6])
 @pytest.mark.parametrize("p", [0.0, 0.25])
+@pytest.mark.parametrize("block", [1, 2**20])
 def test_output_and_gradients_are_those_of_the_formula(
-    causal: bool, window: int | None, p: float, monkeypatch: pytest.MonkeyPatch
+    causal: bool, window: int | None, p: float, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cpu_attention, "SCORES_AT_ONCE", 1)  # a text a block, as in the formula
+    monkeypatch.setattr(cpu_attention, "SCORES_AT_ONCE", block)
     query, key, value = got = inputs()
-    torch.manual_seed(1)
-    one = attend(query, key, value, PACKING, scale=0.3, causal=causal, window=window, dropout=p)
+    masked = PACKING.keyed(KEYS)
+    one = attend(query, key, value, masked, scale=0.3, causal=causal, window=window, dropout=p, site=SITE)
     query, key, value = want = inputs()
-    torch.manual_seed(1)
     other = formula(query, key, value, 0.3, causal, window, p)
     weights = torch.randn(T, H, E, dtype=torch.float64)
     (one * weights).sum().backward()
@@ -84,11 +86,6 @@ def test_with_and_without_gradient_are_the_same_attention() -> None:
     with torch.no_grad():
         flash = attend(query, key, value, PACKING)
     assert relative_error(attend(query, key, value, PACKING), flash) < 1e-12
-
-
-def test_the_expectation_is_attention_without_dropout() -> None:
-    query, key, value = (x.detach() for x in inputs())
-    check_expectation(lambda dropout: attend(query, key, value, PACKING, dropout=dropout))
 
 
 def test_of_the_weights_only_a_byte_each_is_kept_for_the_backward_pass() -> None:

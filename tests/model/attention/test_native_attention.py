@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from attending import attend, check_expectation
+from attending import attend
 from native_kernels import kernels_of, needs_kernels
 from tiny import bf16_errors_of_attention, bytes_kept, relative_error
 from torch import Tensor
@@ -13,7 +13,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from biencoder.model.attention import native
 from biencoder.model.attention.settings import AttentionSettings
-from biencoder.model.kernels.library import KernelDropout, address, kernels
+from biencoder.model.kernels.library import address
+from biencoder.model.masks import TextKeys, WeightMasks
 from biencoder.model.packing import Packing
 
 pytestmark = [needs_kernels, pytest.mark.usefixtures(kernels_of.__name__)]
@@ -21,6 +22,7 @@ pytestmark = [needs_kernels, pytest.mark.usefixtures(kernels_of.__name__)]
 LENGTHS = (70, 70, 37, 33, 32, 5, 1)
 H = 3
 PACKING = Packing(LENGTHS, torch.device("cpu"))
+KEYS, SITE = TextKeys.of(3, torch.arange(len(LENGTHS))), 2
 PLAIN = AttentionSettings(1.0)
 BEYOND = 9  # rows after the last text
 TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
@@ -33,26 +35,12 @@ def inputs(size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     return query, key, value
 
 
-def masks(packing: Packing, dropout: KernelDropout, heads: int = H) -> Tensor:
-    """``[N, H, L, L]``: what the kernels keep."""
-    longest, library = max(packing.lengths), kernels()
-    assert library is not None
-    keep = torch.zeros(len(packing.lengths), heads, longest, longest, dtype=torch.uint8)
-    seed, dropped, _ = dropout.words
-    library.attention_mask(address(keep), address(packing.starts), len(packing.lengths), heads, longest, seed, dropped)
-    return keep
-
-
-def drawn_dropout(probability: float, seed: int) -> KernelDropout:
-    torch.manual_seed(seed)
-    return KernelDropout(probability)
-
-
 def formula(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, causal: bool, window: int | None, dropout: KernelDropout
+    query: Tensor, key: Tensor, value: Tensor, scale: float, causal: bool, window: int | None, p: float
 ) -> Tensor:
-    """Text by text in float64 with plain autograd, over the masks that the kernels draw."""
-    keep, attended, start = masks(PACKING, dropout), [], 0
+    """Text by text in float64 with plain autograd, over the masks as PyTorch makes them."""
+    masks = WeightMasks.of(KEYS, SITE, p)
+    keep, attended, start = masks.keep(H, max(LENGTHS)), [], 0
     for text, length in enumerate(LENGTHS):
         q, k, v = (x[start : start + length].transpose(0, 1) for x in (query, key, value))
         place = torch.arange(length)
@@ -63,7 +51,7 @@ def formula(
         if window is not None:
             hidden |= distance.abs() >= window
         weights = (q @ k.transpose(-1, -2) * scale).masked_fill(hidden, -math.inf).softmax(-1)
-        weights = weights * keep[text, :, :length, :length] * dropout.factor
+        weights = weights * keep[text, :, :length, :length] * masks.factor
         attended.append((weights @ v).transpose(0, 1))
         start += length
     return torch.cat([*attended, torch.zeros(BEYOND, *attended[0].shape[1:])])
@@ -79,9 +67,9 @@ def test_output_and_gradients_are_those_of_the_formula(
     query, key, value = got = inputs(size, dtype)
     exact = [x.detach().double().requires_grad_() for x in got]
     exact_query, exact_key, exact_value = exact
-    torch.manual_seed(1)
-    one = attend(query, key, value, PACKING, scale=0.3, causal=causal, window=window, dropout=p)
-    other = formula(exact_query, exact_key, exact_value, 0.3, causal, window, drawn_dropout(p, 1))
+    masked = PACKING.keyed(KEYS)
+    one = attend(query, key, value, masked, scale=0.3, causal=causal, window=window, dropout=p, site=SITE)
+    other = formula(exact_query, exact_key, exact_value, 0.3, causal, window, p)
     weights = torch.randn(one.shape).to(dtype)
     (one * weights).sum().backward()
     (other * weights.double()).sum().backward()
@@ -93,29 +81,6 @@ def test_output_and_gradients_are_those_of_the_formula(
         assert mine.grad is not None
         assert theirs.grad is not None
         assert relative_error(mine.grad, theirs.grad) < TOLERANCES[dtype]
-
-
-def test_masks_keep_the_right_share_independently_in_every_direction() -> None:
-    """Between neighbouring queries and keys, heads, texts, and draws: of layers, chunks and ranks, that is."""
-    packing = Packing((128,) * 6, torch.device("cpu"))
-    p, heads = 0.1, 8
-    keep = torch.stack([masks(packing, drawn_dropout(p, seed), heads) for seed in range(4)]).double()
-    deviation = math.sqrt(p * (1 - p) / keep.numel())
-    assert abs(keep.mean().item() - (1 - p)) < 4 * deviation + 2**-16
-    centred = keep - (1 - p)
-    for axis in range(keep.ndim):
-        for lag in (1, 2, 3, 16, 32):
-            if lag >= keep.shape[axis]:
-                continue
-            pairs = centred.narrow(axis, lag, keep.shape[axis] - lag) * centred.narrow(axis, 0, keep.shape[axis] - lag)
-            assert abs(pairs.mean().item()) / (p * (1 - p)) < 5 / math.sqrt(pairs.numel()), (axis, lag)
-    per_place = keep.mean(dim=(0, 1, 2))  # no query or key is favoured
-    assert per_place.std().item() < 1.1 * math.sqrt(p * (1 - p) / (4 * 6 * heads))
-
-
-def test_the_expectation_is_attention_without_dropout() -> None:
-    query, key, value = (x.detach() for x in inputs(32, torch.float32))
-    check_expectation(lambda dropout: attend(query, key, value, PACKING, dropout=dropout))
 
 
 def test_the_number_of_threads_and_a_second_time_change_no_bit() -> None:

@@ -3,7 +3,6 @@
 import logging
 
 import pytest
-import torch
 from native_kernels import KINDS, needs_kernels
 
 from biencoder.model.kernels import library as native
@@ -61,25 +60,3 @@ def test_a_library_that_the_loader_refuses_is_not_called(
     monkeypatch.setattr("ctypes.CDLL", refused)
     assert native._library.__wrapped__(KINDS[0]) is None
     assert "the compiled kernels cannot be loaded (libgomp.so.1: cannot open shared object file)" in caplog.text
-
-
-def test_dropout_is_a_multiple_of_2_to_the_minus_16_and_its_seed_is_pytorchs() -> None:
-    torch.manual_seed(5)
-    first, second = native.KernelDropout(0.1), native.KernelDropout(0.1)
-    torch.manual_seed(5)
-    again = native.KernelDropout(0.1)
-    assert first.dropped == 6554
-    assert first.factor == 65536 / (65536 - 6554)
-    assert first.seed == again.seed != second.seed
-
-
-def test_a_probability_just_below_1_leaves_a_factor() -> None:
-    assert native.KernelDropout(0.999999).factor == 2**16
-
-
-def test_no_dropout_draws_nothing() -> None:
-    torch.manual_seed(5)
-    want = torch.rand(())
-    torch.manual_seed(5)
-    assert native.KernelDropout(0.0).factor == 1
-    assert torch.rand(()) == want

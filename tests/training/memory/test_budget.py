@@ -87,7 +87,7 @@ def test_more_bytes_are_more_tokens_within_bounds(
 def test_the_size_of_chunks_does_not_depend_on_what_the_process_holds(
     encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It decides which masks dropout draws: the same command must give the same weights."""
+    """It decides in which order sums are rounded: the same command must give the same weights."""
     first = memory.token_budget(encoder, 3 * 10**9, 64)
     monkeypatch.setattr(cpu, "resident_bytes", lambda: 10**9 + 12_345_678)
     second = memory.token_budget(encoder, 3 * 10**9, 64)
@@ -103,7 +103,7 @@ def test_a_budget_covers_the_weights_as_products_take_them(encoder: Encoder, mon
     beside = memory.token_budget(encoder, 3 * 10**9, 64)
     tokens = 4 * 10**8 / memory.HEADROOM / memory.activation_bytes_per_token(encoder, 64)
     assert alone[1] - beside[1] == pytest.approx(tokens, abs=1)
-    assert alone[0] == beside[0]  # which kernels run decides no mask of dropout
+    assert alone[0] == beside[0]  # which kernels run does not change the cut
 
 
 def test_a_budget_that_is_too_small_is_said(

@@ -94,7 +94,11 @@ def test_finish_is_remembered_with_everything_else(started: OutputFolder) -> Non
         ({"data": "d2"}, "the training data have changed"),
         ({"evaluation": "e2"}, "the evaluation data have changed"),
         ({"model": "m2"}, "the base model's weights have changed"),
-        ({"world_size": 2}, "the number of processes was 1 and is 2"),
+        (
+            {"world_size": 2, "negatives_cross_device": False},
+            "--negatives-cross-device was True and is False; the number of processes was 1 and is 2, which under "
+            "--no-negatives-cross-device changes the negatives of each query",
+        ),
         ({"batch_size": 4, "epochs": 3}, "--batch-size was 8 and is 4; --epochs was None and is 3"),
         ({"seed": 1, "data": "d2"}, "--seed was 42 and is 1; the training data have changed"),
     ],
@@ -107,6 +111,10 @@ def test_another_run_is_refused_by_every_difference(
         started.refuse_other_run(identity(**changes))
     assert f"holds another run: {message}. To resume that run, give its own settings" in str(refused.value)
     assert (started.path / "run.json").read_bytes() == before
+
+
+def test_the_number_of_processes_may_change(started: OutputFolder) -> None:
+    started.refuse_other_run(identity(world_size=2))
 
 
 def test_settings_that_compute_nothing_may_change(started: OutputFolder) -> None:

@@ -75,8 +75,8 @@ def assert_close(got: Path, want: Path, tolerance: float) -> None:
 def test_the_step_is_taken_again_with_half_and_the_run_is_what_it_would_have_been(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Batch and negatives are the same, so that without dropout the gradient is, up to the order of sums."""
-    config = small_run(tmp_path, max_steps=6)
+    """Batch, negatives and dropout are the same, so that the gradient is, up to the order of sums."""
+    config = small_run(tmp_path, dropout=True, max_steps=6)
     found: list[list[Tensor]] = []
 
     def remember(parameters: list[nn.Parameter]) -> None:
@@ -109,7 +109,7 @@ def test_the_step_is_taken_again_with_half_and_the_run_is_what_it_would_have_bee
 
 
 @pytest.mark.parametrize("start", [0, 2])
-def test_with_dropout_the_masks_are_those_of_the_smaller_chunks(
+def test_a_run_that_began_with_the_smaller_chunks_has_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: int
 ) -> None:
     """From the first step on, the run is the one that began with them; in its midst, a resumed run has them too."""

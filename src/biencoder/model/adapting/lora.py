@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from biencoder.errors import UserError, require_package
 from biencoder.model.adapting.freezing import find_blocks
-from biencoder.model.dropout import use_fast_dropout
+from biencoder.model.dropout import use_own_dropout
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of the names in it
@@ -60,7 +60,7 @@ def add_lora(
     backbone.peft_config["default"].base_model_name_or_path = base
     for _, _, layer in _lora_layers(backbone):
         layer.cast_input_dtype_enabled = False  # autocast does that, and a float32 copy would be kept as well
-    use_fast_dropout(backbone)
+    use_own_dropout(backbone)
 
 
 def merge_lora(backbone: PreTrainedModel) -> None:

@@ -12,19 +12,26 @@ from torch import Tensor
 
 from biencoder.model.attention.providers import attend_from
 from biencoder.model.attention.settings import AttentionSettings
+from biencoder.model.dropout import dropping_rows, site_of
 from biencoder.model.packing import Packing
 
 
 def run(layer: Any, hidden: Tensor, packing: Packing) -> Any:
     """``[1, T, D]`` -> ``[1, N, D]``: the output for the tokens that the packing names."""
+    assert packing.used is not None
     attention = layer.attention.self
     heads = (attention.num_attention_heads, attention.attention_head_size)
     used_ND = hidden[0, packing.used]
+    with dropping_rows(packing.used):
+        query_NHE = attention.query(used_ND).unflatten(-1, heads)
     attended_NHE = attend_from(
-        attention.query(used_ND).unflatten(-1, heads),
+        query_NHE,
         attention.key(hidden[0]).unflatten(-1, heads),
         attention.value(hidden[0]).unflatten(-1, heads),
         packing,
-        AttentionSettings(attention.scaling, dropout=attention.dropout.p if layer.training else 0.0),
+        AttentionSettings(
+            attention.scaling, dropout=attention.dropout.p if layer.training else 0.0, site=site_of(attention)
+        ),
     )
-    return layer.feed_forward_chunk(layer.attention.output(attended_NHE.flatten(1), used_ND)).unsqueeze(0)
+    with dropping_rows(packing.used):
+        return layer.feed_forward_chunk(layer.attention.output(attended_NHE.flatten(1), used_ND)).unsqueeze(0)

@@ -10,6 +10,7 @@ from torch import Tensor
 from biencoder.model.attention.interface import active_packing
 from biencoder.model.attention.providers import attend
 from biencoder.model.attention.settings import AttentionSettings
+from biencoder.model.dropout import site_of
 from biencoder.model.packing import Packing
 
 
@@ -47,6 +48,7 @@ def _mpnet_attention(
         AttentionSettings(
             scale=1 / math.sqrt(module.attention_head_size),
             dropout=module.dropout.p if module.training else 0.0,
+            site=site_of(module),
             bias_HLL=position_bias[0],
         ),
     )

@@ -22,8 +22,10 @@ from transformers.activations import GELUActivation
 
 from biencoder.model.attention import native as attention
 from biencoder.model.attention.settings import AttentionSettings
-from biencoder.model.kernels.library import KernelDropout, address, is_narrow, kernels
+from biencoder.model.dropout import masks_of, site_of
+from biencoder.model.kernels.library import address, is_narrow, kernels
 from biencoder.model.kernels.linear import Linear, linear
+from biencoder.model.masks import RowMasks
 from biencoder.model.packing import Packing
 
 WIDTHS = 32  # hidden and intermediate sizes that the kernels take, and multiples of it
@@ -37,7 +39,7 @@ def run(layer: Any, hidden: Tensor, packing: Packing) -> Tensor:
     row = hidden.squeeze(0).contiguous()
     with torch.autocast("cpu", enabled=False):
         out: Tensor = _Layer.apply(  # type: ignore[no-untyped-call]
-            row, _plan(layer, packing), products_of(layer, parts, dtype), dtype, *trained
+            row, _plan(layer, hidden, packing), products_of(layer, parts, dtype), dtype, *trained
         )
     return out.unsqueeze(0)
 
@@ -133,27 +135,22 @@ def products_of(layer: Any, parts: Parts, dtype: torch.dtype) -> Products:
 class _Plan:
     """What a layer does to one chunk, beside its weights."""
 
-    attention: attention.DrawnAttention
+    attention: attention.MaskedAttention
     heads: int
-    after_attention: KernelDropout
-    after_feed_forward: KernelDropout
+    after_attention: RowMasks
+    after_feed_forward: RowMasks
     epsilon: tuple[float, float]
 
 
-def _plan(layer: Any, packing: Packing) -> _Plan:
-    own = layer.attention.self
-    probability = [module.p if layer.training else 0.0 for module in (own.dropout, layer.attention.output.dropout)]
-    after = layer.output.dropout.p if layer.training else 0.0
+def _plan(layer: Any, hidden: Tensor, packing: Packing) -> _Plan:
+    own, after, last = layer.attention.self, layer.attention.output, layer.output
+    dropout = own.dropout.p if layer.training else 0.0
     return _Plan(
-        attention.DrawnAttention(
-            packing,
-            AttentionSettings(own.scaling, dropout=probability[0]),
-            KernelDropout(probability[0]),
-        ),
+        attention.MaskedAttention.of(packing, AttentionSettings(own.scaling, dropout=dropout, site=site_of(own))),
         own.num_attention_heads,
-        KernelDropout(probability[1]),
-        KernelDropout(after),
-        (layer.attention.output.LayerNorm.eps, layer.output.LayerNorm.eps),
+        masks_of(after.dropout, hidden.shape),
+        masks_of(last.dropout, hidden.shape),
+        (after.LayerNorm.eps, last.LayerNorm.eps),
     )
 
 
@@ -239,7 +236,7 @@ def _residual_norm(
     gain: Tensor,
     bias: Tensor,
     epsilon: float,
-    dropout: KernelDropout,
+    masks: RowMasks,
     *,
     keep: bool,
 ) -> _Normed:
@@ -251,7 +248,7 @@ def _residual_norm(
     deviation = torch.empty(rows) if keep else None
     _kernels().residual_norm_forward(
         *(is_narrow(input_TD), address(input_TD), address(residual_TD), address(gain), address(bias)),
-        *(ctypes.c_float(epsilon), *dropout.words, rows, width),
+        *(ctypes.c_float(epsilon), *masks.words, rows, width),
         *(address(out), address(narrow), address(normal), address(deviation), torch.get_num_threads()),
     )
     return _Normed(out, out if narrow is None else narrow, normal, deviation)
@@ -271,14 +268,14 @@ def _norm_gradient(
     normal_TD: Tensor,
     deviation_T: Tensor,
     gain: Tensor,
-    dropout: KernelDropout,
+    masks: RowMasks,
 ) -> _NormGradient:
     """From the gradient of the output, which may come in two parts."""
     rows, width = gradient_TD.shape
     made = _NormGradient(torch.empty(rows, width), torch.empty_like(normal_TD), *(torch.empty(width) for _ in range(3)))
     _kernels().residual_norm_gradient(
         *(is_narrow(normal_TD), address(gradient_TD), address(more_TD), address(normal_TD), address(deviation_T)),
-        *(address(gain), *dropout.words, rows, width, *map(address, made), torch.get_num_threads()),
+        *(address(gain), *masks.words, rows, width, *map(address, made), torch.get_num_threads()),
     )
     return made
 

@@ -1,4 +1,4 @@
-"""Attention by PyTorch's ``scaled_dot_product_attention``, one call for all neighbouring texts of one length.
+"""Attention in one call for all neighbouring texts of one length.
 
 It takes everything, so it is the last provider that is asked. On a CPU a call for each length costs little; a GPU would
 wait for the next call most of the time, see :mod:`~biencoder.model.attention.buckets`.
@@ -8,9 +8,9 @@ Shapes: T tokens in the row, N texts of L tokens in a block, H heads, K key/valu
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
-from biencoder.model.attention.settings import AttentionSettings, ungrouped
+from biencoder.model.attention.dropped import attention
+from biencoder.model.attention.settings import AttentionSettings, ungrouped, with_zeros
 from biencoder.model.packing import Packing
 
 
@@ -23,35 +23,33 @@ def attend(
     query_THE: Tensor, key_TKE: Tensor, value_TKE: Tensor, packing: Packing, settings: AttentionSettings
 ) -> Tensor:
     """See :func:`~biencoder.model.attention.providers.attend`."""
-    rows = ungrouped(query_THE, key_TKE, value_TKE)
+    rows, masks = ungrouped(query_THE, key_TKE, value_TKE), settings.masks(packing)
     attended = []
     for block in packing.blocks:
         query, key, value = (block.heads_first(row) for row in rows)
         if settings.bias_HLL is not None:
-            mask: Tensor | None = settings.bias_HLL[:, : block.length, : block.length].to(query.dtype)
+            seen: Tensor | None = settings.bias_HLL[:, : block.length, : block.length].to(query.dtype)
             causal = False
         elif settings.window is None or block.length <= settings.window:
-            mask, causal = None, settings.causal
+            seen, causal = None, settings.causal
         else:
-            mask, causal = settings.seen(block.length, query.device), False
-        out = scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, dropout_p=settings.dropout, is_causal=causal, scale=settings.scale
-        )
+            seen, causal = settings.seen(block.length, query.device), False
+        dropped = masks and masks.only(block.numbers)
+        out = attention(query, key, value, settings, dropped, seen=seen, causal=causal)
         attended.append(out.transpose(1, 2).flatten(0, 1))
-    return torch.cat([*attended, attended[0].new_zeros(len(query_THE) - packing.tokens, *attended[0].shape[1:])])
+    return with_zeros(torch.cat(attended), len(query_THE))
 
 
 def attend_from(
     query_NHE: Tensor, key_THE: Tensor, value_THE: Tensor, packing: Packing, settings: AttentionSettings
 ) -> Tensor:
     """See :func:`~biencoder.model.attention.providers.attend_from`."""
-    attended, first = [], 0
+    attended, masks = [], settings.masks(packing)
+    keep_NHQL = masks and masks.keep_from(packing.used_places, query_NHE.shape[1], packing.longest)
     for block in packing.blocks:
-        query_NHQE = query_NHE[first : first + block.texts].unsqueeze(2)
+        query_NHQE = query_NHE[block.numbers].unsqueeze(2)
         key_NHLE, value_NHLE = block.heads_first(key_THE), block.heads_first(value_THE)
-        out = scaled_dot_product_attention(
-            query_NHQE, key_NHLE, value_NHLE, dropout_p=settings.dropout, scale=settings.scale
-        )
+        keep = None if keep_NHQL is None else keep_NHQL[block.numbers, ..., : block.length]
+        out = attention(query_NHQE, key_NHLE, value_NHLE, settings, masks, keep=keep)
         attended.append(out.squeeze(2))
-        first += block.texts
-    return torch.cat([*attended, attended[0].new_zeros(len(query_NHE) - first, *attended[0].shape[1:])])
+    return with_zeros(torch.cat(attended), len(query_NHE))

@@ -1,8 +1,8 @@
 """Attention on a GPU where flash attention does not run: a few padded matrices instead of a row.
 
 Float32, heads of odd sizes, a bias by distance, cards older than Ampere. The tokens of the row move into at most eight
-matrices of texts of similar length, one call of PyTorch's ``scaled_dot_product_attention`` each, and back: a layer
-takes a constant number of calls, however many lengths there are.
+matrices of texts of similar length, one call of attention each, and back: a layer takes a constant number of calls,
+however many lengths there are.
 
 Shapes: T tokens in the row, P places in the matrices, N texts of up to L tokens in a matrix, H heads, K key/value
 heads, E size of a head.
@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import scaled_dot_product_attention
 
 from biencoder.config.choices import CPU
+from biencoder.model.attention.dropped import attention
 from biencoder.model.attention.settings import AttentionSettings, ungrouped, with_zeros
 from biencoder.model.packing import Packing, Padding
 
@@ -31,12 +31,14 @@ def attend(
     """See :func:`~biencoder.model.attention.providers.attend`."""
     padding = packing.padding
     sides = (_matrices(row, padding) for row in ungrouped(query_THE, key_TKE, value_TKE))
+    masks = settings.masks(packing)
     attended = []
-    for query, key, value, real_NL in zip(*sides, padding.matrices(padding.real), strict=True):
-        mask, causal = _mask(real_NL, settings, query.dtype)
-        out = scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, dropout_p=settings.dropout, is_causal=causal, scale=settings.scale
-        )
+    for query, key, value, real_NL, texts_N in zip(
+        *sides, padding.matrices(padding.real), padding.matrix_texts, strict=True
+    ):
+        seen, causal = _seen(real_NL, settings, query.dtype)
+        dropped = masks and masks.only(texts_N)
+        out = attention(query, key, value, settings, dropped, seen=seen, causal=causal)
         attended.append(out.transpose(1, 2).flatten(0, 1))
     return with_zeros(_move(torch.cat(attended), padding.from_row, padding.to_row, padding.real), len(query_THE))
 
@@ -49,13 +51,15 @@ def attend_from(
     back = padding.texts.argsort()
     queries = _move(query_NHE, padding.texts, back).split([bucket.texts for bucket in padding.buckets])
     keys, values = _matrices(key_THE, padding), _matrices(value_THE, padding)
+    masks = settings.masks(packing)
+    keep_NHQL = masks and masks.keep_from(packing.used_places, query_NHE.shape[1], packing.longest)
     attended = []
-    for query, key, value, real_NL in zip(queries, keys, values, padding.matrices(padding.real), strict=True):
-        mask = real_NL[:, None, None, :]
-        out = scaled_dot_product_attention(
-            query.unsqueeze(2), key, value, attn_mask=mask, dropout_p=settings.dropout, scale=settings.scale
-        )
-        attended.append(out.squeeze(2))
+    for query, key, value, real_NL, texts_N in zip(
+        queries, keys, values, padding.matrices(padding.real), padding.matrix_texts, strict=True
+    ):
+        keep = None if keep_NHQL is None else keep_NHQL[texts_N, ..., : key.shape[2]]
+        seen = real_NL[:, None, None, :]
+        attended.append(attention(query.unsqueeze(2), key, value, settings, masks, seen=seen, keep=keep).squeeze(2))
     return with_zeros(_move(torch.cat(attended), back, padding.texts), len(query_NHE))
 
 
@@ -64,8 +68,8 @@ def _matrices(row_THE: Tensor, padding: Padding) -> list[Tensor]:
     return [x.transpose(1, 2) for x in padding.matrices(_move(row_THE, padding.to_row, padding.from_row))]
 
 
-def _mask(real_NL: Tensor, settings: AttentionSettings, dtype: torch.dtype) -> tuple[Tensor | None, bool]:
-    """The mask of ``scaled_dot_product_attention``, and whether its own causal mask does instead.
+def _seen(real_NL: Tensor, settings: AttentionSettings, dtype: torch.dtype) -> tuple[Tensor | None, bool]:
+    """What a place sees, as :func:`~biencoder.model.attention.dropped.attention` takes it, or a causal mask instead.
 
     Padding lies behind a text, so a causal mask hides it. Under a window, a place of padding could be left with nothing
     to see, which gives no number; so it sees everything, and nobody looks at what comes out.

@@ -3,7 +3,7 @@
 PyTorch's own flash attention on a CPU has no dropout and a slow backward pass; its fallback keeps several copies of the
 ``[L, L]`` weights. Here a few texts at a time go through batched products whose scores stay in the processor's caches,
 and the backward pass computes the weights again (Dao et al. 2022, "FlashAttention", algorithm 4). Only the masks of
-dropout are kept, at a byte each.
+dropout are kept, at a byte each, because it takes longer to make them than to read them.
 
 Shapes: T tokens in the row, H heads, E size of a head, N texts of L tokens in a block, M = N x H.
 """
@@ -16,7 +16,7 @@ from torch.amp.autocast_mode import custom_bwd, custom_fwd
 
 from biencoder.config.choices import CPU
 from biencoder.model.attention.settings import AttentionSettings, ungrouped
-from biencoder.model.dropout import keep_mask
+from biencoder.model.masks import NO_WEIGHT_MASKS, WeightMasks
 from biencoder.model.packing import Block, Packing
 
 SCORES_AT_ONCE = 2**20  # 4 MB in float32
@@ -48,7 +48,7 @@ def attend(
         parts += [(part, mask_LL) for part in block.cut(at_once)]
     with torch.autocast("cpu", enabled=False):
         attended: Tensor = _CpuAttention.apply(  # type: ignore[no-untyped-call]
-            query_THE, key_THE, value_THE, parts, settings.scale, settings.dropout
+            query_THE, key_THE, value_THE, parts, settings.scale, settings.masks(packing) or NO_WEIGHT_MASKS
         )
     return attended
 
@@ -63,7 +63,7 @@ class _CpuAttention(torch.autograd.Function):
     @staticmethod
     @custom_fwd(device_type="cpu")  # type: ignore[untyped-decorator]
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, parts: list[Part], scale: float, dropout: float
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, parts: list[Part], scale: float, masks: WeightMasks
     ) -> Tensor:
         out = torch.empty_like(query, memory_format=torch.contiguous_format)
         out[parts[-1][0].tokens.stop :] = 0
@@ -71,14 +71,13 @@ class _CpuAttention(torch.autograd.Function):
         for block, mask_LL in parts:
             query_MLE, key_MLE, value_MLE = (_heads_first(x, block) for x in (query, key, value))
             weights_MLL = _weights(query_MLE, key_MLE, scale, mask_LL)
-            factor = 1.0
-            if dropout:
-                keep_MLL, factor = keep_mask(tuple(weights_MLL.shape), dropout)
+            if masks.dropped:
+                keep_MLL = masks.only(block.numbers).keep(query.shape[1], block.length).flatten(0, 1)
                 weights_MLL.mul_(keep_MLL)
                 keeps.append(keep_MLL)
-            _tokens_first(torch.bmm(weights_MLL, value_MLE).mul_(factor), out, block)
+            _tokens_first(torch.bmm(weights_MLL, value_MLE).mul_(masks.factor), out, block)
         ctx.save_for_backward(query, key, value, *keeps)
-        ctx.parts, ctx.scale, ctx.factor = parts, scale, factor
+        ctx.parts, ctx.scale, ctx.factor = parts, scale, masks.factor
         return out
 
     @staticmethod

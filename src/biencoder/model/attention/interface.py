@@ -21,6 +21,7 @@ from transformers.masking_utils import sdpa_mask
 
 from biencoder.model.attention.providers import attend
 from biencoder.model.attention.settings import AttentionSettings
+from biencoder.model.dropout import site_of
 from biencoder.model.packing import Packing
 
 IMPLEMENTATION = "biencoder_packed"
@@ -79,6 +80,7 @@ def _attention(
             causal=bool(causal),
             window=sliding_window,
             dropout=dropout,
+            site=site_of(module),
         ),
     )
     return attended.unsqueeze(0), None

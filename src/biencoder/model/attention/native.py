@@ -1,6 +1,6 @@
 """Attention within the texts of a packed row by compiled kernels (``kernels/attention.cpp``).
 
-The backward pass draws the masks of dropout again, and two numbers for each token and head are kept of the softmax. So
+The backward pass makes the masks of dropout again, and two numbers for each token and head are kept of the softmax. So
 memory grows with the tokens, not with their square.
 
 Shapes: T tokens in the row, H heads, E size of a head.
@@ -15,7 +15,8 @@ from torch.autograd.function import once_differentiable
 
 from biencoder.config.choices import CPU
 from biencoder.model.attention.settings import AttentionSettings, ungrouped
-from biencoder.model.kernels.library import TYPES, KernelDropout, address, is_narrow, kernels
+from biencoder.model.kernels.library import TYPES, address, is_narrow, kernels
+from biencoder.model.masks import NO_WEIGHT_MASKS, WeightMasks
 from biencoder.model.packing import Packing
 
 HEAD_SIZES = 32  # and multiples of it
@@ -45,43 +46,47 @@ def attend(
     if torch.is_autocast_enabled("cpu"):
         rows = [x.to(torch.get_autocast_dtype("cpu")) for x in rows]
     rows = [x if x.stride(-1) == 1 else x.contiguous() for x in rows]
-    drawn = DrawnAttention(packing, settings, KernelDropout(settings.dropout))
-    attended: Tensor = _NativeAttention.apply(*rows, drawn)  # type: ignore[no-untyped-call]
+    attended: Tensor = _NativeAttention.apply(*rows, MaskedAttention.of(packing, settings))  # type: ignore[no-untyped-call]
     return attended
 
 
-class DrawnAttention(NamedTuple):
-    """What a forward pass and its backward pass have in common: places, settings, and the seed of the dropout masks."""
+class MaskedAttention(NamedTuple):
+    """What a forward pass and its backward pass have in common: places, settings, and the masks of dropout."""
 
     packing: Packing
     settings: AttentionSettings
-    dropout: KernelDropout
+    masks: WeightMasks
+
+    @classmethod
+    def of(cls, packing: Packing, settings: AttentionSettings) -> "MaskedAttention":
+        """With the masks that follow from the texts, or that are drawn now."""
+        return cls(packing, settings, settings.masks(packing) or NO_WEIGHT_MASKS)
 
 
-def forward(heads: Heads, drawn: DrawnAttention, *, keep: bool) -> tuple[Tensor, Tensor | None]:
+def forward(heads: Heads, masked: MaskedAttention, *, keep: bool) -> tuple[Tensor, Tensor | None]:
     """The output ``[T, H, E]``, and what :func:`backward` needs of the softmax, ``[2, H, T]``, if ``keep``."""
-    tokens = drawn.packing.tokens
+    tokens = masked.packing.tokens
     out = torch.empty(heads[0].shape, dtype=heads[0].dtype)
     out[tokens:] = 0
     softmax = torch.empty(2, out.shape[1], tokens) if keep else None
-    _call("attention", [*heads, out], softmax, drawn)
+    _call("attention", [*heads, out], softmax, masked)
     return out, softmax
 
 
 def backward(
-    heads: Heads, out_THE: Tensor, softmax: Tensor, gradient_THE: Tensor, drawn: DrawnAttention, into: Heads
+    heads: Heads, out_THE: Tensor, softmax: Tensor, gradient_THE: Tensor, masked: MaskedAttention, into: Heads
 ) -> None:
     """Write the gradients of query, key and value ``into`` three tensors ``[T, H, E]``."""
     for tensor in into:
-        tensor[drawn.packing.tokens :] = 0
-    _call("attention_backward", [*heads, out_THE, gradient_THE, *into], softmax, drawn)
+        tensor[masked.packing.tokens :] = 0
+    _call("attention_backward", [*heads, out_THE, gradient_THE, *into], softmax, masked)
 
 
-def _call(name: str, rows: list[Tensor], softmax: Tensor | None, drawn: DrawnAttention) -> None:
+def _call(name: str, rows: list[Tensor], softmax: Tensor | None, masked: MaskedAttention) -> None:
     addresses = (ctypes.c_void_p * len(rows))(*(row.data_ptr() for row in rows))
     strides = (ctypes.c_int64 * (2 * len(rows)))(*(step for row in rows for step in row.stride()[:2]))
     _, heads, size = rows[0].shape
-    starts, settings = drawn.packing.starts, drawn.settings
+    starts, settings = masked.packing.starts, masked.settings
     getattr(kernels(), name)(
         is_narrow(rows[0]),
         addresses,
@@ -94,17 +99,17 @@ def _call(name: str, rows: list[Tensor], softmax: Tensor | None, drawn: DrawnAtt
         ctypes.c_float(settings.scale),
         int(settings.causal),
         settings.window or 0,
-        *drawn.dropout.words,
+        *masked.masks.words,
         torch.get_num_threads(),
     )
 
 
 class _NativeAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, drawn: DrawnAttention) -> Tensor:
-        out, softmax = forward((query, key, value), drawn, keep=any(ctx.needs_input_grad))
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, masked: MaskedAttention) -> Tensor:
+        out, softmax = forward((query, key, value), masked, keep=any(ctx.needs_input_grad))
         ctx.save_for_backward(query, key, value, out, softmax)
-        ctx.drawn = drawn
+        ctx.masked = masked
         return out
 
     @staticmethod
@@ -112,5 +117,5 @@ class _NativeAttention(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, out, softmax = ctx.saved_tensors
         into = (torch.empty_like(out), torch.empty_like(out), torch.empty_like(out))
-        backward((query, key, value), out, softmax, gradients[0].contiguous(), ctx.drawn, into)
+        backward((query, key, value), out, softmax, gradients[0].contiguous(), ctx.masked, into)
         return *into, None

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from biencoder.config.choices import CPU
+from biencoder.model.masks import TextKeys, WeightMasks
+from biencoder.model.packing import Packing
+
 
 @dataclass(frozen=True)
 class AttentionSettings:
@@ -15,6 +19,7 @@ class AttentionSettings:
         causal: a token sees itself and what precedes it.
         window: a token sees others at a distance below ``window`` only; None for all of them.
         dropout: probability, below 1, with which an attention weight is dropped.
+        site: the number of the attention in its model, by which its masks of dropout differ from those of others.
         bias_HLL: added to the scores, for texts of up to L tokens (relative positions); None for no bias.
     """
 
@@ -22,6 +27,7 @@ class AttentionSettings:
     causal: bool = False
     window: int | None = None
     dropout: float = 0.0
+    site: int = 0
     bias_HLL: Tensor | None = None
 
     def seen(self, length: int, device: torch.device) -> Tensor | None:
@@ -33,6 +39,15 @@ class AttentionSettings:
         distance = position[:, None] - position[None, :]
         seen = distance >= 0 if self.causal else torch.ones_like(distance, dtype=torch.bool)
         return seen if self.window is None else seen & (distance.abs() < self.window)
+
+    def masks(self, packing: Packing) -> WeightMasks | None:
+        """The masks of dropout; None for no dropout, and where a GPU's own generator makes them.
+
+        On a CPU, texts without keys get drawn ones.
+        """
+        if not self.dropout or (packing.keys is None and packing.device.type != CPU):
+            return None
+        return WeightMasks.of(packing.keys or TextKeys.drawn(len(packing.lengths)), self.site, self.dropout)
 
 
 def with_zeros(rows: Tensor, count: int) -> Tensor:

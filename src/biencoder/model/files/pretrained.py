@@ -3,7 +3,8 @@
 import contextlib
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from biencoder.errors import UserError, first_line
 from biencoder.model.adapting.lora import load_adapter, merge_lora
-from biencoder.model.dropout import use_fast_dropout
+from biencoder.model.dropout import carried, use_own_dropout
 from biencoder.model.files.data_only import data_only, refuse_links_out
 from biencoder.model.files.heads.combined import PICKLED_HEADS
 from biencoder.model.files.json_files import read_json
@@ -116,7 +117,7 @@ def load_backbone(
     pooler = getattr(backbone, "pooler", None)
     if isinstance(pooler, nn.Module):
         pooler.requires_grad_(False)
-    use_fast_dropout(backbone)
+    use_own_dropout(backbone)
     return backbone
 
 
@@ -198,8 +199,16 @@ def checkpoint_activations(backbone: PreTrainedModel, options: dict[str, Any] | 
     new_name = getattr(backbone, "activation_checkpointing_enable", None)  # since 5.23; the old one warns
     options = {"use_reentrant": False} | (options or {})
     (new_name or backbone.gradient_checkpointing_enable)(options, **kwargs)
+    for module in backbone.modules():
+        if (checkpointed := getattr(module, "_gradient_checkpointing_func", None)) is not None:
+            module._gradient_checkpointing_func = partial(_with_masks, checkpointed)
     if not options["use_reentrant"]:  # which alone needs inputs with gradients; they cost a pass through frozen layers
         backbone.disable_input_require_grads()
+
+
+def _with_masks(checkpointed: Callable[..., Any], function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Checkpointing under which a layer that is computed again drops out what it did at first."""
+    return checkpointed(carried(function), *args, **kwargs)
 
 
 def _refuse_random_weights(report: dict[str, Any]) -> None:

@@ -20,13 +20,15 @@ struct Row {
 };
 
 struct Shape {
-  int size;       // E
-  float scale;    // on the scores
-  bool causal;    // a token sees itself and what precedes it
-  int window;     // and what is nearer than this; 0 for everything
-  uint64_t seed;  // of dropout
+  int size;     // E
+  float scale;  // on the scores
+  bool causal;  // a token sees itself and what precedes it
+  int window;   // and what is nearer than this; 0 for everything
   Dropout dropout;
 };
+
+// The number of the block of queries that begins with this one, for a key: the same in a text of any length.
+INLINE uint32_t block_of(int key, int query) { return (uint32_t(key) << 12) | uint32_t(query / BLOCK); }
 
 // Rows of a head, end to end, in the arithmetic of the products.
 template <class T, class A>
@@ -125,7 +127,7 @@ void softmax_block(const Shape &shape, Key key, const float *ST, int query, int 
     Floats p[2][SIDES];
     for (int odd = 0; odd < 2; ++odd) {
       Words keep[SIDES] = {};
-      if (DROPS) kept(key, uint32_t((j + odd) * (S / BLOCK) + query / BLOCK), shape.dropout, keep);
+      if (DROPS) kept(key, block_of(j + odd, query), shape.dropout, keep);
       for (int side = 0; side < SIDES; ++side) {
         Floats value = Floats{};
         if (j + odd < L) value = exp2(load(ST + (j + odd) * BLOCK + side * LANES) * factor - top[side]);
@@ -187,8 +189,7 @@ void gradient_block(const Shape &shape, Key random, const float *ST, const float
     for (int q = 0; q < S; q += BLOCK) {
       Words keep[2][SIDES] = {};
       if (DROPS)
-        for (int odd = 0; odd < 2; ++odd)
-          kept(random, uint32_t((key + j + odd) * (S / BLOCK) + q / BLOCK), shape.dropout, keep[odd]);
+        for (int odd = 0; odd < 2; ++odd) kept(random, block_of(key + j + odd, q), shape.dropout, keep[odd]);
       for (int side = 0; side < SIDES; ++side) {
         const int i = q + side * LANES;
         Floats tops = load(top + i), shares = load(share + i), deltas = load(delta + i), d[2];
@@ -271,14 +272,14 @@ void backward(const Shape &shape, Row<const T> query, Row<const T> key, Row<cons
 }
 
 template <class Work>
-void each_head(int texts, int heads, const int32_t *starts, uint64_t seed, int threads, Work work) {
+void each_head(int texts, int heads, const int32_t *starts, Dropout dropout, int threads, Work work) {
 #pragma omp parallel num_threads(threads)
   {
     Tiles tiles;
 #pragma omp for schedule(dynamic, 1) collapse(2)
     for (int text = 0; text < texts; ++text)
       for (int head = 0; head < heads; ++head)
-        work(starts[text], starts[text + 1] - starts[text], head, key_of(seed, uint64_t(text) * heads + head));
+        work(starts[text], starts[text + 1] - starts[text], head, dropout.key(text, head));
   }
 }
 
@@ -293,7 +294,7 @@ struct Tensors {
 template <class T>
 void attend(Tensors<T> rows, Softmax kept, const int32_t *starts, int texts, int heads, const Shape &shape, int threads) {
   const int64_t tokens = starts[texts];
-  each_head(texts, heads, starts, shape.seed, threads, [&](int start, int L, int head, Key random) {
+  each_head(texts, heads, starts, shape.dropout, threads, [&](int start, int L, int head, Key random) {
     Softmax own = kept.largest ? Softmax{kept.largest + head * tokens, kept.share + head * tokens} : Softmax{};
     forward<T>(shape, rows.in(0), rows.in(1), rows.in(2), rows.out(3), own, start, L, head, random);
   });
@@ -303,7 +304,7 @@ template <class T>
 void attend_back(Tensors<T> rows, Softmax kept, const int32_t *starts, int texts, int heads, const Shape &shape,
                  int threads) {
   const int64_t tokens = starts[texts];
-  each_head(texts, heads, starts, shape.seed, threads, [&](int start, int L, int head, Key random) {
+  each_head(texts, heads, starts, shape.dropout, threads, [&](int start, int L, int head, Key random) {
     Softmax own = {kept.largest + head * tokens, kept.share + head * tokens};
     Gradients<T> to = {rows.out(5), rows.out(6), rows.out(7)};
     backward<T>(shape, rows.in(0), rows.in(1), rows.in(2), rows.in(3), rows.in(4), own, to, start, L, head, random);
@@ -315,13 +316,13 @@ void attend_back(Tensors<T> rows, Softmax kept, const int32_t *starts, int texts
 extern "C" {
 
 // Whether this process may use what this library was compiled for, and calls it as it is to be called.
-int prepare(int interface) { return interface == 2 && allowed(); }
+int prepare(int interface) { return interface == 3 && allowed(); }
 
 // rows: query, key, value, output; strides: of token and head, of each. softmax: [2][heads][tokens], or null.
 void attention(int narrow, const void *const *rows, const int64_t *strides, float *softmax, const int32_t *starts,
-               int texts, int heads, int size, float scale, int causal, int window, uint64_t seed, uint32_t dropped,
-               float factor, int threads) {
-  const Shape shape = {size, scale, bool(causal), window, seed, {dropped, factor}};
+               int texts, int heads, int size, float scale, int causal, int window, const uint64_t *keys, uint64_t place,
+               uint32_t dropped, float factor, int threads) {
+  const Shape shape = {size, scale, bool(causal), window, {keys, place, dropped, factor}};
   const Softmax kept = {softmax, softmax ? softmax + int64_t(heads) * starts[texts] : nullptr};
   if (narrow)
     attend<bf16>({rows, strides}, kept, starts, texts, heads, shape, threads);
@@ -332,8 +333,8 @@ void attention(int narrow, const void *const *rows, const int64_t *strides, floa
 // rows: query, key, value, output, its gradient, and the gradients of query, key and value.
 void attention_backward(int narrow, const void *const *rows, const int64_t *strides, float *softmax,
                         const int32_t *starts, int texts, int heads, int size, float scale, int causal, int window,
-                        uint64_t seed, uint32_t dropped, float factor, int threads) {
-  const Shape shape = {size, scale, bool(causal), window, seed, {dropped, factor}};
+                        const uint64_t *keys, uint64_t place, uint32_t dropped, float factor, int threads) {
+  const Shape shape = {size, scale, bool(causal), window, {keys, place, dropped, factor}};
   const Softmax kept = {softmax, softmax + int64_t(heads) * starts[texts]};
   if (narrow)
     attend_back<bf16>({rows, strides}, kept, starts, texts, heads, shape, threads);
@@ -342,17 +343,18 @@ void attention_backward(int narrow, const void *const *rows, const int64_t *stri
 }
 
 // keep: [texts][heads][longest][longest] bytes, query by key: the masks that both of them draw, for tests.
-void attention_mask(uint8_t *keep, const int32_t *starts, int texts, int heads, int longest, uint64_t seed,
-                    uint32_t dropped) {
+void attention_mask(int8_t *keep, const int32_t *starts, int texts, int heads, int longest, const uint64_t *keys,
+                    uint64_t place, uint32_t dropped) {
+  const Dropout dropout = {keys, place, dropped, 1.0f};
   for (int text = 0; text < texts; ++text)
     for (int head = 0; head < heads; ++head) {
-      const int L = starts[text + 1] - starts[text], S = whole_blocks(L);
-      const Key random = key_of(seed, uint64_t(text) * heads + head);
-      uint8_t *here = keep + (int64_t(text) * heads + head) * longest * longest;
+      const int L = starts[text + 1] - starts[text];
+      const Key random = dropout.key(text, head);
+      int8_t *here = keep + (int64_t(text) * heads + head) * longest * longest;
       for (int j = 0; j < L; ++j)
         for (int q = 0; q < L; q += BLOCK) {
           Words sides[SIDES];
-          kept(random, uint32_t(j * (S / BLOCK) + q / BLOCK), {dropped, 1.0f}, sides);
+          kept(random, block_of(j, q), dropout, sides);
           for (int i = q; i < L && i < q + BLOCK; ++i) here[i * longest + j] = sides[(i - q) / LANES][i % LANES] != 0;
         }
     }

@@ -53,14 +53,14 @@ INLINE Floats residual_sum(const T *y, const float *residual, float *x, int D, K
 }
 
 template <class T>
-void residual_norm(const T *y, const float *residual, const float *gain, const float *bias, float epsilon, uint64_t seed,
+void residual_norm(const T *y, const float *residual, const float *gain, const float *bias, float epsilon,
                    Dropout dropout, int rows, int D, float *out, T *narrow, T *normal, float *deviation, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int block = 0; block < blocks_of(rows); ++block) {
     std::vector<float> x(D);
     for (int r = block * ROWS; r < rows && r < (block + 1) * ROWS; ++r) {
       const int64_t at = int64_t(r) * D;
-      const Key key = key_of(seed, uint64_t(r));
+      const Key key = dropout.key(r);
       Floats total = dropout.dropped ? residual_sum<true>(y + at, residual + at, x.data(), D, key, dropout)
                                      : residual_sum<false>(y + at, residual + at, x.data(), D, key, dropout);
       const float mean = sum(total) / float(D);
@@ -85,8 +85,8 @@ void residual_norm(const T *y, const float *residual, const float *gain, const f
 // The gradient of layer normalisation (Ba et al. 2016): (g - mean(g) - n mean(g n)) / deviation, with g that of n.
 template <class T>
 void residual_norm_backward(const float *gradient, const T *more, const T *normal, const float *deviation,
-                            const float *gain, uint64_t seed, Dropout dropout, int rows, int D, float *to_residual,
-                            T *to_y, float *to_gain, float *to_bias, float *to_y_bias, int threads) {
+                            const float *gain, Dropout dropout, int rows, int D, float *to_residual, T *to_y,
+                            float *to_gain, float *to_bias, float *to_y_bias, int threads) {
   Sums gains(rows, D), biases(rows, D), y_biases(rows, D);
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int block = 0; block < blocks_of(rows); ++block) {
@@ -105,7 +105,7 @@ void residual_norm_backward(const float *gradient, const T *more, const T *norma
         products += from * unit;
       }
       const float mean = sum(total) / float(D), product = sum(products) / float(D);
-      const Key key = key_of(seed, uint64_t(r));
+      const Key key = dropout.key(r);
       for (int d = 0; d < D; d += BLOCK) {
         Words keep[SIDES] = {};
         if (dropout.dropped) kept(key, uint32_t(d / BLOCK), dropout, keep);
@@ -171,30 +171,30 @@ extern "C" {
 
 // y, residual: [rows][D]; out in float32, narrow as y is typed or null; normal and deviation are what the gradient needs.
 void residual_norm_forward(int is_narrow, const void *y, const float *residual, const float *gain, const float *bias,
-                           float epsilon, uint64_t seed, uint32_t dropped, float factor, int rows, int D, float *out,
-                           void *narrow, void *normal, float *deviation, int threads) {
-  const Dropout dropout = {dropped, factor};
+                           float epsilon, const uint64_t *keys, uint64_t place, uint32_t dropped, float factor, int rows,
+                           int D, float *out, void *narrow, void *normal, float *deviation, int threads) {
+  const Dropout dropout = {keys, place, dropped, factor};
   if (is_narrow)
-    residual_norm(static_cast<const bf16 *>(y), residual, gain, bias, epsilon, seed, dropout, rows, D, out,
+    residual_norm(static_cast<const bf16 *>(y), residual, gain, bias, epsilon, dropout, rows, D, out,
                   static_cast<bf16 *>(narrow), static_cast<bf16 *>(normal), deviation, threads);
   else
-    residual_norm(static_cast<const float *>(y), residual, gain, bias, epsilon, seed, dropout, rows, D, out,
+    residual_norm(static_cast<const float *>(y), residual, gain, bias, epsilon, dropout, rows, D, out,
                   static_cast<float *>(narrow), static_cast<float *>(normal), deviation, threads);
 }
 
 // gradient and more add up to that of the output.
 void residual_norm_gradient(int is_narrow, const float *gradient, const void *more, const void *normal,
-                            const float *deviation, const float *gain, uint64_t seed, uint32_t dropped, float factor,
-                            int rows, int D, float *to_residual, void *to_y, float *to_gain, float *to_bias,
-                            float *to_y_bias, int threads) {
-  const Dropout dropout = {dropped, factor};
+                            const float *deviation, const float *gain, const uint64_t *keys, uint64_t place,
+                            uint32_t dropped, float factor, int rows, int D, float *to_residual, void *to_y,
+                            float *to_gain, float *to_bias, float *to_y_bias, int threads) {
+  const Dropout dropout = {keys, place, dropped, factor};
   if (is_narrow)
     residual_norm_backward(gradient, static_cast<const bf16 *>(more), static_cast<const bf16 *>(normal), deviation, gain,
-                           seed, dropout, rows, D, to_residual, static_cast<bf16 *>(to_y), to_gain, to_bias, to_y_bias,
+                           dropout, rows, D, to_residual, static_cast<bf16 *>(to_y), to_gain, to_bias, to_y_bias,
                            threads);
   else
     residual_norm_backward(gradient, static_cast<const float *>(more), static_cast<const float *>(normal), deviation,
-                           gain, seed, dropout, rows, D, to_residual, static_cast<float *>(to_y), to_gain, to_bias,
+                           gain, dropout, rows, D, to_residual, static_cast<float *>(to_y), to_gain, to_bias,
                            to_y_bias, threads);
 }
 
@@ -222,13 +222,20 @@ void sum_rows(int is_narrow, const void *x, int rows, int D, float *to, int thre
     column_sums(static_cast<const float *>(x), rows, D, to, threads);
 }
 
-// keep: [rows][D] bytes: the masks that a residual norm draws, for tests.
-void residual_norm_mask(uint8_t *keep, uint64_t seed, uint32_t dropped, int rows, int D) {
-  for (int r = 0; r < rows; ++r)
-    for (int d = 0; d < D; d += BLOCK) {
+// keep: [rows][columns] bytes, the masks of rows: those that a residual norm draws, for dropout elsewhere.
+void row_masks(int8_t *keep, const uint64_t *keys, uint64_t place, uint32_t dropped, int rows, int columns, int threads) {
+  const Dropout dropout = {keys, place, dropped, 1.0f};
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int r = 0; r < rows; ++r) {
+    const Key key = dropout.key(r);
+    for (int c = 0; c < columns; c += BLOCK) {
       Words sides[SIDES];
-      kept(key_of(seed, uint64_t(r)), uint32_t(d / BLOCK), {dropped, 1.0f}, sides);
-      for (int i = 0; i < BLOCK; ++i) keep[int64_t(r) * D + d + i] = sides[i / LANES][i % LANES] != 0;
+      int8_t bytes[BLOCK];
+      kept(key, uint32_t(c / BLOCK), dropout, sides);
+      for (int side = 0; side < SIDES; ++side)
+        write(bytes + side * LANES, __builtin_convertvector(sides[side] & 1, Bytes));
+      std::memcpy(keep + int64_t(r) * columns + c, bytes, columns - c < BLOCK ? columns - c : BLOCK);
     }
+  }
 }
 }

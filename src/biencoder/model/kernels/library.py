@@ -33,7 +33,7 @@ WITHIN = {
     **dict.fromkeys(("AVX512_CORE_BF16", "AVX512_CORE_FP16"), ("avx512_bf16", "avx2")),
 }
 TYPES = (torch.float32, torch.bfloat16)
-INTERFACE = 2  # counts changes of how kernels are called: a library that was built before one is not used
+INTERFACE = 3  # counts changes of how kernels are called: a library that was built before one is not used
 logger = logging.getLogger(__name__)
 _off: ContextVar[bool] = ContextVar("off", default=False)
 
@@ -66,23 +66,6 @@ def address(tensor: Tensor | None) -> ctypes.c_void_p:
 def is_narrow(tensor: Tensor) -> int:
     """1 for bf16 and 0 for float32, as the kernels take it."""
     return int(tensor.dtype == torch.bfloat16)
-
-
-class KernelDropout:
-    """Dropout as the kernels take it: a probability in multiples of 2^-16, and where its masks come from.
-
-    A mask is a function of the seed alone, so no mask is kept between the forward and the backward pass.
-    """
-
-    def __init__(self, probability: float) -> None:
-        self.dropped = min(round(probability * 2**16), 2**16 - 1)
-        self.factor = 2**16 / (2**16 - self.dropped)
-        self.seed = int(torch.randint(2**63 - 1, ())) if self.dropped else 0
-
-    @property
-    def words(self) -> tuple[ctypes.c_uint64, ctypes.c_uint32, ctypes.c_float]:
-        """Seed, probability and factor as the kernels take them."""
-        return ctypes.c_uint64(self.seed), ctypes.c_uint32(self.dropped), ctypes.c_float(self.factor)
 
 
 @cache

@@ -25,6 +25,7 @@ typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
 typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
+typedef int8_t Bytes __attribute__((vector_size(LANES)));
 
 struct bf16 {
   uint16_t bits;
@@ -151,7 +152,7 @@ INLINE void normal(Floats x, Floats &below, Floats &density) {
 }
 
 // Random bits as a function of key and place (a counter-based generator, Salmon et al. 2011): no state, so that the
-// backward pass draws again what the forward pass drew.
+// backward pass draws again what the forward pass drew. masks.py draws the same by PyTorch.
 struct Key {
   uint32_t first, second;
 };
@@ -173,10 +174,13 @@ INLINE Words draws(Key key, uint32_t place) {
   return x ^ (x >> 16);
 }
 
-// Dropout with probability dropped / 2^16.
+// Dropout with probability dropped / 2^16. Texts or rows have keys; a dropout has a place in the sequence of each.
 struct Dropout {
+  const uint64_t *keys;  // null where nothing is dropped
+  uint64_t place;
   uint32_t dropped;
   float factor;  // one over the probability to stay
+  Key key(int64_t row, int head = 0) const { return dropped ? key_of(keys[row], place + head) : Key{}; }
 };
 
 // What is kept of block number `place`: all bits of a lane or none. The same on every processor.

@@ -43,9 +43,9 @@ def _bytes_of(parameters: Iterable[nn.Parameter]) -> int:
 def token_budget(encoder: Encoder, memory_budget: int | None, max_length: int) -> tuple[int, int, int]:
     """Tokens to send through the model at once, tokens to keep activations of, and bytes to hold at most.
 
-    Chunks decide which masks dropout draws. So on a CPU, and with a budget on any device, their size does not depend on
-    what changes from run to run, such as what the process holds at the moment. How many chunks are kept changes no
-    result.
+    Chunks decide in which order sums are rounded. So on a CPU, and with a budget on any device, their size does not
+    depend on what changes from run to run, such as what the process holds at the moment. How many chunks are kept
+    changes no result.
 
     Args:
         encoder: in training mode, so that dropout's masks count.

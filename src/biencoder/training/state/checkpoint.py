@@ -5,7 +5,8 @@ with its final name is whole. If a disk loses a part of it later, the manifest s
 older checkpoint.
 
 A checkpoint does *not* hold states of random number generators. Sampling, dropout and everything else that is random is
-seeded from (seed, step, rank), so the number of the step is the state of them all.
+a function of seed and step, so the number of the step is the state of them all. No rank has a state of its own, so
+another number of ranks may go on.
 """
 
 import contextlib

@@ -115,7 +115,7 @@ class OutputFolder:
                 digests, see :data:`CONTENT`.
 
         Raises:
-            UserError: names every difference.
+            UserError: names every difference. The number of processes is none where they share their negatives.
         """
         if not self._marker.is_file():
             return
@@ -131,8 +131,12 @@ class OutputFolder:
             differences.append(f"--train-data held {', '.join(map(str, saved['hub_data']))}")
         if saved.get("data_sets") != identity.get("data_sets"):
             differences.append("the settings of the data sets in --train-data have changed")
-        if saved["world_size"] != identity["world_size"]:
-            differences.append(f"the number of processes was {saved['world_size']} and is {identity['world_size']}")
+        was, now = saved["world_size"], identity["world_size"]
+        if was != now and not identity["config"]["negatives_cross_device"]:
+            differences.append(
+                f"the number of processes was {was} and is {now}, which under --no-negatives-cross-device changes the "
+                "negatives of each query"
+            )
         if differences:
             raise UserError(
                 f"--output-dir {self.path}: holds another run: {'; '.join(differences)}. "

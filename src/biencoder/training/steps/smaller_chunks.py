@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from biencoder.device.allocator import held_bytes
 from biencoder.device.choice import facts
-from biencoder.distributed import max_over_ranks, rank
+from biencoder.distributed import max_over_ranks
 from biencoder.errors import TrainingError
 from biencoder.terminal import say
 from biencoder.training.batch import TrainingBatch
@@ -33,7 +33,7 @@ def accumulate_within_memory(setup: Setup, progress: TrainingProgress, batch: Tr
                 batch,
                 setup.objectives[batch.data_set],
                 keep_tokens=progress.keep_tokens,
-                seed=(setup.config.seed, progress.step, rank()),
+                seed=(setup.config.seed, progress.step),
                 held_at_most=progress.held_at_most,
                 guide=setup.guide,
                 sparsity=setup.sparsity_at(progress.step),

@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from biencoder.distributed import barrier, rank
+from biencoder.distributed import barrier, rank, world_size
 from biencoder.files import sync_file
 from biencoder.retrieval.evaluate import Evaluation
 from biencoder.terminal import say
@@ -52,7 +52,9 @@ def restore(setup: Setup, progress: TrainingProgress, path: Path) -> None:
     progress.continued = state.get("continued", "")
     progress.before, progress.best = (_evaluation(state[name]) for name in ("before", "best"))
     progress.guards_before = {folder: Evaluation.restored(saved) for folder, saved in state["guards_before"].items()}
-    if state["config"]["memory_budget"] == setup.config.to_dict()["memory_budget"]:  # chunks decide dropout's masks
+    before = state.get("world_size", world_size())
+    if before == world_size() and state["config"]["memory_budget"] == setup.config.to_dict()["memory_budget"]:
+        # The same chunks: sums are rounded in their order.
         progress.keep_tokens = state["tokens"]["keep"]
         progress.batcher = replace(progress.batcher, chunk_tokens=state["tokens"]["chunk"])
     if setup.scaler.is_enabled():
@@ -63,10 +65,15 @@ def restore(setup: Setup, progress: TrainingProgress, path: Path) -> None:
         progress.spent.evaluation = last_evaluation_seconds(setup.folder / "metrics.jsonl")
     barrier()
     say(f"going on from step {progress.step:,} of {setup.total_steps:,} ({path})")
+    if before != world_size():
+        say(
+            f"the number of processes was {before} and is {world_size()}: batches and negatives stay the same, and "
+            "sums are rounded in another order"
+        )
 
 
 def _state(setup: Setup, progress: TrainingProgress) -> dict[str, Any]:
-    """What a checkpoint says beside tensors; all random numbers are seeded from (seed, step, rank)."""
+    """What a checkpoint says beside tensors; all random numbers are a function of seed and step."""
     steps_per_epoch = progress.sampler.steps_per_epoch
     return {
         "config": setup.config.to_dict(),
@@ -78,6 +85,7 @@ def _state(setup: Setup, progress: TrainingProgress) -> dict[str, Any]:
             "step_in_epoch": progress.step % steps_per_epoch,
         },
         "total_steps": setup.total_steps,
+        "world_size": world_size(),
         "tokens": {"chunk": progress.batcher.chunk_tokens, "keep": progress.keep_tokens},
         "before": progress.before and asdict(progress.before),
         "guards_before": {folder: asdict(evaluation) for folder, evaluation in progress.guards_before.items()},
