@@ -47,8 +47,8 @@ ALL = [
     work_on(world.BERT, "search", *CORPUS, "--queries", "../queries.txt", "--output", "hits.jsonl"),
     work_on(world.BERT, "search", *CORPUS, "--queries", "../queries.txt", "--output", "near.jsonl",
             "--corpus-embeddings", "bert.npy", "--approximate"),
-    work_on(world.BERT, "mine", "--train-data", "../pairs.jsonl", "--output", "mined.jsonl", "--reranker", "../reranker",
-            "--max-share", "2"),
+    work_on(world.BERT, "mine", "--train-data", "../pairs.jsonl", "--output", "mined.jsonl",
+            "--reranker", "../reranker", "--max-share", "2"),
     work_on(world.MULTI, "score", "--train-data", "../pairs.jsonl", "--output", "by-vectors.jsonl"),
     SCORE,
     work_on("", "diff", "../bert", "../dense", *DATA, "--output", "changes.jsonl"),
@@ -163,8 +163,7 @@ def leave(command: list[str]) -> int:
     try:
         return main(command)
     except SystemExit as end:
-        assert isinstance(end.code, int)
-        return end.code
+        return int(end.code or 0)
 
 
 def go_on(rank: int, ranks: int, folder: Path) -> Any:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -58,7 +59,7 @@ def test_work_that_is_shared_out_comes_back_in_order_on_all_ranks(number: int) -
         return share_out(square, range(11))
 
     assert on_ranks(number, work) == [SQUARES] * number
-    assert sorted(sum(did, [])) == list(range(11))
+    assert sorted(chain(*did)) == list(range(11))
     assert max(map(len, did)) == -(-11 // number)
 
 
@@ -76,7 +77,7 @@ def test_pieces_by_turns_are_done_once_but_for_the_last_few_which_all_do_togethe
 
     assert on_ranks(number, work) == [SQUARES] * number
     whole = 11 // number * number
-    assert sorted(sum(alone, [])) == list(range(whole))
+    assert sorted(chain(*alone)) == list(range(whole))
     assert together == [list(range(whole, 11))] * number
 
 

@@ -134,7 +134,7 @@ def share_out(work: Callable[[Piece], Result], pieces: Sequence[Piece]) -> list[
 def by_turns(work: Callable[[Piece], Result], pieces: Iterable[Piece]) -> Iterator[Result]:
     """``work`` of each piece, in order: as many at a time as there are ranks, one by each, of which none waits.
 
-    The last pieces may be fewer than there are ranks; each of them is left to all ranks together, for ``work`` to share.
+    The last pieces may be fewer than there are ranks. All ranks call ``work`` with each of those, and it may share.
     """
     left = iter(pieces)
     while group := list(islice(left, ranks())):

@@ -1,4 +1,6 @@
-"""Exact search by inner product over any number of vectors, in bounded memory. Ranks that share their work part queries.
+"""Exact search by inner product over any number of vectors, in bounded memory.
+
+Ranks that share their work search for some of the queries each.
 
 Shapes: Q queries, N documents, D dimensions, B documents in a block, K results per query.
 """

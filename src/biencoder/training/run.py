@@ -86,9 +86,7 @@ def train(config: TrainConfig) -> TrainResult | None:
         try:
             return _train(config)
         except Exception as error:
-            let_one_speak(
-                error, f"{config.output_dir} is intact: the same command continues from the last checkpoint"
-            )
+            let_one_speak(error, f"{config.output_dir} is intact: the same command continues from the last checkpoint")
             if ran_out_of_memory(error):
                 raise TrainingError(
                     f"memory ran out where smaller chunks do not help ({first_line(error)}). "

@@ -24,8 +24,8 @@ def mine_hard_negatives(
 ) -> Mined:
     """Mine hard negatives and write ``config.output``: the same rows in order, with ``neg`` and ``neg_scores``.
 
-    The output appears when it is complete; of several ranks, the first writes it. ``neg_scores`` are the model's similarities for every negative of the row. A
-    teacher's ``pos_scores`` do not fit them and are left out.
+    The output appears when it is complete; of several ranks, the first writes it. ``neg_scores`` are the model's
+    similarities for every negative of the row. A teacher's ``pos_scores`` do not fit them and are left out.
 
     Args:
         config: the options of `biencoder mine`.
