@@ -26,6 +26,7 @@ from biencoder.retrieval import encode, search
 from biencoder.retrieval.scoring import by_cross_encoder
 
 PASSAGES, QUERIES = 60, 22
+MOST_AT_ONCE = 15  # texts that one rank encodes while others may wait
 
 
 def work_on(model: str, command: str, *words: str) -> list[str]:
@@ -41,7 +42,6 @@ ALL = [
     work_on(world.BERT, "encode", "--input", "../texts.txt", "--output", "bert.npy"),
     work_on(world.SPARSE, "encode", "--input", "../texts.txt", "--output", "sparse.npz"),
     work_on(world.THREE, "encode", "--input", "../texts.txt", "--output", "three.npy", "--kind", "query"),
-    work_on(world.STATIC, "encode", "--input", "../texts.txt", "--output", "static.parquet", "--vectors", "int8"),
     *(work_on(model, "evaluate", *DATA, "--output", f"{model}.json", "--run-file", f"{model}.trec")
       for model in (world.BERT, world.MULTI, world.SPARSE, world.THREE)),
     work_on(world.BERT, "search", *CORPUS, "--queries", "../queries.txt", "--output", "hits.jsonl"),
@@ -120,7 +120,7 @@ def test_every_command_writes_the_same_bytes_on_any_number_of_ranks(folder: Path
     ((codes, said, err, texts),) = world.run(1, folder, every_command)
     assert codes == [0] * len(ALL), err
     wanted = files(folder / "on-1")
-    assert {"multi.npy", "sparse.npz", "three.npy", "static.parquet", "mined.jsonl", "changes.jsonl"} <= wanted.keys()
+    assert {"multi.npy", "sparse.npz", "three.npy", "mined.jsonl", "changes.jsonl"} <= wanted.keys()
     for ranks in (2, 4):
         found = world.run(ranks, folder, every_command)
         assert [codes for codes, *_ in found] == [[0] * len(ALL)] * ranks, found
@@ -130,7 +130,7 @@ def test_every_command_writes_the_same_bytes_on_any_number_of_ranks(folder: Path
         assert [name for name in wanted if written[name] != wanted[name]] == []
         for command, whole, shares in zip(ALL, texts, zip(*(given for *_, given in found), strict=True), strict=True):
             assert sum(shares) == whole, command
-            assert max(shares) < 1.6 * whole / ranks, (command, shares)
+            assert max(shares) < whole / ranks + MOST_AT_ONCE, (command, shares)
 
 
 KILLS = {

@@ -49,6 +49,10 @@ SPARSITY = 0.4  # weight of the regulariser of weights for tokens
 QUERY_PROMPT = "word5 "
 GUIDE_MARGIN = 0.02
 
+PRELOADED = [
+    "world",
+    *(f"biencoder.commands.{name}" for name in ("data.mine", "data.score", "diff", "encode", "search")),
+]
 Outcome = tuple[float, dict[str, Tensor]]  # a loss, and the parameters' gradients
 
 
@@ -61,7 +65,7 @@ def run(world: int, folder: Path, work: Callable[[int, int, Path], Any]) -> list
 def start(world: int, folder: Path, work: Callable[[int, int, Path], Any]) -> list[int | None]:
     """The same: the exit code of each process."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["biencoder.bi_encoder", "biencoder.training.batch"])
+    context.set_forkserver_preload(PRELOADED)
     processes = [context.Process(target=_rank, args=(rank, world, folder, work)) for rank in range(world)]
     for process in processes:
         process.start()

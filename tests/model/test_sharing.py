@@ -111,8 +111,11 @@ def test_the_first_rank_comes_first_and_its_word_holds() -> None:
     order: list[int] = []
 
     def work(rank: int) -> tuple[int, int]:
-        made = first_rank_first(lambda: order.append(rank) or sharing.ranks())
-        return told(rank), made
+        def make() -> int:
+            order.append(rank)
+            return sharing.ranks()
+
+        return told(rank), first_rank_first(make)
 
     assert on_ranks(3, work) == [(0, 1)] * 3
     assert order[0] == 0

@@ -82,11 +82,12 @@ class _ByHeads:
         """The similarities by each head: ``[Q, B]``."""
         import torch
 
-        block = documents.padded(self._device)
+        block, parts = documents.padded(self._device), in_parts(self._queries)
 
-        def of_part(queries: CombinedVectors) -> list[np.ndarray]:
+        def of_part(queries: Vectors) -> list[np.ndarray]:
+            assert isinstance(queries, CombinedVectors)
             with torch.no_grad():
                 of_heads = queries.padded(self._device).of_parts(block, lambda mine, theirs: mine.scores(theirs))
             return [scores.cpu().numpy() for scores in of_heads]
 
-        return [np.concatenate(scores) for scores in zip(*share_out(of_part, in_parts(self._queries)), strict=True)]
+        return [np.concatenate(scores) for scores in zip(*share_out(of_part, parts), strict=True)]
