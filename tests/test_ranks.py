@@ -130,7 +130,7 @@ def test_every_command_writes_the_same_bytes_on_any_number_of_ranks(folder: Path
         assert [name for name in wanted if written[name] != wanted[name]] == []
         for command, whole, shares in zip(ALL, texts, zip(*(given for *_, given in found), strict=True), strict=True):
             assert sum(shares) == whole, command
-            assert max(shares) < whole / ranks + MOST_AT_ONCE, (command, shares)
+            assert max(shares) < 1.1 * whole / ranks + MOST_AT_ONCE, (command, shares)
 
 
 KILLS = {
