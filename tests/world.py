@@ -50,20 +50,29 @@ SPARSITY = 0.4  # weight of the regulariser of weights for tokens
 QUERY_PROMPT = "word5 "
 GUIDE_MARGIN = 0.02
 
+PRELOADED = [
+    "world",
+    *(f"biencoder.commands.{name}" for name in ("data.mine", "data.score", "diff", "encode", "search")),
+]
 Outcome = tuple[float, dict[str, Tensor]]  # a loss, and the parameters' gradients
 
 
 def run(world: int, folder: Path, work: Callable[[int, int, Path], Any]) -> list[Any]:
     """``work(rank, world, folder)`` in ``world`` processes that form a gloo group: what each of them returned."""
+    assert start(world, folder, work) == [0] * world
+    return [torch.load(folder / f"{work.__name__}-{world}-{rank}.pt") for rank in range(world)]
+
+
+def start(world: int, folder: Path, work: Callable[[int, int, Path], Any]) -> list[int | None]:
+    """The same: the exit code of each process."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["biencoder.bi_encoder", "biencoder.training.batch"])
+    context.set_forkserver_preload(PRELOADED)
     processes = [context.Process(target=_rank, args=(rank, world, folder, work)) for rank in range(world)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
-    assert [process.exitcode for process in processes] == [0] * world
-    return [torch.load(folder / f"{work.__name__}-{world}-{rank}.pt") for rank in range(world)]
+    return [process.exitcode for process in processes]
 
 
 def _rank(rank: int, world: int, folder: Path, work: Callable[[int, int, Path], Any]) -> None:

@@ -51,12 +51,17 @@ from biencoder.errors import Stopped, TrainingError, UserError, require_package
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Command:
-    """A command of ``biencoder``: its configuration, the module whose ``run`` takes it, and its help texts."""
+    """A command of ``biencoder``: its configuration, the module whose ``run`` takes it, and its help texts.
+
+    Attributes:
+        shares: whether the processes that ``torchrun`` starts share its work.
+    """
 
     config: type[Config]
     module: str
     summary: str
     example: str
+    shares: bool = False
 
 
 COMMANDS = {
@@ -71,18 +76,21 @@ COMMANDS = {
         "biencoder.commands.train",
         "fine-tune an embedding model",
         "biencoder train --model BAAI/bge-small-en-v1.5 --train-data pairs.jsonl --output-dir my-model",
+        shares=True,
     ),
     "evaluate": Command(
         EvaluateConfig,
         "biencoder.commands.evaluate",
         "measure nDCG@10, MRR@10, recall and MAP on a BEIR folder",
         "biencoder evaluate --model my-model --data beir/scifact --split test",
+        shares=True,
     ),
     "diff": Command(
         DiffConfig,
         "biencoder.commands.diff",
         "show the queries that one model answers worse or better than another",
         "biencoder diff BAAI/bge-small-en-v1.5 my-model --data beir/scifact",
+        shares=True,
     ),
     "report": Command(
         ReportConfig,
@@ -95,12 +103,14 @@ COMMANDS = {
         "biencoder.commands.encode",
         "encode texts as a matrix of vectors",
         "biencoder encode --model my-model --input passages.txt --output passages.npy",
+        shares=True,
     ),
     "search": Command(
         SearchConfig,
         "biencoder.commands.search",
         "find the passages that are most similar to a query, by exact search",
         'biencoder search --model my-model --corpus passages.txt --query "how do I start?"',
+        shares=True,
     ),
     "serve": Command(
         ServeConfig,
@@ -113,12 +123,14 @@ COMMANDS = {
         "biencoder.commands.data.mine",
         "find hard negatives for training data",
         "biencoder mine --model my-model --train-data pairs.jsonl --output mined.jsonl",
+        shares=True,
     ),
     "score": Command(
         ScoreConfig,
         "biencoder.commands.data.score",
         "add a teacher model's scores to training data, for distillation",
         "biencoder score --reranker my-reranker --train-data mined.jsonl --output scored.jsonl",
+        shares=True,
     ),
     "check": Command(
         CheckConfig,
@@ -229,6 +241,8 @@ def _run(arguments: list[str]) -> int:
         return 0
     try:
         command, config = _read(arguments)
+        if not command.shares and "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+            raise UserError(f"biencoder {arguments[0]} is work for one process; type it without torchrun")
     except UserError:
         if os.environ.get("RANK", "0") != "0":  # all ranks meet this mistake; torchrun ends the others when one ends
             time.sleep(_RANK_0_SPEAKS)

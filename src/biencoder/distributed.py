@@ -13,19 +13,21 @@ Shapes: n rows on this rank, N rows on all ranks in rank order, D dimensions.
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
-from functools import partial
-from typing import Any
+from functools import partial, wraps
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from biencoder.device.choice import KNOWN, kind_of, kind_with
+from biencoder.errors import TrainingError, UserError
 from biencoder.model.representations.representation import Kind
+from biencoder.model.sharing import Ranks, shared_among
 
-# Rank 0 evaluates while the others wait; a rank that dies breaks the connection at once, however long this is.
+# Rank 0 may write for long while the others wait; a rank that dies breaks the connection at once, however long this is.
 TIMEOUT = timedelta(hours=12)
 
 
@@ -44,19 +46,80 @@ def rank() -> int:
     return dist.get_rank() if is_distributed() else 0
 
 
+class _Everyone(Ranks):
+    """All ranks of the process group."""
+
+    def __init__(self) -> None:
+        self.number, self.mine = world_size(), rank()
+
+    def gather(self, value: Any) -> list[Any]:
+        return gather_objects(value)
+
+    def broadcast(self, value: Any) -> Any:
+        return broadcast_object(value)
+
+
 @contextlib.contextmanager
 def process_group(device: str) -> Iterator[None]:
-    """Join the group that ``torchrun`` announces in the environment, if any, and leave it at the end."""
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ or is_distributed():
+    """Join the group that ``torchrun`` announces in the environment, if any, and leave it at the end.
+
+    Inside of this block, ranks share the work that :mod:`biencoder.model.sharing` knows, also those of a group that
+    there was before: all of them make the same calls.
+    """
+    with contextlib.ExitStack() as stack:
+        if not is_distributed() and "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+            taken = KNOWN[kind_of(device)]
+            taken.take(int(os.environ.get("LOCAL_RANK", "0")))
+            dist.init_process_group(taken.collectives, timeout=TIMEOUT)
+            stack.callback(dist.destroy_process_group)
+        if is_distributed():
+            stack.enter_context(shared_among(_Everyone()))
         yield
-        return
-    taken = KNOWN[kind_of(device)]
-    taken.take(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group(taken.collectives, timeout=TIMEOUT)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+
+
+class OnDevice(Protocol):
+    """A configuration that says on which device a command computes."""
+
+    @property
+    def device(self) -> str:
+        """``auto``, ``cpu``, ``cuda``."""
+
+
+Options = TypeVar("Options", bound=OnDevice)
+
+
+def shares_work(run: Callable[[Options], None]) -> Callable[[Options], None]:
+    """Let a command run on all ranks that ``torchrun`` starts; of their errors, one is printed."""
+
+    @wraps(run)
+    def on_each_rank(config: Options) -> None:
+        with process_group(config.device):
+            try:
+                run(config)
+            except Exception as error:
+                let_one_speak(error, "Type the same command again; encode and score go on where they were")
+                raise
+
+    return on_each_rank
+
+
+def let_one_speak(error: Exception, lost: str) -> None:
+    """Return on the rank that is to say what went wrong.
+
+    Args:
+        error: what ends this rank.
+        lost: what to do if another rank was killed; a sentence without its full stop.
+
+    Raises:
+        SystemExit: another rank has said why.
+        TrainingError: another rank was killed.
+    """
+    if not first_to_fail():
+        raise SystemExit(2 if isinstance(error, UserError) else 1) from None
+    if lost_a_rank(error):
+        raise TrainingError(
+            f"another process of this run was killed, perhaps because memory ran out. {lost}"
+        ) from error
 
 
 def first_to_fail() -> bool:

@@ -162,7 +162,8 @@ def test_many_processes_train_the_model_that_one_trains(ranks: int, place: Path,
     first_step = next(record for record in metrics(output) if "loss" in record)
     assert keep < 0.8 * first_step["tokens_per_second"] * first_step["seconds"] / ranks
 
-    # Evaluated once, written once, said once.
+    # Evaluated together, and before the first step exactly as by one process; written once, said once.
+    assert metrics(output)[0]["evaluation"] == metrics(alone)[0]["evaluation"]
     assert [record["step"] for record in metrics(output)] == [record["step"] for record in metrics(alone)]
     assert [record["step"] for record in metrics(output) if "evaluation" in record] == [0, STEPS // 2, STEPS]
     names, wanted = ({str(path.relative_to(folder)) for path in folder.rglob("*")} for folder in (output, alone))

@@ -9,8 +9,10 @@ from biencoder.commands.evaluate import found_by
 from biencoder.config import DiffConfig
 from biencoder.data.files.beir import Collection, load_collection
 from biencoder.data.rewrite import write_lines
+from biencoder.distributed import shares_work
 from biencoder.errors import UserError
 from biencoder.model.encoder import load_with
+from biencoder.model.sharing import is_first
 from biencoder.retrieval.comparing.changes import QueryChange, RelevantDocument, query_changes
 from biencoder.retrieval.comparing.comparison import HOW_COMPARED, compare, deciding_of, verdict
 from biencoder.retrieval.evaluate import DECIDING, WHOLE, score
@@ -21,6 +23,7 @@ WRITTEN = 10  # documents of each ranking that the output holds
 RELEVANT_SHOWN = 3  # relevant documents of a query
 
 
+@shares_work
 def run(config: DiffConfig) -> None:
     """The command: print the queries that lost and won most, and write all of them if you asked for it."""
     if config.output is not None and config.output.is_dir():
@@ -39,7 +42,7 @@ def run(config: DiffConfig) -> None:
             say(f"\nQueries that {heading}, with their change in {DECIDING}:")
         for change in some:
             _show(change, queries[change.query_id], texts)
-    if config.output is not None:
+    if config.output is not None and is_first():
         with write_lines(config.output) as write:
             for change in changes:
                 write(orjson.dumps(_as_row(change, queries[change.query_id], texts)) + b"\n")

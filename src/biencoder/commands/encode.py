@@ -2,12 +2,14 @@
 
 from biencoder.config import EncodeConfig
 from biencoder.config.choices import DENSE, MULTI, SPARSE
+from biencoder.distributed import shares_work
 from biencoder.model.encoder import load_encoder
 from biencoder.retrieval.encode import encode_file
 from biencoder.retrieval.texts import read_texts
 from biencoder.terminal import progress_line, say
 
 
+@shares_work
 def run(config: EncodeConfig) -> None:
     """The command: encode the file and say where the vectors are."""
     next(read_texts(config.input), None)  # a missing file is reported before the model is loaded

@@ -6,9 +6,11 @@ from typing import Any
 
 from biencoder.config import EvaluateConfig
 from biencoder.data.files.beir import Collection, load_collection
+from biencoder.distributed import shares_work
 from biencoder.errors import UserError
 from biencoder.files import atomic_write
 from biencoder.model.encoder import Encoder, load_with
+from biencoder.model.sharing import is_first
 from biencoder.retrieval.comparing.comparison import (
     COMPARISON_COLUMNS,
     HOW_COMPARED,
@@ -24,6 +26,7 @@ from biencoder.retrieval.trec import write_trec_run
 from biencoder.terminal import ProgressLine, say, table
 
 
+@shares_work
 def run(config: EvaluateConfig) -> None:
     """The command: print the measures, and write the JSON file and the TREC run if you asked for them."""
     for flag, path in (("--output", config.output), ("--run-file", config.run_file)):
@@ -52,12 +55,12 @@ def run(config: EvaluateConfig) -> None:
         content["heads"] = _compare_heads(
             evaluation, {name: score(each, collection) for name, each in rankings.items()}
         )
-    if config.output is not None:
+    if config.output is not None and is_first():
         with atomic_write(config.output) as file:
             json.dump(content, file, indent=2, ensure_ascii=False)
             file.write("\n")
         say(f"{config.output}: the figures")
-    if config.run_file is not None:
+    if config.run_file is not None and is_first():
         write_trec_run(config.run_file, found, tag=Path(config.model).name)
         say(f"{config.run_file}: the TREC run")
 

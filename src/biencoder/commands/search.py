@@ -6,9 +6,11 @@ from typing import Any
 
 from biencoder.config import SearchConfig
 from biencoder.data.text import is_blank
+from biencoder.distributed import shares_work
 from biencoder.errors import UserError
 from biencoder.files import atomic_write
 from biencoder.model.encoder import load_encoder
+from biencoder.model.sharing import is_first
 from biencoder.retrieval.search_texts import Hit, search_texts
 from biencoder.retrieval.texts import Text, read_texts
 from biencoder.retrieval.trec import write_trec_run
@@ -17,6 +19,7 @@ from biencoder.terminal import progress_line, say, shorten, table
 TREC_SUFFIXES = (".trec", ".run")
 
 
+@shares_work
 def run(config: SearchConfig) -> None:
     """The command: print the hits, or write them to ``--output``."""
     output = config.output
@@ -36,7 +39,8 @@ def run(config: SearchConfig) -> None:
             progress=progress,
         )
     if output is not None:
-        _write(output, queries, hits, tag=Path(config.model).name)
+        if is_first():
+            _write(output, queries, hits, tag=Path(config.model).name)
         say(f"{output}: up to {config.top_k} hits for each of {len(queries):,} queries")
         return
     for query, found in zip(queries, hits, strict=True):

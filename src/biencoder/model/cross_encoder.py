@@ -23,6 +23,7 @@ from biencoder.model.architectures.table import fitting_precision, longest_text
 from biencoder.model.files.data_only import data_only
 from biencoder.model.files.pretrained import load_weights, loading, locate, read_tokenizer, weights_fingerprint
 from biencoder.model.files.settings import adapter_base
+from biencoder.model.sharing import gathered, my_share
 from biencoder.model.tokens import LETTERS_A_TOKEN, TEXTS_AT_ONCE
 
 PAIRS_AT_ONCE = 4096  # tokenised at a time, among which lengths are sorted
@@ -93,7 +94,7 @@ class CrossEncoder:
         return hashlib.sha256(repr(settings).encode()).hexdigest()
 
     def score(self, pairs: Sequence[Pair], progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:
-        """The logit of each query and passage: no sigmoid.
+        """The logit of each query and passage: no sigmoid. Ranks that share their work do it together.
 
         Args:
             pairs: queries and passages.
@@ -106,20 +107,21 @@ class CrossEncoder:
             UserError: a logit that is not finite.
         """
         scores = np.empty(len(pairs), np.float32)
-        done = 0
+        for places, logits in gathered(self._in_batches(pairs), len(pairs), progress):
+            scores[places] = logits
+        if not np.isfinite(scores).all():
+            raise UserError(f"{FLAG}: gave scores that are not finite; the model is damaged or has diverged")
+        return scores
+
+    def _in_batches(self, pairs: Sequence[Pair]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """The logits of each batch that this rank does, and the places of its pairs."""
         with torch.inference_mode(), autocast(self.precision, self.model.device):
             for start in range(0, len(pairs), PAIRS_AT_ONCE):
                 features = self._tokenize(pairs[start : start + PAIRS_AT_ONCE])
                 lengths = [len(ids) for ids in features["input_ids"]]
-                for batch in _batches(lengths, facts(self.model.device).encode_tokens):
+                for batch in my_share(_batches(lengths, facts(self.model.device).encode_tokens)):
                     logits = self.model(**self._pad(features, batch)).logits
-                    scores[start + batch] = logits[:, 0].float().cpu().numpy()
-                    done += len(batch)
-                    if progress is not None:
-                        progress(done)
-        if not np.isfinite(scores).all():
-            raise UserError(f"{FLAG}: gave scores that are not finite; the model is damaged or has diverged")
-        return scores
+                    yield start + batch, logits[:, 0].float().cpu().numpy()
 
     def _tokenize(self, pairs: Sequence[Pair]) -> dict[str, list[list[int]]]:
         """Token ids, and segments where the model has them, of each pair."""

@@ -5,9 +5,10 @@ Shapes: N texts, D dimensions of a vector.
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,13 @@ from biencoder.model.representations.ragged import (
 )
 from biencoder.model.representations.representation import Representation
 from biencoder.model.representations.sparse import Sparse
+from biencoder.model.sharing import gathered, my_share, parted
 from biencoder.model.tokens import Tokens, expanded, marked, skipped_ids, tokenize, unspoken
 
 LONG_TEXT = 512  # tokens; few texts have more, whatever a model takes
 ANY_LENGTH = 2**31 - 1  # tokens that a text is cut to where nothing limits it
+
+Part = tuple[int, Callable[[], Sequence[Tokens]]]  # the number of its first text, and what tokenises it
 
 
 class Encoder(nn.Module):
@@ -304,7 +308,7 @@ class Encoder(nn.Module):
     def encode(
         self, texts: Sequence[str], prompt: str = "", progress: Callable[[int], None] | None = None
     ) -> np.ndarray:
-        """Vectors of texts, with ``prompt`` before each.
+        """Vectors of texts, with ``prompt`` before each; ranks that share their work encode them together.
 
         Args:
             texts: any number of them.
@@ -314,11 +318,11 @@ class Encoder(nn.Module):
         Returns:
             ``[N, D]`` float32, in the order of ``texts``.
         """
-        return self._encode(self._tokenized_ahead(texts, partial(self.tokenize, prompt=prompt)), len(texts), progress)
+        return self._encode(self._parts(texts, partial(self.tokenize, prompt=prompt)), len(texts), progress)
 
     def encode_tokens(self, texts: Sequence[Tokens], progress: Callable[[int], None] | None = None) -> np.ndarray:
         """Vectors of texts that are token ids already, special tokens included: ``[N, D]`` float32."""
-        return self._encode([texts], len(texts), progress)
+        return self._encode([(0, lambda: texts)], len(texts), progress)
 
     def represent_queries(
         self, texts: Sequence[str], progress: Callable[[int], None] | None = None, prompt: str | None = None
@@ -334,7 +338,7 @@ class Encoder(nn.Module):
         if self.kind == DENSE:
             return self.encode(texts, prompt, progress)
         tokenize = partial(self.tokenize_queries, prompt=prompt)
-        return self._represent(self._tokenized_ahead(texts, tokenize), progress)
+        return self._represent(self._parts(texts, tokenize), len(texts), progress)
 
     def represent_passages(
         self, texts: Sequence[str], progress: Callable[[int], None] | None = None, prompt: str | None = None
@@ -344,29 +348,25 @@ class Encoder(nn.Module):
         if self.kind == DENSE:
             return self.encode(texts, prompt, progress)
         tokenize = partial(self.tokenize_passages, prompt=prompt)
-        found = self._represent(self._tokenized_ahead(texts, tokenize), progress)
+        found = self._represent(self._parts(texts, tokenize), len(texts), progress)
         return found.pooled(self.pool_tokens) if isinstance(found, TokenVectors) and self.pool_tokens > 1 else found
 
-    def _tokenized_ahead(
-        self, texts: Sequence[str], tokenize: Callable[[Sequence[str]], list[Tokens]]
-    ) -> Iterable[list[Tokens]]:
-        """The texts in parts, each tokenised while the one before it is encoded."""
+    def _parts(self, texts: Sequence[str], tokenize: Callable[[Sequence[str]], list[Tokens]]) -> list[Part]:
+        """The texts in parts, each of which is sorted by length."""
         at_once = facts(self.device).encode_texts
-        parts = (partial(tokenize, texts[start : start + at_once]) for start in range(0, len(texts), at_once))
-        return made_ahead(parts, self.device)
+        return [(start, partial(tokenize, texts[start : start + at_once])) for start in range(0, len(texts), at_once)]
 
-    def _encode(
-        self, parts: Iterable[Sequence[Tokens]], texts: int, progress: Callable[[int], None] | None
-    ) -> np.ndarray:
+    def _encode(self, parts: Sequence[Part], texts: int, progress: Callable[[int], None] | None) -> np.ndarray:
         vectors = np.empty((texts, self.dim), dtype=np.float32)
-        for places, found in self._in_chunks(parts, self.embed, progress):
-            vectors[places] = found.cpu().numpy()
+        mine = ((places, made.cpu().numpy()) for places, made in self._in_chunks(parts, self.embed))
+        for places, found in gathered(mine, texts, progress):
+            vectors[places] = found
         return vectors
 
-    def _represent(self, parts: Iterable[Sequence[Tokens]], progress: Callable[[int], None] | None) -> Vectors:
+    def _represent(self, parts: Sequence[Part], texts: int, progress: Callable[[int], None] | None) -> Vectors:
         none = self.no_texts
-        found: list[tuple[np.ndarray, Vectors]] = [(np.empty(0, np.int64), none)]
-        found += [(places, self._rows(texts)) for places, texts in self._in_chunks(parts, self, progress)]
+        mine = ((places, self._rows(made)) for places, made in self._in_chunks(parts, self))
+        found: list[tuple[np.ndarray, Vectors]] = [(np.empty(0, np.int64), none), *gathered(mine, texts, progress)]
         return in_order(found, row_size(none))
 
     @staticmethod
@@ -380,28 +380,20 @@ class Encoder(nn.Module):
         return TokenVectors.of(texts)
 
     def _in_chunks(
-        self,
-        parts: Iterable[Sequence[Tokens]],
-        encode: Callable[[PackedBatch], Any],
-        progress: Callable[[int], None] | None,
+        self, parts: Sequence[Part], encode: Callable[[PackedBatch], Any]
     ) -> Iterator[tuple[np.ndarray, Any]]:
-        """What ``encode`` makes of each chunk of texts, and the places of these."""
-        done = 0
+        """What ``encode`` makes of each chunk of texts that this rank does, and the places of these."""
         with self.kept_ready():
-            encoded = ((places, encode(chunk)) for places, chunk in self._chunks(parts))
-            for places, found in one_behind(encoded):
-                yield places, found
-                done += len(places)
-                if progress is not None:
-                    progress(done)
+            whole, together = map(self._chunks, parted(parts))
+            yield from one_behind((places, encode(chunk)) for places, chunk in chain(whole, my_share(together)))
 
-    def _chunks(self, parts: Iterable[Sequence[Tokens]]) -> Iterator[tuple[np.ndarray, PackedBatch]]:
-        """The texts in packed chunks, and their places."""
-        start = 0
-        for part in parts:
+    def _chunks(self, parts: Sequence[Part]) -> Iterator[tuple[np.ndarray, PackedBatch]]:
+        """The texts in packed chunks, and their places; a part is tokenised while the one before it is encoded."""
+        makers = [tokenize for _, tokenize in parts]
+        made = made_ahead(makers, self.device) if len(makers) > 1 else (make() for make in makers)
+        for (start, _), part in zip(parts, made, strict=True):
             for chunk in chunks(part, facts(self.device).encode_tokens):
                 yield start + chunk.index.numpy(), chunk.batch
-            start += len(part)
 
     def encode_queries(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> np.ndarray:
         """Vectors of queries, under the model's query prompt: ``[N, D]`` float32."""

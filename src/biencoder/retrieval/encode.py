@@ -4,11 +4,15 @@ During the run, ``EMB.npy.partial`` holds the rows done so far. ``EMB.npy.partia
 they are made from. When the matrix is complete, it is renamed to ``EMB.npy``, and ``EMB.npy.json`` says what it is made
 from. Where texts have a vector for each token, the rows are these vectors, and ``EMB.npy.lengths.npy`` counts those of
 each text.
+
+Ranks that share their work encode a chunk of texts each, and the first rank writes what all of them have made.
 """
 
+import contextlib
+import itertools
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +24,9 @@ from biencoder.device.choice import facts
 from biencoder.errors import UserError
 from biencoder.files import beside, open_claimed, read_json, sync_folder, write_json
 from biencoder.model.representations.ragged import SparseVectors, Vectors, row_size
+from biencoder.model.sharing import by_turns, is_first, ranks, told
 from biencoder.retrieval.text_encoder import Advance, StartProgress, TextEncoder, finite, shifted
-from biencoder.retrieval.texts import in_batches, read_texts, summarize
+from biencoder.retrieval.texts import Text, in_batches, read_texts, summarize
 from biencoder.retrieval.vectors.csr import CSR, JSON_LINES, write_csr, write_json_lines
 from biencoder.retrieval.vectors.parquet import PARQUET, write_parquet
 from biencoder.retrieval.vectors.small import RANGES, shrink_file
@@ -30,7 +35,7 @@ from biencoder.retrieval.vectors.unfinished import TOKENS, Unfinished, lengths_s
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 512  # texts between two records of progress on a CPU: a kill loses at most this many
+CHUNK = 512  # texts between two records of progress on a CPU: a kill loses at most this many of each rank
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,8 @@ def encode_file(
     """Encode a file of texts into a ``.npy`` or ``.parquet`` file, row i for text i, or a row for each of its tokens.
 
     Memory never holds all texts or all vectors. A killed run continues from its last record if texts, model and
-    settings are the same. It then makes the same file as a run that was never killed. Otherwise it starts over
-    and says so.
+    settings are the same, also on another number of ranks. It then makes the same file as a run that was never killed.
+    Otherwise it starts over and says so.
 
     Args:
         encoder: makes the vectors.
@@ -84,26 +89,57 @@ def encode_file(
     rows, dim = summary.rows, row_size(encoder.no_texts)
     source = {"rows": rows, "dim": dim, "kind": kind, "texts": summary.fingerprint, "model": encoder.fingerprint}
     source |= ({} if vectors == FLOAT32 else {"vectors": vectors}) | ({} if encoder.kind == DENSE else {TOKENS: True})
-    partial, record = beside(output, ".partial"), beside(output, ".partial.json")
-    if _is_whole(output, partial, record, source):
+    if told(is_first() and _is_whole(output, source)):
         return Encoded(output, rows, dim, rows, vectors)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    _check_space(output, 4 * dim * rows - (partial.stat().st_size if partial.exists() else 0))
-    with open_claimed(partial) as file:
-        unfinished = Unfinished(file, output, source)
-        reused = unfinished.texts
+    with _unfinished(output, source) as unfinished:
+        reused = told(unfinished.texts if unfinished else 0)
         advance = None if progress is None else progress(rows, reused)
-        done = 0
-        for batch in in_batches(read_texts(input), CHUNK * facts(encoder.device).bulk):
-            if done >= reused:
-                made = _encode_batch(encoder, [row.text for row in batch], kind, shifted(advance, done))
-                unfinished.append(finite(made, f"{input}, text", done))
-            done += len(batch)
+        done = reused
+        for made in _made(encoder, itertools.islice(read_texts(input), reused, None), kind, shifted(advance, reused)):
+            finite(made, f"{input}, text", done)
+            if unfinished:
+                unfinished.append(made)
+            done += len(made)
         if done != rows:
             raise UserError(f"{input}: the file changed while biencoder read it; start again")
-        unfinished.finish()
-        _publish(input, output, partial, record, source, encoder.words if encoder.kind == SPARSE else ())
+        if unfinished:
+            unfinished.finish()
+            _publish(input, output, source, encoder.words if encoder.kind == SPARSE else ())
+        told(None)  # no rank goes on before the file is there
     return Encoded(output, rows, dim, reused, vectors)
+
+
+@contextlib.contextmanager
+def _unfinished(output: Path, source: dict[str, Any]) -> Iterator[Unfinished | None]:
+    """What an earlier run has done, open to be continued; None on ranks that do not write."""
+    if not is_first():
+        yield None
+        return
+    partial = beside(output, ".partial")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    _check_space(output, 4 * source["dim"] * source["rows"] - (partial.stat().st_size if partial.exists() else 0))
+    with open_claimed(partial) as file:
+        yield Unfinished(file, output, source)
+
+
+def _made(encoder: TextEncoder, texts: Iterator[Text], kind: str, advance: Advance | None) -> Iterator[Vectors]:
+    """The vectors of each chunk of texts, in order."""
+    at_once = CHUNK * facts(encoder.device).bulk
+    within = advance if ranks() == 1 else None  # nobody knows how far other ranks are within their chunks
+
+    def encode(chunk: tuple[int, list[Text]]) -> Vectors:
+        number, rows = chunk
+        progress = shifted(within, number * at_once)
+        if kind == QUERY:
+            return encoder.represent_queries([row.text for row in rows], progress)
+        return encoder.represent_passages([row.text for row in rows], progress, prompt=None if kind == PASSAGE else "")
+
+    done = 0
+    for made in by_turns(encode, enumerate(in_batches(texts, at_once))):
+        yield made
+        done += len(made)
+        if advance is not None and within is None:
+            advance(done)
 
 
 def _check_form(output: Path, kind: str, vectors: str) -> None:
@@ -125,8 +161,9 @@ def description(output: Path) -> dict[str, Any] | None:
     return read_json(beside(output, ".json"))
 
 
-def _is_whole(output: Path, partial: Path, record: Path, source: dict[str, Any]) -> bool:
+def _is_whole(output: Path, source: dict[str, Any]) -> bool:
     """Whether an earlier run has made this matrix. If a kill stopped that run at its last steps, finish them now."""
+    partial, record = beside(output, ".partial"), beside(output, ".partial.json")
     made_from = description(output) or {}
     if output.is_file() and {name: value for name, value in made_from.items() if name != RANGES} == source:
         if _is_converted(output, source):
@@ -145,12 +182,6 @@ def _is_whole(output: Path, partial: Path, record: Path, source: dict[str, Any])
     return False
 
 
-def _encode_batch(encoder: TextEncoder, texts: list[str], kind: str, progress: Advance | None) -> Vectors:
-    if kind == QUERY:
-        return encoder.represent_queries(texts, progress)
-    return encoder.represent_passages(texts, progress, prompt=None if kind == PASSAGE else "")
-
-
 def _check_space(output: Path, needed: int) -> None:
     free = shutil.disk_usage(output.parent).free
     if needed > free:
@@ -164,9 +195,8 @@ def _is_converted(output: Path, source: dict[str, Any]) -> bool:
     return "vectors" in source or TOKENS in source or output.suffix == PARQUET
 
 
-def _publish(
-    input: Path, output: Path, partial: Path, record: Path, source: dict[str, Any], words: Sequence[str]
-) -> None:
+def _publish(input: Path, output: Path, source: dict[str, Any], words: Sequence[str]) -> None:
+    partial, record = beside(output, ".partial"), beside(output, ".partial.json")
     # The old description goes first, so that no description is ever beside a matrix that it does not describe.
     beside(output, ".json").unlink(missing_ok=True)
     if TOKENS not in source:

@@ -1,5 +1,7 @@
 """Exact search by inner product over any number of vectors, in bounded memory.
 
+Ranks that share their work search for some of the queries each.
+
 Shapes: Q queries, N documents, D dimensions, B documents in a block, K results per query.
 """
 
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, overload
 import numpy as np
 
 from biencoder.model.representations.ragged import AnyVectors, Ragged, Vectors
+from biencoder.model.sharing import share_out
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +28,8 @@ GPU_SCORE_BYTES = 1 << 30
 GPU_SHARE = 0.5  # of a GPU's free memory, for vectors that are searched again and again
 CANDIDATES, LEAST_CANDIDATES = 10, 100  # that a coarse search names for each result that is wanted, and at all
 PAIRS_AT_ONCE = 256  # of texts with a vector for each token
-TEXTS_AT_ONCE = 1024  # queries with a vector for each token that are searched for at a time
+QUERIES_AT_ONCE = 512  # that are searched for at a time
+TEXTS_AT_ONCE = 128  # queries with a vector for each token that are searched for at a time
 MANY = 384  # from this many queries on, faiss is faster; for 256, one product and torch's top-k are 6 times as fast
 
 
@@ -151,8 +155,15 @@ def extend(
         queries = np.ascontiguousarray(queries, dtype=np.float32)
     if isinstance(block, np.ndarray):
         block = np.ascontiguousarray(block, dtype=np.float32)
-    scores, indices = _search_block(queries, block, k)
+    found = share_out(lambda part: _search_block(part, block, k), in_parts(queries))
+    scores, indices = (np.concatenate(each) for each in zip(*found, strict=True))
     return _best_of(best, scores, indices + offset, k)
+
+
+def in_parts(queries: AnyVectors) -> list[AnyVectors]:
+    """The queries in parts, as they are searched for; one empty part where there is none."""
+    at_once = TEXTS_AT_ONCE if isinstance(queries, Ragged) else QUERIES_AT_ONCE
+    return [queries[start : start + at_once] for start in range(0, max(1, len(queries)), at_once)]
 
 
 def extend_by_scores(
@@ -195,8 +206,11 @@ def score_pairs(queries: Vectors, documents: Vectors) -> np.ndarray:
     """The score of each query with the document of the same number: ``[Q]``."""
     if isinstance(queries, Ragged):
         assert isinstance(documents, Ragged)
-        parts = [slice(start, start + PAIRS_AT_ONCE) for start in range(0, len(queries), PAIRS_AT_ONCE)]
-        scored = [queries[part].padded().pair_scores(documents[part].padded()).numpy() for part in parts]
+        pairs = [
+            (queries[start : start + PAIRS_AT_ONCE], documents[start : start + PAIRS_AT_ONCE])
+            for start in range(0, len(queries), PAIRS_AT_ONCE)
+        ]
+        scored = share_out(lambda pair: pair[0].padded().pair_scores(pair[1].padded()).numpy(), pairs)
         return np.concatenate([np.empty(0, np.float32), *scored])
     assert isinstance(documents, np.ndarray)
     scores: np.ndarray = np.einsum("qd,qd->q", queries, documents)
@@ -222,8 +236,6 @@ def _product_and_top(queries: Vectors, block: Documents, k: int) -> tuple[np.nda
 
     held = SCORE_BYTES if isinstance(block, np.ndarray) else GPU_SCORE_BYTES
     step = max(1, held // (4 * len(block)))
-    if isinstance(queries, Ragged):
-        step = min(step, TEXTS_AT_ONCE)
     parts = [_products(queries[i : i + step], block).topk(k) for i in range(0, max(1, len(queries)), step)]
     values, indices = (torch.cat([part[place] for part in parts]).cpu().numpy() for place in range(2))
     return values, indices

@@ -10,6 +10,7 @@ import numpy as np
 from biencoder.config.choices import DENSE, FLOAT32, MULTI
 from biencoder.errors import UserError
 from biencoder.model.representations.ragged import Ragged, Vectors, row_size
+from biencoder.model.sharing import first_rank_first
 from biencoder.retrieval.approximate.stored_index import StoredIndex, open_index
 from biencoder.retrieval.encode import description
 from biencoder.retrieval.search import BLOCK_BYTES, blocks, candidates, extend, nothing, on, search
@@ -105,7 +106,7 @@ def _indexed(embeddings: Path, matrix: "Vectors | SmallVectors", kind: str) -> S
         raise UserError(f"{flag}: an index holds vectors, and the model's head is {kind}; leave --approximate out")
     if made_from is None:
         raise UserError(f"{flag}: biencoder encode did not write them, so the index could not tell when they change")
-    index = open_index(embeddings, matrix, made_from)
+    index = first_rank_first(lambda: open_index(embeddings, matrix, made_from))
     logger.info(
         "approximate: %d of %d lists are looked at; they hold %.1f%% of the nearest texts of some of yours",
         index.probes,

@@ -12,7 +12,8 @@ import numpy as np
 
 from biencoder.model.representations.combined_rows import CombinedVectors
 from biencoder.model.representations.ragged import Vectors
-from biencoder.retrieval.search import TEXTS_AT_ONCE, extend, extend_by_scores, on
+from biencoder.model.sharing import share_out
+from biencoder.retrieval.search import extend, extend_by_scores, in_parts, on
 from biencoder.retrieval.text_encoder import TextEncoder
 
 Best = tuple[np.ndarray, np.ndarray]  # scores and indices, best first
@@ -81,10 +82,12 @@ class _ByHeads:
         """The similarities by each head: ``[Q, B]``."""
         import torch
 
-        block = documents.padded(self._device)
-        parts = []
-        with torch.no_grad():
-            for start in range(0, len(self._queries), TEXTS_AT_ONCE):
-                queries = self._queries[start : start + TEXTS_AT_ONCE].padded(self._device)
-                parts.append(queries.of_parts(block, lambda mine, theirs: mine.scores(theirs)))
-        return [torch.cat(scores).cpu().numpy() for scores in zip(*parts, strict=True)]
+        block, parts = documents.padded(self._device), in_parts(self._queries)
+
+        def of_part(queries: Vectors) -> list[np.ndarray]:
+            assert isinstance(queries, CombinedVectors)
+            with torch.no_grad():
+                of_heads = queries.padded(self._device).of_parts(block, lambda mine, theirs: mine.scores(theirs))
+            return [scores.cpu().numpy() for scores in of_heads]
+
+        return [np.concatenate(scores) for scores in zip(*share_out(of_part, parts), strict=True)]

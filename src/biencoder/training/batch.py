@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from biencoder.data.files.records import Example
 from biencoder.data.plan.sampling import BatchPlan, KnownPositives, share

@@ -12,7 +12,7 @@ from biencoder.config.choices import ADAPTER, MERGED
 from biencoder.data.audit import Audit
 from biencoder.data.data_sets import is_of_single_texts, read_data_sets
 from biencoder.device.choice import KNOWN, kind_of
-from biencoder.distributed import barrier, first_to_fail, lost_a_rank, process_group, rank
+from biencoder.distributed import barrier, let_one_speak, process_group, rank
 from biencoder.errors import TrainingError, UserError, first_line
 from biencoder.model.adapting.lora import merge_lora
 from biencoder.model.base_model import choose_trained, refuse_without_dropout
@@ -86,13 +86,7 @@ def train(config: TrainConfig) -> TrainResult | None:
         try:
             return _train(config)
         except Exception as error:
-            if not first_to_fail():  # another rank has said why
-                raise SystemExit(2 if isinstance(error, UserError) else 1) from None
-            if lost_a_rank(error):
-                raise TrainingError(
-                    "another process of this run was killed, perhaps because memory ran out. "
-                    f"{config.output_dir} is intact: the same command continues from the last checkpoint"
-                ) from error
+            let_one_speak(error, f"{config.output_dir} is intact: the same command continues from the last checkpoint")
             if ran_out_of_memory(error):
                 raise TrainingError(
                     f"memory ran out where smaller chunks do not help ({first_line(error)}). "

@@ -3,6 +3,7 @@
 import numpy as np
 
 from biencoder.config import MineConfig
+from biencoder.distributed import shares_work
 from biencoder.retrieval.mining.mine import Mined
 from biencoder.retrieval.mining.mine_files import mine_hard_negatives
 from biencoder.terminal import progress_line, say, shorten, table
@@ -11,6 +12,7 @@ EXAMPLES = 3
 SHOWN = 200  # characters of a text in the terminal
 
 
+@shares_work
 def run(config: MineConfig) -> None:
     """The command: mine, write the rows, say what each stage removed."""
     with progress_line("mine") as progress:

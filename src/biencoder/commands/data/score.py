@@ -2,6 +2,7 @@
 
 from biencoder.config import ScoreConfig
 from biencoder.data.rewrite import check_output
+from biencoder.distributed import shares_work
 from biencoder.model.cross_encoder import CrossEncoder
 from biencoder.retrieval.scoring.by_cross_encoder import score_file
 from biencoder.retrieval.scoring.by_vectors import score_file_by_vectors
@@ -10,6 +11,7 @@ from biencoder.retrieval.text_encoder import StartProgress
 from biencoder.terminal import progress_line, say
 
 
+@shares_work
 def run(config: ScoreConfig) -> None:
     """The command: score, write the rows, say how many."""
     check_output(config.output, config.train_data)

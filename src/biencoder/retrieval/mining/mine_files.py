@@ -11,6 +11,7 @@ from biencoder.data.table import ExampleTable
 from biencoder.errors import UserError
 from biencoder.model.cross_encoder import CrossEncoder
 from biencoder.model.encoder import load_encoder
+from biencoder.model.sharing import is_first
 from biencoder.retrieval.mining.mine import Mined, PairScorer, mine
 from biencoder.retrieval.text_encoder import StartProgress, TextEncoder
 from biencoder.retrieval.texts import read_texts
@@ -23,8 +24,8 @@ def mine_hard_negatives(
 ) -> Mined:
     """Mine hard negatives and write ``config.output``: the same rows in order, with ``neg`` and ``neg_scores``.
 
-    The output appears when it is complete. ``neg_scores`` are the model's similarities for every negative of the row. A
-    teacher's ``pos_scores`` do not fit them and are left out.
+    The output appears when it is complete; of several ranks, the first writes it. ``neg_scores`` are the model's
+    similarities for every negative of the row. A teacher's ``pos_scores`` do not fit them and are left out.
 
     Args:
         config: the options of `biencoder mine`.
@@ -48,7 +49,8 @@ def mine_hard_negatives(
         reranker=reranker,
         progress=progress,
     )
-    _write(config, mined)
+    if is_first():
+        _write(config, mined)
     return mined
 
 

@@ -4,11 +4,12 @@
 and a killed run continues there.
 """
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from biencoder.data.files.records import Example
 from biencoder.data.rewrite import as_line, rows_of, write_lines
 from biencoder.errors import UserError
 from biencoder.files import beside, open_claimed, read_json, sync_folder, write_json
+from biencoder.model.sharing import is_first, told
 from biencoder.retrieval.scoring.scored_rows import RowsSummary, Scored, with_scores
 from biencoder.retrieval.text_encoder import Advance, StartProgress, shifted
 
@@ -45,7 +47,8 @@ def score_file(
 
     Rows are scored in windows of some thousand pairs; within a window, pairs are sorted by length. A killed run
     continues after its last complete window if rows, teacher and settings are the same. It then writes the same bytes
-    as a run that was never killed. Otherwise it starts over and says so. The output appears when it is complete.
+    as a run that was never killed. Otherwise it starts over and says so. The output appears when it is complete. Ranks
+    that share their work score each window together; the first one writes.
 
     Args:
         teacher: the model that gives the logits.
@@ -64,28 +67,51 @@ def score_file(
         "temperature": temperature,
         "window": WINDOW_PAIRS,
     }
-    partial, state = beside(output, ".partial"), beside(output, ".partial.state")
-    output.parent.mkdir(parents=True, exist_ok=True)
     rows = pairs = 0
-    with open_claimed(partial) as file:
-        reused = _done_before(partial, state, of)
+    with _unfinished(output, of) as unfinished:
+        reused = told(unfinished.reused if unfinished else {})
         advance = None if progress is None else progress(source.pairs, reused["pairs"])
-        file.truncate(reused["bytes"])
-        file.seek(0, os.SEEK_END)
         for window in _windows(rows_of(config.train_data, config.on_bad_row)):
             texts = [(example.query, text) for _, _, example in window for text in _passages(example)]
             if rows >= reused["rows"]:
                 scores = teacher.score(texts, shifted(advance, pairs)) / np.float32(temperature)
-                file.writelines(_lines(window, scores))
-                file.flush()
-                os.fsync(file.fileno())
-                done = {"rows": rows + len(window), "pairs": pairs + len(texts), "bytes": file.tell()}
-                write_json(state, {"done": done, "source": of})
+                if unfinished:
+                    unfinished.append(_lines(window, scores), rows + len(window), pairs + len(texts))
             rows, pairs = rows + len(window), pairs + len(texts)
         if (rows, pairs) != (source.rows, source.pairs):
             raise UserError(f"{', '.join(map(str, config.train_data))}: changed while biencoder read it; start again")
-        _publish(output, partial, state)
+        if unfinished:
+            _publish(output)
     return Scored(rows, pairs, reused["pairs"])
+
+
+@contextlib.contextmanager
+def _unfinished(output: Path, of: dict[str, Any]) -> "Iterator[_Unfinished | None]":
+    """What an earlier run has done, open to be continued; None on ranks that do not write."""
+    if not is_first():
+        yield None
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with open_claimed(beside(output, ".partial")) as file:
+        yield _Unfinished(file, output, of)
+
+
+class _Unfinished:
+    """The lines done so far, and a record of them; ``reused`` counts those that an earlier run has done."""
+
+    def __init__(self, file: IO[bytes], output: Path, of: dict[str, Any]) -> None:
+        self._file, self._state, self._of = file, beside(output, ".partial.state"), of
+        self.reused = _done_before(beside(output, ".partial"), self._state, of)
+        file.truncate(self.reused["bytes"])
+        file.seek(0, os.SEEK_END)
+
+    def append(self, lines: Iterator[bytes], rows: int, pairs: int) -> None:
+        """Add the lines of a window, of which no kill loses any after this; so many rows and pairs are done then."""
+        self._file.writelines(lines)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        done = {"rows": rows, "pairs": pairs, "bytes": self._file.tell()}
+        write_json(self._state, {"done": done, "source": self._of})
 
 
 Window = list[tuple[str, Row, Example]]
@@ -136,7 +162,8 @@ def _done_before(partial: Path, state: Path, of: dict[str, Any]) -> dict[str, in
     return {"rows": 0, "pairs": 0, "bytes": 0}
 
 
-def _publish(output: Path, partial: Path, state: Path) -> None:
+def _publish(output: Path) -> None:
+    partial, state = beside(output, ".partial"), beside(output, ".partial.state")
     if output.name.lower().endswith(".gz"):
         with partial.open("rb") as lines, write_lines(output) as write:
             while block := lines.read(1 << 20):

@@ -13,6 +13,7 @@ from biencoder.data.table import ExampleTable
 from biencoder.files import atomic_write, beside
 from biencoder.model.encoder import Encoder
 from biencoder.model.representations.ragged import Vectors
+from biencoder.model.sharing import is_first, told
 from biencoder.retrieval.encode import encode_file
 from biencoder.retrieval.mining.corpus import Candidates, gather
 from biencoder.retrieval.mining.queries import Queries, Scores, encode_queries, similarities
@@ -52,15 +53,18 @@ def score_file_by_vectors(config: ScoreConfig, *, progress: StartProgress | None
     texts = config.output.with_name(f".{config.output.name}.passages.jsonl")
     suffix = CSR if encoder.kind == SPARSE else ".npy"
     matrix = config.output.with_name(f".{config.output.name}.passages{suffix}")
-    with atomic_write(texts, "wb") as file:
-        for number in range(len(passages)):
-            file.write(orjson.dumps({"text": passages[number]}) + b"\n")
+    if is_first():
+        with atomic_write(texts, "wb") as file:
+            for number in range(len(passages)):
+                file.write(orjson.dumps({"text": passages[number]}) + b"\n")
+    told(None)  # all ranks read it
     encoded = encode_file(encoder, texts, matrix, progress=progress)
     vectors = open_vectors(matrix, like=None if encoder.kind == DENSE else encoder.no_texts)
     positives, negatives = (part / np.float32(temperature) for part in score_table(encoder, table, passages, vectors))
-    _write(config, table, positives, negatives)
-    for path in (texts, matrix, beside(matrix, ".json"), lengths_of(matrix)):
-        path.unlink(missing_ok=True)
+    if is_first():
+        _write(config, table, positives, negatives)
+        for path in (texts, matrix, beside(matrix, ".json"), lengths_of(matrix)):
+            path.unlink(missing_ok=True)
     return Scored(len(table), len(positives) + len(negatives), encoded.reused)
 
 

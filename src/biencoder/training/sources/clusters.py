@@ -3,6 +3,7 @@
 Shapes: n rows.
 """
 
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -14,8 +15,8 @@ from biencoder.data.plan.similar_groups import similar_groups
 from biencoder.data.table import ExampleTable
 from biencoder.device.allocator import give_back
 from biencoder.device.choice import facts
-from biencoder.distributed import broadcast_object, rank
 from biencoder.model.representations.ragged import one_vector_each
+from biencoder.model.sharing import by_turns
 from biencoder.retrieval.mining.queries import Queries, encode_queries
 from biencoder.retrieval.text_encoder import TextEncoder
 from biencoder.retrieval.vectors.mapped import map_vectors
@@ -37,13 +38,11 @@ def use_clusters(setup: Setup, progress: TrainingProgress) -> None:
     config = setup.config
     if config.cluster_size == 1:
         return
-    places = None
-    if rank() == 0:
-        give_back(beyond=0)  # encoding takes other sizes than training, which would lie beside the free ones
-        path = setup.folder / "batches" / "places.npy"
-        make = partial(similar_rows, setup.encoder, setup.examples, config)
-        places = saved_array(path, (len(setup.examples),), make, may_make=progress.step == 0)
-    progress.sampler = progress.sampler.clustered(broadcast_object(places), config.cluster_size)
+    give_back(beyond=0)  # encoding takes other sizes than training, which would lie beside the free ones
+    path = setup.folder / "batches" / "places.npy"
+    make = partial(similar_rows, setup.encoder, setup.examples, config)
+    places = saved_array(path, (len(setup.examples),), make, may_make=progress.step == 0)
+    progress.sampler = progress.sampler.clustered(places, config.cluster_size)
 
 
 def similar_rows(encoder: TextEncoder, table: ExampleTable, config: TrainConfig) -> Places:
@@ -72,12 +71,14 @@ def _places(encoder: TextEncoder, table: ExampleTable, size: int, seed: int) -> 
     with progress_line("cluster") as start_progress:
         progress = start_progress(len(queries), 0)
 
-        def encoded(number: int) -> NDArray[np.float32]:
-            vectors = one_vector_each(encode_queries(encoder, table, blocks[number]))
-            progress(number * at_once + len(vectors))
-            return vectors
+        def encoded() -> Iterator[NDArray[np.float32]]:
+            done = 0
+            for found in by_turns(lambda rows: one_vector_each(encode_queries(encoder, table, rows)), blocks):
+                yield found
+                done += len(found)
+                progress(done)
 
-        vectors = map_vectors((encoded(number) for number in range(len(blocks))), encoder.dim)
+        vectors = map_vectors(encoded(), encoder.dim)
     groups = similar_groups(vectors, np.bincount(queries.number), size, seed)
     places = np.empty(len(table), np.int64)
     places[np.argsort(queries.number, kind="stable")] = np.argsort(groups, kind="stable")

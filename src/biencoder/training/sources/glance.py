@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from biencoder.data.evaluation.held_out_corpus import Nearest, Ranked
 from biencoder.device.choice import facts
-from biencoder.distributed import broadcast_object, rank
 from biencoder.model.encoder import Encoder
+from biencoder.model.sharing import told
 from biencoder.retrieval.search import blocks, extend, nothing, on
 from biencoder.terminal import progress_line
 
@@ -25,7 +25,7 @@ GLANCE = 32  # tokens of a passage, beyond its prompt
 
 
 def glance(encoder: Encoder, most: int) -> Nearest:
-    """How ``encoder`` finds passages near queries and answers; rank 0 looks, and all ranks know.
+    """How ``encoder`` finds passages near queries and answers; all ranks look together.
 
     Args:
         encoder: the base model.
@@ -33,7 +33,7 @@ def glance(encoder: Encoder, most: int) -> Nearest:
     """
 
     def find(queries: Sequence[str], answers: Sequence[str], passages: Sequence[str], k: int) -> tuple[Ranked, Ranked]:
-        near = broadcast_object(_find(encoder, queries, answers, passages, k) if rank() == 0 else None)
+        near = told(_find(encoder, queries, answers, passages, k))
         return list(near[: len(queries)]), list(near[len(queries) :])
 
     return Nearest(find, most)

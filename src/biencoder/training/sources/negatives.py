@@ -14,7 +14,6 @@ from biencoder.data.data_sets import is_scored
 from biencoder.data.mined_table import with_negatives
 from biencoder.data.table import ExampleTable
 from biencoder.device.allocator import give_back
-from biencoder.distributed import broadcast_object, rank
 from biencoder.retrieval.mining.mine import Mined, mine
 from biencoder.retrieval.text_encoder import TextEncoder
 from biencoder.terminal import progress_line, say
@@ -38,14 +37,12 @@ def use_hard_negatives(setup: Setup, progress: TrainingProgress) -> int:
     refresh = config.refresh_negatives
     every = setup.total_steps if refresh is None else refresh * progress.sampler.steps_per_epoch
     mined_at = progress.step - progress.step % every
-    places = None
-    if rank() == 0:
-        give_back(beyond=0)  # encoding takes other sizes than training, which would lie beside the free ones
-        path = setup.folder / "negatives" / f"step-{mined_at:08d}.npy"
-        make = partial(mine_places, setup.encoder, setup.examples, config)
-        shape = (len(setup.examples), config.mine_negatives)
-        places = saved_array(path, shape, make, may_make=progress.step == mined_at)
-    table = with_negatives(setup.examples, broadcast_object(places))
+    give_back(beyond=0)  # encoding takes other sizes than training, which would lie beside the free ones
+    path = setup.folder / "negatives" / f"step-{mined_at:08d}.npy"
+    make = partial(mine_places, setup.encoder, setup.examples, config)
+    shape = (len(setup.examples), config.mine_negatives)
+    places = saved_array(path, shape, make, may_make=progress.step == mined_at)
+    table = with_negatives(setup.examples, places)
     progress.sampler, progress.batcher = progress.sampler.over(table), replace(progress.batcher, table=table)
     return min(setup.total_steps, mined_at + every)
 

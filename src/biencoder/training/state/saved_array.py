@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from biencoder.errors import UserError
 from biencoder.files import atomic_write
+from biencoder.model.sharing import is_first, told
 
 Places = NDArray[np.int64]
 DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def saved_array(path: Path, shape: tuple[int, ...], make: Callable[[], Places], *, may_make: bool) -> Places:
-    """The array at ``path``; it is computed and written there if it does not exist.
+    """The array at ``path``; if it does not exist, all ranks compute it together, and the first one writes it there.
 
     Args:
         path: a ``.npy`` file that ends in the SHA-256 of everything before.
@@ -30,17 +31,23 @@ def saved_array(path: Path, shape: tuple[int, ...], make: Callable[[], Places], 
     Raises:
         UserError: the array should be at ``path`` but is missing or damaged.
     """
-    if path.is_file():
-        return _read(path, shape)
+    known = told(_read(path, shape) if is_first() and path.is_file() else None)
+    if known is not None:
+        return known
     if not may_make:
         raise UserError(f"{path}: is missing, and the run cannot continue without it. Start again in a new folder")
-    places = make()
+    places = told(make())
+    if is_first():
+        _write(path, places)
+    return places
+
+
+def _write(path: Path, places: Places) -> None:
     with atomic_write(path, "wb") as file:
         buffer = io.BytesIO()  # of a full disk, numpy says how many items it wrote, and not why
         np.save(buffer, places, allow_pickle=False)
         file.write(buffer.getbuffer())
         file.write(hashlib.sha256(buffer.getbuffer()).digest())
-    return places
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> Places:

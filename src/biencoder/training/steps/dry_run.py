@@ -7,6 +7,7 @@ import numpy as np
 
 from biencoder.data.files.beir import Collection
 from biencoder.distributed import barrier, broadcast_object, max_over_ranks, rank
+from biencoder.model.sharing import alone, ranks
 from biencoder.retrieval.evaluate import texts_to_encode
 from biencoder.retrieval.mining.queries import Queries
 from biencoder.terminal import ProgressLine, say
@@ -42,8 +43,7 @@ def dry_run(setup: Setup, progress: TrainingProgress, folder: OutputFolder, bega
     newest = broadcast_object(folder.newest_checkpoint() if rank() == 0 else None)
     progress.step = 0 if newest is None else step_of(newest)
     so_far = time.perf_counter() - began
-    if rank() == 0:
-        so_far += _measure_encoding(setup, progress)
+    so_far += _measure_encoding(setup, progress)  # by all ranks at once, as they will encode
     forecast = Forecast(setup, progress, shortest=0)
     _measure_steps(setup, progress, forecast)
     if rank() == 0:
@@ -105,9 +105,11 @@ def _evaluation_seconds(setup: Setup, collection: Collection) -> float:
 
 
 def _seconds(encode: Encode, texts: Sequence[str], count: int) -> float:
-    """About how long it takes to encode ``count`` texts such as these."""
+    """About how long it takes all ranks to encode ``count`` texts such as these."""
     some = [texts[place] for place in spread(range(len(texts)), TEXTS)]
-    encode(some[:FEW])
-    began = time.perf_counter()
-    encode(some)
-    return (time.perf_counter() - began) / max(1, len(some)) * count
+    with alone():  # so few that the ranks could not share them evenly
+        encode(some[:FEW])
+        began = time.perf_counter()
+        encode(some)
+        seconds = time.perf_counter() - began
+    return seconds / max(1, len(some)) * count / ranks()

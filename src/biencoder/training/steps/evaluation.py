@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from biencoder.data.files.beir import Collection
 from biencoder.device.allocator import give_back
 from biencoder.device.choice import facts
-from biencoder.distributed import broadcast_object, rank
+from biencoder.distributed import rank
+from biencoder.model.sharing import told
 from biencoder.retrieval.evaluate import DECIDING, Evaluation, evaluate, texts_to_encode
 from biencoder.terminal import ProgressLine, say
 from biencoder.training.progress import TrainingProgress
@@ -19,7 +20,7 @@ LEAST_INTERVAL = 25  # steps
 
 
 def evaluate_and_keep_best(setup: Setup, progress: TrainingProgress) -> None:
-    """Evaluate on rank 0; keep the weights when they are the best so far."""
+    """Evaluate; keep the weights when they are the best so far."""
     refuse_ruined_weights(setup, progress)
     began = time.perf_counter()
     evaluation = evaluate_on(setup, setup.collection)
@@ -47,9 +48,8 @@ def usual_interval(steps_per_epoch: int, total: int) -> int:
 
 
 def evaluate_on(setup: Setup, collection: Collection) -> Evaluation:
-    """The model as it is, on a collection; rank 0 computes, and all ranks know."""
-    evaluation: Evaluation = broadcast_object(_evaluate(setup, collection) if rank() == 0 else None)
-    return evaluation
+    """The model as it is, on a collection; all ranks compute, and what the first one found holds for all."""
+    return told(_evaluate(setup, collection))
 
 
 def evaluate_guards(setup: Setup, step: int, known: Mapping[str, Evaluation] | None = None) -> dict[str, Evaluation]:
