@@ -95,11 +95,13 @@ class MadeUpEncoder:
     def represent_passages(
         self, texts: Sequence[str], progress: Callable[[int], None] | None = None, prompt: str | None = None
     ) -> np.ndarray:
+        assert prompt is None, "no row here has a prompt of its own"
         return self._vectors(self._places(texts), progress)
 
     def represent_queries(
         self, texts: Sequence[str], progress: Callable[[int], None] | None = None, prompt: str | None = None
     ) -> np.ndarray:
+        assert prompt is None, "no row here has a prompt of its own"
         places = self._places(texts)
         return self._vectors(places + NOISE * np.random.default_rng(1).random(places.shape, np.float32), progress)
 
@@ -111,13 +113,15 @@ class MadeUpEncoder:
 
         numbers = np.array([int(text.rpartition(" ")[2]) for text in texts], np.uint64)
         axes = [(bits_of(axis, numbers) >> np.uint64(40)).astype(np.float32) for axis in range(HIDDEN_DIM)]
-        return np.stack(axes, axis=1) / np.float32(1 << 24)
+        places: np.ndarray = np.stack(axes, axis=1) / np.float32(1 << 24)
+        return places
 
     def _vectors(self, places: np.ndarray, progress: Callable[[int], None] | None) -> np.ndarray:
         vectors: np.ndarray = np.cos(places @ self._waves + self._phases)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         if progress is not None:
             progress(len(places))
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors
 
 
 def write_rows(path: Path, rows: int) -> None:
@@ -160,14 +164,14 @@ def batches(folder: Path, rows: int) -> Watch:
     """Audit the data, hold out queries, and plan the first batch."""
     from biencoder.data.audit import audit
     from biencoder.data.evaluation.held_out import hold_out
-    from biencoder.data.plan.sampling import KnownPositives, Sampler, share
+    from biencoder.data.plan.sampling import KnownPositives, Sampler
 
     examples = read_table(folder, rows)
     with watched() as found:
         audit(examples)
         train = hold_out(examples, seed=42, queries=300, passages=6000).train
-        plan = Sampler(train, batch_size=64, group_size=8, seed=42).plan(0)
-        KnownPositives(train).mask(plan, share(64, 0, 1))
+        Sampler(train, batch_size=64, group_size=8, seed=42).plan(0)
+        KnownPositives(train)
         assert len(train.fingerprint) == 32
     return found
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks import rows
+from benchmarks.scaling import fit
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,7 +38,7 @@ def test_growth_with_rows_is_measured(name: str, tmp_path: Path) -> None:
     _, seconds, _, exponent, memory = replace(cost, switch=0).row()
     assert seconds.startswith("200: ")
     assert float(exponent) == pytest.approx(
-        rows.fit([200, 400], [run[0]["seconds"] for run in cost.found.values()]), abs=0.01
+        fit([200, 400], [run[0]["seconds"] for run in cost.found.values()]), abs=0.01
     )
     assert float(memory) >= 0
 

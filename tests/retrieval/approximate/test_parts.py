@@ -15,7 +15,8 @@ def vectors() -> Vectors:
     """6,000 vectors of length 1 around 60 points."""
     draw = np.random.default_rng(0)
     found = draw.standard_normal((60, 16))[draw.integers(60, size=6000)] + 0.2 * draw.standard_normal((6000, 16))
-    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+    unit: Vectors = (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 @pytest.mark.parametrize("branches", [256, 4])  # all parts at once, and parts of parts

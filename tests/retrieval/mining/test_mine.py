@@ -18,7 +18,7 @@ from biencoder.data.table import ExampleTable
 from biencoder.errors import UserError
 from biencoder.retrieval.mining import corpus as candidates
 from biencoder.retrieval.mining import mine as mining
-from biencoder.retrieval.mining import queries
+from biencoder.retrieval.mining import queries, ranking
 from biencoder.retrieval.mining.mine import Mined, mine
 
 LOOSE = MiningOptions(negatives=3, depth=1000, max_share=10.0, existing="replace")
@@ -126,7 +126,7 @@ def test_mining_is_what_its_stages_say(
     assert [[text for text, _ in whole.mined(i)] for i in range(len(rows))] == want
     assert sum(map(len, want)) > 0
     monkeypatch.setattr(mining, "CELLS", 150)
-    monkeypatch.setattr(mining, "BLOCK_BYTES", 4 * ENCODER.dim * 7)
+    monkeypatch.setattr(ranking, "BLOCK_BYTES", 4 * ENCODER.dim * 7)
     monkeypatch.setattr(queries, "PAIRS_AT_ONCE", 5)
     monkeypatch.setattr(candidates, "ENCODED_AT_ONCE", 11)
     in_blocks = mine(ENCODER, table, options, corpus)

@@ -134,7 +134,7 @@ def _with_centres(rows: Any) -> Any:
     found = centres(rows, _some(rows, MOST_IN_LIST * lists), lists)
     found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     kind = f"IVF{len(found)}_HNSW{NEIGHBOURS_OF_A_CENTRE},SQ8"
-    index = faiss.index_factory(rows.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
+    index: Any = faiss.index_factory(rows.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
     index.quantizer.add(found)
     index.train(np.asarray(rows[_some(rows, MANY // MOST_IN_LIST)], np.float32))  # of the bytes: centres are there
     return index

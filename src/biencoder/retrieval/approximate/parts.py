@@ -1,7 +1,8 @@
-"""Parts of vectors that lie near each other, made by k-means within k-means: time grows with the number of vectors alone.
+"""Parts of vectors that lie near each other, made by k-means within k-means.
 
-k-means with K centres compares each vector with all of them, so that as many centres as a large number of vectors needs
-would cost its square. Here a vector is compared with `BRANCHES` centres at most, then with those of its part, and so on.
+k-means with K centres compares each vector with all of them. As many centres as a large number of vectors needs would
+cost the square of that number. Here a vector is compared with at most `BRANCHES` centres, then with those of its part,
+and so on.
 
 Shapes: N vectors, D dimensions.
 """
@@ -96,5 +97,5 @@ def _kmeans(vectors: Vectors, rows: Indices, count: int, seed: int) -> Vectors:
     some = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), SAMPLED * count)).astype(np.int64))]
     kmeans = faiss.Kmeans(vectors.shape[1], min(count, len(some)), niter=ROUNDS, seed=seed, min_points_per_centroid=1)
     kmeans.train(np.asarray(vectors[some], np.float32))
-    found: Vectors = kmeans.centroids
-    return found
+    assert kmeans.centroids is not None
+    return kmeans.centroids

@@ -82,7 +82,7 @@ def _refuse_unshared(path: Path) -> None:
     while not path.exists():
         if time.monotonic() > until:
             raise UserError(
-                f"{path}: process 0 wrote this, and process {rank()} on {socket.gethostname()} does not see it; name an "
-                "--output-dir on a file system that all nodes share"
+                f"{path}: process 0 wrote this, and process {rank()} on {socket.gethostname()} does not see it; name "
+                "an --output-dir on a file system that all nodes share"
             )
         time.sleep(0.5)
