@@ -1,11 +1,16 @@
-"""The benchmark that is run on a GPU, with toys on the CPU, so that it works when there is one."""
+"""Benchmarks that take long or need a GPU, with toys on the CPU, so that they work when they are needed."""
 
 import json
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from benchmarks import rows
+from benchmarks.scaling import fit
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,3 +28,24 @@ def test_the_gpu_benchmark_runs_on_a_cpu(tmp_path: Path) -> None:
     assert systems.count("biencoder") == 3
     assert systems.count("sentence-transformers bf16") == 3
     assert "| encoding, MiniLM-L6, 256 tokens | biencoder |" in (folder / "gpu.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["table", "batches", "clusters", "mining"])
+def test_growth_with_rows_is_measured(name: str, tmp_path: Path) -> None:
+    cost = rows.costs()[name]
+    for size in (200, 400):
+        cost.found[size] = [vars(cost.work(tmp_path, size))]
+    _, seconds, _, exponent, memory = replace(cost, switch=0).row()
+    assert seconds.startswith("200: ")
+    assert float(exponent) == pytest.approx(
+        fit([200, 400], [run[0]["seconds"] for run in cost.found.values()]), abs=0.01
+    )
+    assert float(memory) >= 0
+
+
+def test_the_memory_of_a_process_is_its_own_without_files() -> None:
+    with rows.watched() as found:
+        held = np.ones(4_000_000)
+        time.sleep(0.1)
+    assert found.memory >= held.nbytes
+    assert found.seconds >= 0.1

@@ -1,6 +1,8 @@
 """Collectives over uneven shares, in three processes, and what they are without any."""
 
 import math
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -91,3 +93,35 @@ def test_torchrun_is_joined_and_one_rank_is_the_first_to_fail(tmp_path: Path) ->
     lines = sorted(line for line in done.stdout.splitlines() if "first=" in line)
     assert [line.split(" first=")[0] for line in lines] == ["0 of 2", "1 of 2"]
     assert sum("first=True" in line for line in lines) == 1
+
+
+GONE = """
+import os, time
+from biencoder import distributed
+with distributed.process_group("cpu"):
+    distributed.barrier()
+    if distributed.rank() == 0:
+        os._exit(9)  # and with it the store, as when the node goes
+    time.sleep(1)
+    print(f"first={distributed.first_to_fail()}", flush=True)
+    os._exit(0)
+"""
+
+
+def test_when_the_node_of_the_rendezvous_is_gone_each_rank_says_what_it_knows() -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    group = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", GONE],
+            env=os.environ | group | {"RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [rank.communicate(timeout=120)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [9, 0]
+    assert said[1].endswith("first=True\n")

@@ -13,7 +13,16 @@ import biencoder
 from biencoder import cli
 from biencoder.config.options import Config, details, help_text, in_reading_order, shape, typed_name
 
-OTHERS_FLAGS = {"--help", "--config", "--nproc_per_node", "--small"}
+TORCHRUNS = {
+    "--standalone",
+    "--nnodes",
+    "--nproc_per_node",
+    "--rdzv_id",
+    "--rdzv_backend",
+    "--rdzv_endpoint",
+    "--max_restarts",
+}
+OTHERS_FLAGS = {"--help", "--config", "--small"} | TORCHRUNS
 
 
 def options_table(config: type[Config]) -> str:

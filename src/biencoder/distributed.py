@@ -132,7 +132,10 @@ def first_to_fail() -> bool:
         return True
     store = dist.distributed_c10d._get_default_store()  # the rendezvous, which outlives any one rank
     mine = str(rank())
-    return bool(store.compare_set("biencoder/failed", "", mine).decode() == mine)
+    try:
+        return bool(store.compare_set("biencoder/failed", "", mine).decode() == mine)
+    except dist.DistError:  # the node of the rendezvous is gone, and nobody can say who was first
+        return True
 
 
 def lost_a_rank(error: Exception) -> bool:

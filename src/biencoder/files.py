@@ -132,6 +132,22 @@ def system_errors(path: Path) -> Iterator[None]:
         raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
 
 
+@contextlib.contextmanager
+def room_for(what: str) -> Iterator[None]:
+    """Say where ``what`` does not fit, if the folder for temporary files is full.
+
+    Raises:
+        UserError: a file there cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot store {what} in {tempfile.gettempdir()}: {error.strerror or error}; set TMPDIR to a folder with "
+            "more room"
+        ) from error
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -37,6 +37,15 @@ class MiningOptions(Config):
     depth: Annotated[
         int, Option("how many of the most similar passages to consider for each query", NEGATIVES, least=1)
     ] = 100
+    exact_up_to: Annotated[
+        int,
+        Option(
+            "search exactly among up to N passages; among more, an index names candidates, and the log says how many "
+            "of the right ones",
+            NEGATIVES,
+            least=1,
+        ),
+    ] = 250_000
     skip_top: Annotated[
         int, Option("leave out the N most similar passages that are not known positives", NEGATIVES, least=0)
     ] = 0

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biencoder.data.files.records import Example
+from biencoder.data.stored_numbers import counted, taken
 
 _BLOCK_ROWS = 1 << 13  # rows a record batch: every one but the last, so that a row's place is a division
 _COLUMNS = ("query", "positives", "negatives", "positive_scores", "negative_scores", "prompt")
@@ -48,7 +49,7 @@ class StoredRows:
 
     def take(self, rows: NDArray[np.int64]) -> "StoredRows":
         """The given rows in the given order."""
-        return StoredRows(self.blocks, self.places[rows])
+        return StoredRows(self.blocks, taken(self.places, rows))
 
     def _find(self, i: int) -> tuple[Any, int]:
         block, row = divmod(int(self.places[i]), _BLOCK_ROWS)
@@ -63,7 +64,7 @@ def store(examples: Iterable[tuple[int, int, Example]]) -> StoredRows:
     """
     with tempfile.TemporaryFile(prefix="biencoder-") as file:
         rows = _write(examples, file)
-        return StoredRows(_map(file) if rows else (), np.arange(rows))
+        return StoredRows(_map(file) if rows else (), counted(rows))
 
 
 def _write(examples: Iterable[tuple[int, int, Example]], file: IO[bytes]) -> int:

@@ -1,12 +1,14 @@
-"""All training examples as a table: a file holds the texts, and memory holds the facts about every row.
+"""All training examples as a table: one file holds the texts, others hold the facts about every row.
 
 Sampling, masking and the audit only ask whether two texts are the same. A 64-bit hash (xxh3) of each text answers that.
-Among a million distinct texts, the chance that any two share a hash is 3e-8.
+Among a million distinct texts, the chance that any two share a hash is 3e-8; among a hundred million, 3e-4.
+
+A table is built in one pass, and memory holds one block of rows meanwhile. A process that is killed leaves no file, so
+the next one begins anew.
 """
 
 import functools
 import math
-import tempfile
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,9 +21,16 @@ from numpy.typing import NDArray
 
 from biencoder.config.choices import STOP
 from biencoder.data.files.records import BadRows, Example, find_files, read_examples
+from biencoder.data.stored_numbers import BLOCK, StoredNumbers, kept, parts, stored, taken
 from biencoder.data.stored_rows import store
 from biencoder.data.text import text_hash
 from biencoder.errors import UserError
+from biencoder.files import room_for
+
+_ROWS_HELD = 1 << 14  # of a table that is read, before their numbers are stored
+_DTYPES = {"Q": np.uint64, "q": np.int64, "d": np.float64, "i": np.int32}  # of the kinds of Python's arrays
+_KINDS = dict.fromkeys(("query", "positive", "negative", "other"), "Q")  # hashes
+_KINDS |= {"positive_ends": "q", "negative_ends": "q", "similarity": "d", "data_set": "i"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +69,15 @@ class Ragged:
 
     def take(self, lists: NDArray[np.int64]) -> "Ragged":
         """The given lists, in the given order."""
-        positions, offsets = self.positions(lists)
-        return Ragged(self.values[positions], offsets)
+        values = stored((self.values[self.positions(part)[0]] for part in parts(lists)), self.values.dtype)
+        return Ragged(values, offsets_of(self.lengths_of(lists)))
+
+
+def offsets_of(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where lists of these lengths begin, end to end; then where the last one ends."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return kept(offsets)
 
 
 class Rows(Protocol):
@@ -129,26 +145,28 @@ class ExampleTable:
         found = [find_files(paths) for paths in data_sets]
         files = [path for inside in found for path in inside]
         bad = BadRows()
-        hashes = _Hashes(len(files))
+        columns = _Columns([number for number, inside in enumerate(found) for _ in inside])
         highest = [score for inside, score in zip(found, out_of or [1.0] * len(found), strict=True) for _ in inside]
-        try:
-            rows = store(_read(files, highest, on_bad_row, bad, hashes))
-        except OSError as error:
-            raise UserError(
-                f"cannot store the training data in {tempfile.gettempdir()}: {error.strerror or error}; "
-                "set TMPDIR to a folder with more room"
-            ) from error
-        ends = np.cumsum([len(inside) for inside in found])
-        data_set_of_file = np.searchsorted(ends, np.arange(len(files)), side="right").astype(np.int32)
-        data_set = np.repeat(data_set_of_file, hashes.rows_of_file)
+        with room_for("the training data"):
+            rows = store(_read(files, highest, on_bad_row, bad, columns))
+        read = columns.finished()
         for number, paths in enumerate(data_sets):
-            if not (data_set == number).any():
+            if not (read["data_set"] == number).any():
                 first = f"; the first: {bad.messages[0]}" if bad.messages else ""
                 raise UserError(f"no usable row in {', '.join(map(str, paths))}{first}")
-        names = tuple(str(path) for path in files)
-        skipped, messages = dict(bad.kinds), tuple(bad.messages)
-        arrays = hashes.arrays()
-        return cls(*arrays, data_set, names, skipped, messages, rows, hashes.others(), bad.empty_negatives)
+        return cls(
+            query_hashes=read["query"],
+            positive_hashes=Ragged(read["positive"], read["positive_ends"]),
+            negative_hashes=Ragged(read["negative"], read["negative_ends"]),
+            similarities=read["similarity"],
+            data_set=read["data_set"],
+            files=tuple(map(str, files)),
+            skipped=dict(bad.kinds),
+            bad_rows=tuple(bad.messages),
+            rows=rows,
+            _other_hashes=read["other"],
+            empty_negatives=bad.empty_negatives,
+        )
 
     def __len__(self) -> int:
         return len(self.query_hashes)
@@ -173,16 +191,16 @@ class ExampleTable:
     def select(self, rows: NDArray[np.int64]) -> "ExampleTable":
         """The given rows in the given order, as a table on the same texts."""
         return ExampleTable(
-            self.query_hashes[rows],
+            taken(self.query_hashes, rows),
             self.positive_hashes.take(rows),
             self.negative_hashes.take(rows),
-            self.similarities[rows],
-            self.data_set[rows],
+            taken(self.similarities, rows),
+            taken(self.data_set, rows),
             self.files,
             self.skipped,
             self.bad_rows,
             self.rows.take(rows),
-            self._other_hashes[rows],
+            taken(self._other_hashes, rows),
             self.empty_negatives,
         )
 
@@ -194,21 +212,36 @@ class ExampleTable:
     @functools.cached_property
     def query_numbers(self) -> NDArray[np.int64]:
         """int64 ``[n]``: rows with the same query text have the same number; from 0, without gaps."""
-        numbers: NDArray[np.int64] = np.unique(self.query_hashes, return_inverse=True)[1]
-        return numbers
+        distinct = np.unique(self.query_hashes)
+        return stored((np.searchsorted(distinct, part) for part in parts(self.query_hashes)), np.int64)
 
     @functools.cached_property
     def answers(self) -> Ragged:
         """The hashes of the passages known to answer each query number, in all its rows; sorted, each once."""
-        owners = self.positive_hashes.owners()
-        is_answer = np.isnan(self.similarities[owners])  # a row that says how similar two texts are says no more
-        owner, passage = self.query_numbers[owners[is_answer]], self.positive_hashes.values[is_answer]
-        order = np.lexsort((passage, owner))
-        owner, passage = owner[order], passage[order]
-        is_first = np.ones(len(owner), dtype=np.bool_)
-        is_first[1:] = (owner[1:] != owner[:-1]) | (passage[1:] != passage[:-1])
-        owner, passage = owner[is_first], passage[is_first]
-        return Ragged(passage, np.searchsorted(owner, np.arange(self.query_numbers.max(initial=-1) + 2)))
+        passages, counts = StoredNumbers(np.uint64), StoredNumbers(np.int64)
+        for rows in self._rows_by_query():
+            numbers = self.query_numbers[rows]
+            says_answers = np.isnan(self.similarities[rows])  # a row that says how similar two texts are says no more
+            known = self.positive_hashes.take(rows[says_answers])
+            owner = np.repeat(numbers[says_answers] - numbers[0], known.lengths)
+            order = np.lexsort((known.values, owner))
+            owner, passage = owner[order], known.values[order]
+            is_first = np.ones(len(owner), dtype=np.bool_)
+            is_first[1:] = (owner[1:] != owner[:-1]) | (passage[1:] != passage[:-1])
+            passages.extend(passage[is_first])
+            counts.extend(np.bincount(owner[is_first], minlength=int(numbers[-1] - numbers[0]) + 1))
+        return Ragged(passages.finished(), offsets_of(counts.finished()))
+
+    def _rows_by_query(self) -> Iterator[NDArray[np.int64]]:
+        """All rows in parts, by the number of their query; the rows of a query are in one part."""
+        order = np.argsort(self.query_numbers, kind="stable")
+        numbers = taken(self.query_numbers, order)
+        start = 0
+        while start < len(order):
+            last = numbers[min(start + BLOCK, len(order)) - 1]
+            stop = int(np.searchsorted(numbers, last, side="right"))
+            yield order[start:stop]
+            start = stop
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -228,50 +261,51 @@ class ExampleTable:
         return digest.hexdigest()
 
 
-class _Hashes:
-    """The hashes of the texts as they are read."""
+class _Columns:
+    """The columns of a table while its rows are read: the last rows are in memory."""
 
-    def __init__(self, files: int) -> None:
-        self.rows_of_file = [0] * files
-        self.query, self.positive, self.negative, self.other = array("Q"), array("Q"), array("Q"), array("Q")
-        self.positive_ends, self.negative_ends = array("q", [0]), array("q", [0])
-        self.similarity = array("d")
+    def __init__(self, data_set_of_file: Sequence[int]) -> None:
+        self._data_set_of_file = data_set_of_file
+        self._new: dict[str, array[Any]] = {name: array(kind) for name, kind in _KINDS.items()}
+        self._stored = {name: StoredNumbers(_DTYPES[kind]) for name, kind in _KINDS.items()}
+        self._positives = self._negatives = 0
+        self._new["positive_ends"].append(0)
+        self._new["negative_ends"].append(0)
 
     def add(self, file: int, example: Example) -> None:
-        self.rows_of_file[file] += 1
-        digest = text_hash
-        self.query.append(digest(example.query))
-        self.positive.extend(map(digest, example.positives))
-        self.positive_ends.append(len(self.positive))
-        self.negative.extend(map(digest, example.negatives))
-        self.negative_ends.append(len(self.negative))
+        new, digest = self._new, text_hash
+        new["data_set"].append(self._data_set_of_file[file])
+        new["query"].append(digest(example.query))
+        new["positive"].extend(map(digest, example.positives))
+        self._positives += len(example.positives)
+        new["positive_ends"].append(self._positives)
+        new["negative"].extend(map(digest, example.negatives))
+        self._negatives += len(example.negatives)
+        new["negative_ends"].append(self._negatives)
         other: tuple[Any, ...] = (example.positive_scores, example.negative_scores, example.prompt)
         if example.similarity is not None:
             other += (example.similarity,)
-        self.other.append(0 if other == (None, None, None) else digest(repr(other)))
-        self.similarity.append(math.nan if example.similarity is None else example.similarity)
+        new["other"].append(0 if other == (None, None, None) else digest(repr(other)))
+        new["similarity"].append(math.nan if example.similarity is None else example.similarity)
+        if len(new["query"]) == _ROWS_HELD:
+            self._store()
 
-    def arrays(self) -> tuple[NDArray[np.uint64], Ragged, Ragged, NDArray[np.float64]]:
-        return (
-            _numpy(self.query, np.uint64),
-            Ragged(_numpy(self.positive, np.uint64), _numpy(self.positive_ends, np.int64)),
-            Ragged(_numpy(self.negative, np.uint64), _numpy(self.negative_ends, np.int64)),
-            _numpy(self.similarity, np.float64),
-        )
+    def finished(self) -> dict[str, NDArray[Any]]:
+        """All of them by name."""
+        self._store()
+        return {name: numbers.finished() for name, numbers in self._stored.items()}
 
-    def others(self) -> NDArray[np.uint64]:
-        return _numpy(self.other, np.uint64)
-
-
-def _numpy(values: "array[int] | array[float]", dtype: type) -> NDArray[Any]:
-    return np.frombuffer(values, dtype=dtype) if values else np.empty(0, dtype=dtype)
+    def _store(self) -> None:
+        for name, new in self._new.items():
+            self._stored[name].extend(np.array(new))
+            self._new[name] = array(new.typecode)
 
 
 def _read(
-    files: Sequence[Path], out_of: Sequence[float], on_bad_row: str, bad: BadRows, hashes: _Hashes
+    files: Sequence[Path], out_of: Sequence[float], on_bad_row: str, bad: BadRows, columns: _Columns
 ) -> Iterator[tuple[int, int, Example]]:
-    """The examples of the files, each with the number of its file and its line; notes their hashes."""
+    """The examples of the files, each with the number of its file and its line; notes their numbers."""
     for number, path in enumerate(files):
         for line, example in read_examples(path, on_bad_row, bad, out_of=out_of[number]):
-            hashes.add(number, example)
+            columns.add(number, example)
             yield number, line, example

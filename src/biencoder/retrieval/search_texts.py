@@ -11,7 +11,8 @@ from biencoder.config.choices import DENSE, FLOAT32, MULTI
 from biencoder.errors import UserError
 from biencoder.model.representations.ragged import Ragged, Vectors, row_size
 from biencoder.model.sharing import first_rank_first
-from biencoder.retrieval.approximate.stored_index import StoredIndex, open_index
+from biencoder.retrieval.approximate.stored_index import open_index
+from biencoder.retrieval.approximate.tuned_index import TunedIndex
 from biencoder.retrieval.encode import description
 from biencoder.retrieval.search import BLOCK_BYTES, blocks, candidates, extend, nothing, on, search
 from biencoder.retrieval.text_encoder import StartProgress, TextEncoder, finite, shifted
@@ -97,7 +98,7 @@ def search_texts(
     ]
 
 
-def _indexed(embeddings: Path, matrix: "Vectors | SmallVectors", kind: str) -> StoredIndex:
+def _indexed(embeddings: Path, matrix: "Vectors | SmallVectors", kind: str) -> TunedIndex:
     """The index of some embeddings; says how much it finds."""
     flag, made_from = f"--approximate with --corpus-embeddings {embeddings}", description(embeddings)
     if isinstance(matrix, SmallVectors):

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from biencoder.data.plan import similar_groups as module
 from biencoder.data.plan.similar_groups import shuffle_clusters, similar_groups
 from biencoder.data.random_bits import shuffle_bits
 
@@ -63,13 +62,21 @@ def test_no_vector_is_twice_in_a_group_and_each_row_is_in_one() -> None:
     assert [len(set(group.tolist())) == 8 for group in groups[:10]] == [True] * 10
 
 
-def test_more_rows_than_a_shard_are_grouped_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_have_groups_of_their_own() -> None:
     vectors, topic = topics(count=8, size=64)
-    monkeypatch.setattr(module, "SHARD", 100)
-    order = one_each(vectors, 4)
+    parts = [np.flatnonzero(topic % 4 == number) for number in range(4)]
+    order = similar_groups(vectors, np.ones(len(vectors), np.int64), 4, 0, parts)
     assert sorted(order.tolist()) == list(range(len(vectors)))
     groups = topic[order].reshape(-1, 4)
-    assert np.mean([len(set(group.tolist())) == 1 for group in groups]) > 0.7  # at random, 0.002
+    assert all(len(set((group % 4).tolist())) == 1 for group in groups)
+    assert np.mean([len(set(group.tolist())) == 1 for group in groups]) > 0.9
+
+
+def test_one_part_is_no_part() -> None:
+    vectors, _ = topics(count=8, size=16)
+    copies = np.ones(len(vectors), np.int64)
+    whole = [np.arange(len(vectors))]
+    assert np.array_equal(similar_groups(vectors, copies, 8, 5, whole), similar_groups(vectors, copies, 8, 5))
 
 
 def test_the_order_is_a_function_of_vectors_and_seed() -> None:

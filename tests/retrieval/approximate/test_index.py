@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -11,7 +12,8 @@ from biencoder.files import beside
 from biencoder.model.representations.ragged import Ragged, TokenVectors, Vectors
 from biencoder.retrieval.approximate import inverted_file
 from biencoder.retrieval.approximate.inverted_file import InvertedFile, build, recall
-from biencoder.retrieval.approximate.stored_index import LEAST_RECALL, open_index
+from biencoder.retrieval.approximate.stored_index import open_index
+from biencoder.retrieval.approximate.tuned_index import LEAST_RECALL
 from biencoder.retrieval.search import search
 
 K = 10
@@ -32,14 +34,16 @@ def ragged(vectors: NDArray[np.float32], longest: int, draw: np.random.Generator
     return TokenVectors(vectors[: starts[-1]], starts)
 
 
-@pytest.fixture(params=["dense", "multi", "half"])
-def texts(request: pytest.FixtureRequest) -> tuple[Vectors, Vectors]:
-    """Queries and passages."""
+@pytest.fixture(params=["dense", "multi", "half", "many"])
+def texts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[Vectors, Vectors]:
+    """Queries and passages; "many" are as many as have lists by parts."""
+    if request.param == "many":
+        monkeypatch.setattr(inverted_file, "MANY", 4096)
     draw = np.random.default_rng(1)
     centres = draw.standard_normal((60, 24)).astype(np.float32)
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
     passages, queries = near(centres, 9000, draw), near(centres, 200, draw)
-    if request.param == "dense":
+    if request.param in ("dense", "many"):
         return queries[:40], passages
     stored = ragged(passages, 12, draw)
     if request.param == "half":
@@ -73,6 +77,17 @@ def test_all_lists_find_everything(texts: tuple[Vectors, Vectors], monkeypatch: 
     wanted_scores, wanted = search(queries, passages, K)
     np.testing.assert_array_equal(found, wanted)
     np.testing.assert_allclose(scores, wanted_scores, atol=1e-6)
+
+
+def test_beyond_a_number_of_vectors_there_are_more_lists_and_not_longer_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(3)
+    passages = near(draw.standard_normal((60, 24)).astype(np.float32), 16_000, draw)
+    monkeypatch.setattr(inverted_file, "MANY", 4000)
+    short, long = (build(passages[:rows]) for rows in (4001, 16_000))
+    assert long.lists / short.lists == pytest.approx(4, rel=0.2)
+    built = [build(passages[:rows]).index for rows in (4000, 4001)]
+    is_graph = [isinstance(faiss.downcast_index(index.quantizer), faiss.IndexHNSW) for index in built]
+    assert is_graph == [False, True]
 
 
 def test_a_query_that_finds_too_little_looks_everywhere() -> None:

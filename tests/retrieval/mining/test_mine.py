@@ -1,6 +1,7 @@
 """Mining against a brute-force reference that knows nothing of blocks, hashes or matrices."""
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from biencoder.data.table import ExampleTable
 from biencoder.errors import UserError
 from biencoder.retrieval.mining import corpus as candidates
 from biencoder.retrieval.mining import mine as mining
-from biencoder.retrieval.mining import queries
+from biencoder.retrieval.mining import queries, ranking
 from biencoder.retrieval.mining.mine import Mined, mine
 
 LOOSE = MiningOptions(negatives=3, depth=1000, max_share=10.0, existing="replace")
@@ -125,7 +126,7 @@ def test_mining_is_what_its_stages_say(
     assert [[text for text, _ in whole.mined(i)] for i in range(len(rows))] == want
     assert sum(map(len, want)) > 0
     monkeypatch.setattr(mining, "CELLS", 150)
-    monkeypatch.setattr(mining, "BLOCK_BYTES", 4 * ENCODER.dim * 7)
+    monkeypatch.setattr(ranking, "BLOCK_BYTES", 4 * ENCODER.dim * 7)
     monkeypatch.setattr(queries, "PAIRS_AT_ONCE", 5)
     monkeypatch.setattr(candidates, "ENCODED_AT_ONCE", 11)
     in_blocks = mine(ENCODER, table, options, corpus)
@@ -258,3 +259,35 @@ def test_the_result_names_its_parts(tmp_path: Path) -> None:
     assert mined.stages[-1][2] == mined.counts.sum()
     lefts = [mined.searched, *(left for _, _, left in mined.stages)]
     assert all(before - removed == after for before, (_, removed, after) in zip(lefts, mined.stages, strict=False))
+
+
+def near_topics(seed: int, count: int) -> list[dict[str, Any]]:
+    """Rows of 20 topics, of which each has words of its own."""
+    draw = random.Random(seed)
+    topics = [[f"t{topic}w{i}" for i in range(9)] for topic in range(20)]
+    return [
+        {"query": " ".join(draw.sample(words, 4)), "pos": [" ".join([*draw.sample(words, 6), f"x{i}"])]}
+        for i, words in enumerate(draw.choices(topics, k=count))
+    ]
+
+
+def test_among_many_passages_an_index_names_candidates_and_the_log_says_how_many_it_finds(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = table_of(tmp_path, near_topics(seed=3, count=2000))
+    encoder = HashingEncoder(dim=32)
+    options = MiningOptions(negatives=3, depth=20, max_share=0.99)
+    with caplog.at_level("INFO"):
+        exact = mine(encoder, table, options)
+        at_the_limit = mine(encoder, table, replace(options, exact_up_to=exact.candidates.searchable))
+    assert caplog.text == ""
+    np.testing.assert_array_equal(at_the_limit.indices, exact.indices)
+    np.testing.assert_array_equal(at_the_limit.scores, exact.scores)
+    with caplog.at_level("INFO"):
+        found = mine(encoder, table, replace(options, exact_up_to=500))
+    said = re.search(r"more than 500 passages .* which hold (\d+\.\d)% of what exact search finds for 200", caplog.text)
+    assert said, caplog.text
+    assert float(said[1]) >= 99
+    assert (found.indices == exact.indices).mean() > 0.9
+    same = found.indices == exact.indices
+    np.testing.assert_allclose(found.scores[same], exact.scores[same], atol=1e-6)

@@ -1,6 +1,7 @@
 """Which rows a run puts into one batch because their queries are similar."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from biencoder import Encoder
 from biencoder.config import DataSet, TrainConfig
 from biencoder.data.data_sets import read_data_sets
 from biencoder.data.table import ExampleTable
+from biencoder.training.sources import clusters
 from biencoder.training.sources.clusters import similar_rows
 
 TOPICS, ROWS = 8, 64  # topics are words that all queries of one share
@@ -54,3 +56,24 @@ def test_data_sets_without_in_batch_negatives_are_left_alone(encoder: Encoder, c
     pairs[0].path[0].write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = replace(config, train_data=pairs)
     assert similar_rows(encoder, table_of(config), config).tolist() == [-1]
+
+
+def test_many_queries_are_clustered_within_parts_and_the_run_says_what_these_hold(
+    encoder: Encoder, config: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = table_of(config)
+    exact = similar_rows(encoder, table, config)
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(clusters, "EXACT_UP_TO", 24)
+    places = similar_rows(encoder, table, config)
+    said = capsys.readouterr().out
+    found = re.search(
+        r"64 different queries are more than 24, .* within (\d+) parts .* hold (\d+)\.\d% of the near", said
+    )
+    assert found, said
+    assert int(found[1]) >= 3
+    assert int(found[2]) > 50
+    assert sorted(places[:ROWS].tolist()) == list(range(ROWS))
+    assert not np.array_equal(places, exact)
+    topic = (np.arange(ROWS) % TOPICS)[np.argsort(places[:ROWS])]
+    assert (topic[1:] == topic[:-1]).mean() > 0.6

@@ -124,8 +124,8 @@ def _without(
         start, stop = asked.positive_hashes.offsets[row : row + 2]
         judged = {passage_id(value): 1 for value in asked.positive_hashes.values[start:stop]}
         qrels[f"q{asked.query_hashes[row]:016x}"] |= judged
-    first = dict(zip(*np.unique(asked.query_hashes, return_index=True), strict=True))
-    texts = [asked[int(first[value])].query for value in picked]
+    distinct, first = np.unique(asked.query_hashes, return_index=True)
+    texts = [asked[int(row)].query for row in first[np.searchsorted(distinct, picked)]]
     corpus = None if kept is None else same_corpus(asked, kept.ids)
     if kept is not None and corpus is not None:
         description = kept.description

@@ -6,8 +6,8 @@ Figures on it come near to those on all passages, and are still a little higher.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import NamedTuple, overload
 
 import numpy as np
@@ -73,10 +73,10 @@ def held_out_corpus(
     """
     passages = _Passages(table)
     needed = {document for judged in qrels for document in judged}
-    is_needed = np.fromiter((each in needed for each in passages.ids), dtype=np.bool_, count=len(passages.ids))
+    is_needed = np.isin(passages.hashes, _hashes_of(needed))
     others = np.flatnonzero(~is_needed)
     shuffled = others[in_seeded_order(passages.hashes[others], seed)]
-    texts = {passages.ids[i]: passages.text(i) for i in np.flatnonzero(is_needed).tolist()}
+    texts = {passages.id(i): passages.text(i) for i in np.flatnonzero(is_needed).tolist()}
     read, unread = shuffled[:MOST_READ], shuffled[MOST_READ:]
     same = _near_duplicates(texts.values(), _Texts(passages, read))
     read = read[~same]
@@ -87,11 +87,11 @@ def held_out_corpus(
             candidates += _near(queries, qrels, texts, passages, read[: nearest.most], nearest)
         candidates.append(_lexical(queries, passages, read))
     found = dict.fromkeys(_first_of_each(candidates))
-    for i in list(dict.fromkeys(chain(found, read.tolist(), unread.tolist())))[:wanted]:
-        texts[passages.ids[i]] = passages.text(i)
+    for i in islice(_distinct(chain(found, map(int, read), map(int, unread))), wanted):
+        texts[passages.id(i)] = passages.text(i)
     note = _note(
         len(texts),
-        len(passages.ids),
+        len(passages.hashes),
         int(same.sum()),
         with_nearest=len(candidates) > 1,
         at_random=wanted > len(found),
@@ -101,11 +101,15 @@ def held_out_corpus(
 
 def same_corpus(table: ExampleTable, ids: Sequence[str]) -> dict[str, str] | None:
     """The passages of an earlier corpus, by id; None if the table does not have all of them."""
-    passages = _Passages(table)
-    numbers = {each: number for number, each in enumerate(passages.ids)}
-    if not numbers.keys() >= set(ids):
+    passages, wanted = _Passages(table), sorted(ids)
+    try:
+        hashes = _hashes_of(wanted)
+    except ValueError:
+        return None  # ids of another kind of corpus
+    if not np.isin(hashes, passages.hashes).all():
         return None
-    return {each: passages.text(numbers[each]) for each in sorted(ids)}
+    numbers = np.searchsorted(passages.hashes, hashes).tolist()
+    return {each: passages.text(number) for each, number in zip(wanted, numbers, strict=True)}
 
 
 def in_seeded_order(hashes: NDArray[np.uint64], seed: int) -> NDArray[np.int64]:
@@ -119,14 +123,20 @@ def passage_id(value: np.uint64) -> str:
     return f"p{value:016x}"
 
 
+def _hashes_of(ids: Collection[str]) -> NDArray[np.uint64]:
+    return np.fromiter((int(each[1:], 16) for each in ids), np.uint64, count=len(ids))
+
+
 class _Passages:
     """The distinct passages of a table, in the order of their hashes."""
 
     def __init__(self, table: ExampleTable) -> None:
         hashes = np.concatenate([table.positive_hashes.values, table.negative_hashes.values])
         self.hashes, self._place = np.unique(hashes, return_index=True)
-        self.ids = [passage_id(value) for value in self.hashes]
         self._table = table
+
+    def id(self, number: int) -> str:
+        return passage_id(self.hashes[number])
 
     def text(self, number: int) -> str:
         return _text(self._table, int(self._place[number]))
@@ -181,6 +191,15 @@ def _first_of_each(candidates: Sequence[Ranked]) -> Iterator[int]:
     for rank in range(CANDIDATES):
         for ranked in zip(*candidates, strict=True):
             yield from (int(numbers[rank]) for numbers in ranked if rank < len(numbers))
+
+
+def _distinct(numbers: Iterable[int]) -> Iterator[int]:
+    """Each number once, at its first place; it is asked for as many as are needed."""
+    seen: set[int] = set()
+    for number in numbers:
+        if number not in seen:
+            seen.add(number)
+            yield number
 
 
 def _near_duplicates(answers: Iterable[str], passages: Iterable[str]) -> NDArray[np.bool_]:

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biencoder.data.random_bits import splitmix64
-from biencoder.data.table import Ragged
+from biencoder.data.stored_numbers import kept, parts
+from biencoder.data.table import Ragged, offsets_of
 
 ROUNDS_WITHOUT_GAIN = 16  # swapping stops after this many; rows that still clash stay where they are
 
@@ -28,21 +29,23 @@ class Clashes:
     """
 
     def __init__(self, queries: NDArray[np.int64], answers: Ragged) -> None:
-        distinct, self._query = np.unique(queries, return_inverse=True)
-        known = answers.take(distinct)
-        owner = known.owners()
-        passages, passage, count = np.unique(known.values, return_inverse=True, return_counts=True)
-        shared = count[passage] > 1
-        owner, passage = owner[shared], passage[shared]
-        component = _components(owner, passage, len(distinct))[self._query]
-        self._size = np.bincount(component, minlength=len(distinct))
-        self._component = np.where(self._size[component] > 1, component, -1)  # [n]; -1 for a row that clashes with none
+        rows_of_query = np.bincount(queries, minlength=len(answers))
+        distinct = np.flatnonzero(rows_of_query)
+        query = (np.cumsum(rows_of_query > 0) - 1)[queries]
+        count = len(distinct)
+        owner, passage, passages = _shared(answers if count == len(answers) else answers.take(distinct))
+        component = _components(owner, passage, count)[query]
+        self._query = kept(query)
+        self._size = kept(np.bincount(component, minlength=count))
+        self._component = kept(np.where(self._size[component] > 1, component, -1))  # [n]; -1: clashes with none
         # Two queries of a batch must have no key in common. A query's keys are itself and the passages that it shares.
-        keys = np.concatenate([np.arange(len(distinct)), len(distinct) + passage])
-        order = np.argsort(np.concatenate([np.arange(len(distinct)), owner]), kind="stable")
-        ends = np.cumsum(1 + np.bincount(owner, minlength=len(distinct)))
-        self._keys = Ragged(keys[order].astype(np.uint64), np.concatenate([[0], ends]))
-        self._key_count = len(distinct) + len(passages)
+        offsets = offsets_of(1 + np.bincount(owner, minlength=count))
+        is_itself = np.zeros(offsets[-1], np.bool_)
+        is_itself[offsets[:-1]] = True
+        keys = np.empty(len(is_itself), np.uint64)
+        keys[is_itself], keys[~is_itself] = np.arange(count), count + passage
+        self._keys = Ragged(kept(keys), offsets)
+        self._key_count = count + passages
 
     def order(self, bits: NDArray[np.uint64], batch_size: int) -> NDArray[np.int64]:
         """The order from which batches are cut: int64 ``[n]``.
@@ -150,6 +153,22 @@ class Clashes:
         return np.bincount(owner[found], minlength=len(lists)) > 0
 
 
+def _shared(answers: Ragged) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """The passages that answer several queries: a query and the number of a passage, ``[E]`` each, and how many."""
+    ordered = np.sort(answers.values)
+    several = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    del ordered
+    places, passages, start = [np.empty(0, np.int64)], [np.empty(0, np.int64)], 0
+    for part in parts(answers.values) if len(several) else ():
+        number = np.searchsorted(several, part).clip(max=len(several) - 1)
+        found = np.flatnonzero(several[number] == part)
+        places.append(start + found)
+        passages.append(number[found])
+        start += len(part)
+    owner = np.searchsorted(answers.offsets, np.concatenate(places), side="right") - 1
+    return owner, np.concatenate(passages), len(several)
+
+
 def _components(owner: NDArray[np.int64], passage: NDArray[np.int64], queries: int) -> NDArray[np.int64]:
     """The connected component of each query, named by the smallest query in it: int64 ``[queries]``.
 
@@ -157,10 +176,17 @@ def _components(owner: NDArray[np.int64], passage: NDArray[np.int64], queries: i
     number of rounds grows with the logarithm of the longest path.
 
     Args:
-        owner: int64 ``[E]``, a query.
+        owner: int64 ``[E]``, a query, ascending.
         passage: int64 ``[E]``, a passage that answers it; queries with a passage in common are connected.
         queries: how many there are.
     """
+    component = np.arange(queries)
+    bound, owner = np.unique(owner, return_inverse=True)  # the others are alone
+    component[bound] = bound[_components_of_bound(owner, passage, len(bound))]
+    return component
+
+
+def _components_of_bound(owner: NDArray[np.int64], passage: NDArray[np.int64], queries: int) -> NDArray[np.int64]:
     order = np.argsort(passage, kind="stable")
     owner, passage = owner[order], passage[order]
     same = passage[1:] == passage[:-1]

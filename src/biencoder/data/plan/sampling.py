@@ -18,6 +18,7 @@ from biencoder.data.plan.clashes import Clashes
 from biencoder.data.plan.mixing import Mix, turns_per_epoch
 from biencoder.data.plan.similar_groups import shuffle_clusters
 from biencoder.data.random_bits import bits_of, shuffle_bits
+from biencoder.data.stored_numbers import kept, taken
 from biencoder.data.table import ExampleTable
 
 _POSITIVES, _NEGATIVES = 1, 2  # streams of the choices within a row
@@ -146,7 +147,7 @@ class _Deck:
     """The rows of one data set. Each pass shuffles them again, so that the rows of a batch do not clash."""
 
     def __init__(self, table: ExampleTable, data_set: int, batch_size: int, seed: int) -> None:
-        self._rows = np.flatnonzero(table.data_set == data_set)
+        self._rows = kept(np.flatnonzero(table.data_set == data_set))
         self._data_set = data_set
         self._batch_size = batch_size
         self._seed = seed
@@ -167,7 +168,7 @@ class _Deck:
         number, place = divmod(turn, self.batches)
         if self._order[0] != number:
             bits = shuffle_bits(len(self._rows), self._seed, number, self._data_set)
-            self._order = (number, self._rows[self._shuffled(bits)])
+            self._order = (number, taken(self._rows, self._shuffled(bits)))
         return number, self._order[1][place * self._batch_size : (place + 1) * self._batch_size]
 
     def _shuffled(self, bits: NDArray[np.uint64]) -> NDArray[np.int64]:

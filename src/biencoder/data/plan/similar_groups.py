@@ -9,35 +9,39 @@ are the symptoms of …"). k-means separates questions about one thing along thi
 Shapes: n rows, m distinct vectors, D dimensions.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
-
-SHARD = 1 << 15  # vectors searched for neighbours at a time: time grows with its square
 
 Indices = NDArray[np.int64]
 Vectors = NDArray[np.float32]
 
 
-def similar_groups(vectors: Vectors, copies: Indices, size: int, seed: int) -> Indices:
+def similar_groups(
+    vectors: Vectors, copies: Indices, size: int, seed: int, parts: Sequence[Indices] | None = None
+) -> Indices:
     """An order of rows in which every ``size`` rows are a group: one row and its nearest neighbours.
 
     Draw a row, group it with its nearest neighbours that are in no group yet, and repeat. No vector is twice in a
-    group. Groups with fewer than ``size`` rows come last. More than :data:`SHARD` vectors are split at random into
-    parts, each with its own groups, so the cost is O(m D SHARD / size).
+    group. Groups with fewer than ``size`` rows come last. The cost is O(m D P / size), P the vectors in a part.
 
     Args:
         vectors: ``[m, D]``, in memory or memory-mapped; inner products are the similarity.
         copies: int64 ``[m]``, how many rows have each vector; n in all.
         size: rows in a group.
         seed: seed of the random order.
+        parts: numbers of vectors, each in one part, which has its own groups; None for one part.
 
     Returns:
         int64 ``[n]``, the vector of each row.
     """
     drawn = np.random.Generator(np.random.Philox(seed)).permutation(len(vectors))
+    place = np.empty_like(drawn)
+    place[drawn] = np.arange(len(drawn))
     groups: list[Indices] = []
-    for start in range(0, len(drawn), SHARD):
-        part = drawn[start : start + SHARD]
+    for numbers in (drawn,) if parts is None else parts:
+        part = numbers[np.argsort(place[numbers])]
         groups += [part[group] for group in _groups(vectors[part], copies[part], size)]
     groups.sort(key=len, reverse=True)
     return np.concatenate(groups) if groups else np.empty(0, np.int64)

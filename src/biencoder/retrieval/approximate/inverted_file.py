@@ -5,10 +5,13 @@ vector in a byte instead of product codes. Where texts have a vector for each to
 query name the candidates. A token of the query that does not find a text counts with the least similarity that it has
 found (Lee et al. 2023, "Rethinking the Role of Token Retrieval in Multi-Vector Retrieval", section 3.2).
 
+Up to `MANY` vectors, the number of lists grows with the square root of theirs. Beyond, lists stop growing and there are
+more of them, so that a query looks at no more vectors; their centres are made by parts and found by a graph (HNSW).
+
 Shapes: N texts, T vectors of all texts, D dimensions, Q queries, L vectors of a query, F that are found for each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biencoder.model.representations.ragged import Ragged, Vectors
+from biencoder.retrieval.approximate.parts import centres
 from biencoder.retrieval.search import blocks, candidates, search
 
 FOUND = 512  # vectors that each vector of a query finds, where a text has several
 LISTS = 4  # times the square root of the number of vectors
+MANY = 1 << 20  # vectors, from which on a list has as many as it then has: 256
+NEIGHBOURS_OF_A_CENTRE = 32  # in the graph
+QUERIES_AT_ONCE = 256
 LEAST_IN_LIST, MOST_IN_LIST = 39, 64  # vectors that faiss wants for each list, and that are enough to place it
 
 
@@ -50,26 +57,35 @@ class InvertedFile:
                 otherwise finds too little.
         """
         wanted = min(k, len(self.vectors))
-        best = [self._search_one(queries[q : q + 1], wanted, probes) for q in range(len(queries))]
+        named = self._named(queries, candidates(wanted), probes)
+        best = [self._ranked(queries[q : q + 1], numbers, wanted) for q, numbers in enumerate(named)]
         scores = np.concatenate([np.empty((0, wanted), np.float32), *(found for found, _ in best)])
         return scores, np.concatenate([np.empty((0, wanted), np.int64), *(numbers for _, numbers in best)])
 
-    def _search_one(self, query: Vectors, k: int, probes: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        most = candidates(k)
-        numbers = self._candidates(query, most, probes)
+    def _ranked(
+        self, query: Vectors, numbers: NDArray[np.int64], k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The best ``k`` of the candidates of a query; of other texts too, if there are fewer candidates."""
         if len(numbers) < k:
-            numbers = self._candidates(query, most, self.lists)
+            (numbers,) = self._named(query, candidates(k), self.lists)
         if len(numbers) < k:
             numbers = np.arange(len(self.vectors))
         scores, places = search(query, self.vectors[numbers], k)
         return scores, numbers[places]
 
-    def _candidates(self, query: Vectors, most: int, probes: int) -> NDArray[np.int64]:
-        """Numbers of texts, in ascending order."""
+    def _named(self, queries: Vectors, most: int, probes: int) -> Iterator[NDArray[np.int64]]:
+        """The candidates of each query: numbers of texts, in ascending order."""
+        if isinstance(queries, Ragged):
+            for q in range(len(queries)):
+                yield self._named_by_tokens(queries[q : q + 1], most, probes)
+            return
+        for start in range(0, len(queries), QUERIES_AT_ONCE):
+            self.index.nprobe = probes
+            _, found = self.index.search(np.ascontiguousarray(queries[start : start + QUERIES_AT_ONCE]), most)
+            yield from (np.unique(row[row >= 0]) for row in found)
+
+    def _named_by_tokens(self, query: Ragged, most: int, probes: int) -> NDArray[np.int64]:
         self.index.nprobe = probes
-        if not isinstance(query, Ragged):
-            _, found = self.index.search(query, most)
-            return np.unique(found[found >= 0])
         assert isinstance(self.vectors, Ragged)
         nearness_LF, rows_LF = self.index.search(query.vectors, min(FOUND, self.index.ntotal))
         texts_LF = np.searchsorted(self.vectors.starts, rows_LF, "right") - 1
@@ -93,16 +109,40 @@ def _gains(
 
 def build(vectors: Vectors) -> InvertedFile:
     """Divide the vectors into lists, and put each into its list. The index is held in memory: T x D bytes."""
-    import faiss
-
     rows: Any = vectors.vectors if isinstance(vectors, Ragged) else vectors
-    lists = max(1, min(round(LISTS * len(rows) ** 0.5), len(rows) // LEAST_IN_LIST))
-    index = faiss.index_factory(rows.shape[1], f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
-    some = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_IN_LIST * lists)).astype(np.int64))
-    index.train(np.asarray(rows[some], np.float32))
+    index = _with_centres(rows) if len(rows) > MANY else _trained(rows)
     for start, stop in blocks(*rows.shape):
         index.add(np.asarray(rows[start:stop], np.float32))
     return InvertedFile(index, vectors)
+
+
+def _trained(rows: Any) -> Any:
+    """An empty index whose centres faiss has made."""
+    import faiss
+
+    lists = max(1, min(round(LISTS * len(rows) ** 0.5), len(rows) // LEAST_IN_LIST))
+    index = faiss.index_factory(rows.shape[1], f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
+    index.train(np.asarray(rows[_some(rows, MOST_IN_LIST * lists)], np.float32))
+    return index
+
+
+def _with_centres(rows: Any) -> Any:
+    """An empty index for so many vectors that faiss would take long to make its centres."""
+    import faiss
+
+    lists = round(len(rows) / (MANY**0.5 / LISTS))
+    found = centres(rows, _some(rows, MOST_IN_LIST * lists), lists)
+    found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    kind = f"IVF{len(found)}_HNSW{NEIGHBOURS_OF_A_CENTRE},SQ8"
+    index: Any = faiss.index_factory(rows.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
+    index.quantizer.add(found)
+    index.train(np.asarray(rows[_some(rows, MANY // MOST_IN_LIST)], np.float32))  # of the bytes: centres are there
+    return index
+
+
+def _some(rows: Any, most: int) -> NDArray[np.int64]:
+    """Numbers of evenly spaced rows."""
+    return np.unique(np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(np.int64))
 
 
 def recall(found: NDArray[np.int64], wanted: NDArray[np.int64], own: Sequence[int]) -> float:

@@ -1,47 +1,24 @@
 """An index beside the matrix that it is of: made once, tuned on the texts themselves, and read again."""
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from biencoder.errors import first_line
 from biencoder.files import atomic_write, beside, read_json, write_json
 from biencoder.model.representations.ragged import Ragged, Vectors
-from biencoder.retrieval.approximate.inverted_file import InvertedFile, build, recall
-from biencoder.retrieval.search import search
+from biencoder.retrieval.approximate.inverted_file import InvertedFile, build
+from biencoder.retrieval.approximate.tuned_index import TunedIndex, sample, tuned
 
 logger = logging.getLogger(__name__)
 
-SOUGHT = 200  # texts whose neighbours are sought, to see how many lists must be looked at
 NEIGHBOURS = 10
-LEAST_RECALL = 0.99
 QUERY_VECTORS = 16  # of such a text's vectors, where a text has several
 
 
-@dataclass(frozen=True)
-class StoredIndex:
-    """An index, and how it is searched.
-
-    Attributes:
-        inverted_file: the index.
-        probes: lists that are looked at.
-        recall: the share of the nearest texts that it then finds, measured on some of the texts.
-    """
-
-    inverted_file: InvertedFile
-    probes: int
-    recall: float
-
-    def search(self, queries: Vectors, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Scores, which are exact, and numbers of the texts that were found: ``[Q, min(k, N)]``."""
-        return self.inverted_file.search(queries, k, self.probes)
-
-
-def open_index(matrix: Path, vectors: Vectors, source: dict[str, Any]) -> StoredIndex:
+def open_index(matrix: Path, vectors: Vectors, source: dict[str, Any]) -> TunedIndex:
     """The index beside a matrix; it is made if it is not there, or belongs to another matrix.
 
     A kill leaves no index, and the next search makes it.
@@ -58,7 +35,7 @@ def open_index(matrix: Path, vectors: Vectors, source: dict[str, Any]) -> Stored
     if known.get("source") == source and path.is_file():
         try:
             index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
-            return StoredIndex(InvertedFile(index, vectors), int(known["probes"]), float(known["recall"]))
+            return TunedIndex(InvertedFile(index, vectors), int(known["probes"]), float(known["recall"]))
         except RuntimeError as error:
             logger.warning("%s cannot be read and is made again: %s", path, first_line(error))
     logger.info("%s: making an index, once", path)
@@ -71,18 +48,12 @@ def open_index(matrix: Path, vectors: Vectors, source: dict[str, Any]) -> Stored
     return made
 
 
-def _tuned(file: InvertedFile) -> StoredIndex:
+def _tuned(file: InvertedFile) -> TunedIndex:
     """The index with as many probes as it needs to find nearly all of some texts' neighbours."""
-    texts = np.unique(np.linspace(0, len(file.vectors) - 1, min(len(file.vectors), SOUGHT)).astype(np.int64))
+    texts = sample(len(file.vectors))
     queries = file.vectors[texts]
     if isinstance(queries, Ragged):
         few = [queries[n : n + 1].vectors[:QUERY_VECTORS] for n in range(len(queries))]
         starts = np.concatenate([[0], np.cumsum([len(each) for each in few])])
         queries = queries.with_rows(np.concatenate(few), starts)
-    _, wanted = search(queries, file.vectors, NEIGHBOURS + 1)
-    probes = 1
-    while True:
-        found = recall(file.search(queries, NEIGHBOURS + 1, probes)[1], wanted, texts.tolist())
-        if found >= LEAST_RECALL or probes == file.lists:
-            return StoredIndex(file, probes, found)
-        probes = min(2 * probes, file.lists)
+    return tuned(file, queries, texts.tolist(), NEIGHBOURS + 1)

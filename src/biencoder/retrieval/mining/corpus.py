@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biencoder.data.random_bits import splitmix64
+from biencoder.data.stored_numbers import BLOCK, StoredNumbers
 from biencoder.data.table import ExampleTable
 from biencoder.data.text import fold, text_hash
 from biencoder.errors import UserError
+from biencoder.files import room_for
 from biencoder.model.representations.ragged import Vectors
 from biencoder.retrieval.text_encoder import Advance, TextEncoder, finite, shifted
 from biencoder.retrieval.vectors.mapped import map_vectors
@@ -141,15 +143,13 @@ def gather(table: ExampleTable, corpus: Iterable[str] | None, *, with_negatives:
         UserError: there is no text, or the folder for temporary files is full.
     """
     texts, hashes = TextFile(), _EntryHashes()
-    try:
+    with room_for("the passages"):
         for text in corpus or ():
             if text and not text.isspace():
                 texts.append(text)
                 hashes.add(text)
         found = len(texts)
         folded_table = _read_table(table, texts, hashes, from_corpus=corpus is not None, with_negatives=with_negatives)
-    except OSError as error:
-        raise _no_room(error) from error
     exact, folded = hashes.arrays()
     source = len(texts) if corpus is None else found
     if source == 0:
@@ -185,15 +185,34 @@ class _EntryHashes:
     """Hashes of the texts in a file, exact and folded."""
 
     def __init__(self) -> None:
-        self._exact, self._folded = array("Q"), array("Q")
+        self._exact, self._folded = _Hashes(), _Hashes()
 
     def add(self, text: str) -> None:
-        self._exact.append(text_hash(text))
-        self._folded.append(text_hash(fold(text)))
+        self._exact.add(text)
+        self._folded.add(fold(text))
 
     def arrays(self) -> tuple[Hashes, Hashes]:
-        # Copies, because an array cannot grow while numpy has a view of its memory.
-        return np.array(self._exact, np.uint64), np.array(self._folded, np.uint64)
+        return self._exact.finished(), self._folded.finished()
+
+
+class _Hashes:
+    """Hashes of texts that come one after the other; memory holds the last of them."""
+
+    def __init__(self) -> None:
+        self._new, self._stored = array("Q"), StoredNumbers(np.uint64)
+
+    def add(self, text: str) -> None:
+        self._new.append(text_hash(text))
+        if len(self._new) == BLOCK:
+            self._store()
+
+    def finished(self) -> Hashes:
+        self._store()
+        return self._stored.finished()
+
+    def _store(self) -> None:
+        self._stored.extend(np.array(self._new, np.uint64))
+        self._new = array("Q")
 
 
 def _read_table(
@@ -201,22 +220,21 @@ def _read_table(
 ) -> FoldedTable:
     """Fold the table's texts, and append candidates and needed texts that are not in ``texts`` yet."""
     new_positive, new_negative = _new(table, hashes.arrays()[0], with_negatives=with_negatives or not from_corpus)
-    columns = [array("Q") for _ in range(4)]
-    query, positives, negatives, prompted = columns
+    query, positives, negatives, prompted = (_Hashes() for _ in range(4))
     for i in range(len(table)):
         example = table[i]
-        query.append(text_hash(fold(example.query)))
-        prompted.append(text_hash(repr((example.prompt, example.query))))
+        query.add(fold(example.query))
+        prompted.add(repr((example.prompt, example.query)))
         for folded, passages, new, offsets in (
             (positives, example.positives, new_positive, table.positive_hashes.offsets),
             (negatives, example.negatives, new_negative, table.negative_hashes.offsets),
         ):
             for place, text in enumerate(passages, int(offsets[i])):
-                folded.append(text_hash(fold(text)))
+                folded.add(fold(text))
                 if new[place]:
                     texts.append(text)
                     hashes.add(text)
-    return FoldedTable(*(np.array(column, np.uint64) for column in (query, positives, negatives, prompted)))
+    return FoldedTable(*(column.finished() for column in (query, positives, negatives, prompted)))
 
 
 def _new(table: ExampleTable, known: Hashes, *, with_negatives: bool) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -235,10 +253,3 @@ def _new(table: ExampleTable, known: Hashes, *, with_negatives: bool) -> tuple[N
 def _first_of_each(hashes: Hashes) -> Indices:
     """The first place of each distinct hash, ascending."""
     return np.sort(np.unique(hashes, return_index=True)[1])
-
-
-def _no_room(error: OSError) -> UserError:
-    return UserError(
-        f"cannot store the passages in {tempfile.gettempdir()}: {error.strerror or error}; "
-        "set TMPDIR to a folder with more room"
-    )

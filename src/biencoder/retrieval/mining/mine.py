@@ -1,4 +1,4 @@
-"""Hard negatives from a model's own ranking: exact search, then the stages of `biencoder.retrieval.mining.filters`.
+"""Hard negatives from a model's own ranking: a search, then the stages of `biencoder.retrieval.mining.filters`.
 
 Memory holds one block of queries with their candidates, and the negatives chosen so far. The vectors of the passages
 are memory-mapped, and their texts are on disk.
@@ -35,13 +35,12 @@ from biencoder.retrieval.mining.filters import (
     share_limit,
 )
 from biencoder.retrieval.mining.queries import Queries, encode_queries, similarities
-from biencoder.retrieval.search import resident, search
+from biencoder.retrieval.mining.ranking import ranking
 from biencoder.retrieval.text_encoder import StartProgress, TextEncoder
 
 logger = logging.getLogger(__name__)
 
 CELLS = 1 << 20  # candidates of a block of queries: about 100 MB with all that is computed from them
-BLOCK_BYTES = 256 << 20  # bytes of passage vectors searched at a time; they are mapped, so this costs no memory
 ROWS_A_VETO = 512  # rows whose texts are in memory for the reranker
 
 
@@ -139,13 +138,12 @@ def mine(
     advance = progress(units, 0) if progress is not None else _silent
     vectors = candidates.vectors(encoder, advance)
     miner = _Miner(table, candidates, vectors, options, reranker)
-    searched = resident(vectors[: candidates.searchable], encoder.device)
+    find = ranking(encoder, table, queries, vectors[: candidates.searchable], options)
     depth = min(options.depth, candidates.searchable)
-    block_rows = max(1, BLOCK_BYTES // (4 * encoder.text_size))
     done = len(candidates)
     for start, stop, rows in queries.blocks(max(1, CELLS // depth)):
         asked = encode_queries(encoder, table, queries.first[start:stop])
-        found = search(asked, searched, depth, block_rows, encoder.device)
+        found = find(asked)
         done += stop - start
         advance(done)
         step = ROWS_A_VETO if reranker else max(1, CELLS // depth)

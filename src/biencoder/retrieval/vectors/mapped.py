@@ -10,7 +10,7 @@ from typing import IO, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from biencoder.errors import UserError
+from biencoder.files import room_for
 from biencoder.model.representations.ragged import Ragged, Vectors
 from biencoder.model.sharing import is_first, told
 
@@ -32,26 +32,20 @@ def map_vectors(blocks: Iterable[Vectors], dim: int) -> Vectors:
         UserError: no room in the folder for temporary files.
     """
     rows, starts, last = 0, list[NDArray[np.int64]](), None
-    try:
-        with _unnamed_file() as (file, writes):
-            for block in blocks:
-                vectors: NDArray[np.float32] = block.vectors if isinstance(block, Ragged) else block
-                if isinstance(block, Ragged):
-                    last = block
-                    starts.append(rows + block.starts[:-1])
-                dim = vectors.shape[1]
-                if writes:
-                    file.write(np.ascontiguousarray(vectors, dtype=np.float32).data)
-                rows += len(vectors)
-            file.flush()
-            told(None)  # the first rank has written all
-            found = np.memmap(file, np.float32, "r", shape=(rows, dim)) if rows else np.empty((0, dim), np.float32)
-            return last.with_rows(found, np.concatenate([*starts, [rows]])) if last is not None else found
-    except OSError as error:
-        raise UserError(
-            f"cannot store {rows:,} vectors in {tempfile.gettempdir()}: {error.strerror or error}; set TMPDIR to a "
-            "folder with more room"
-        ) from error
+    with room_for("the vectors of texts"), _unnamed_file() as (file, writes):
+        for block in blocks:
+            vectors: NDArray[np.float32] = block.vectors if isinstance(block, Ragged) else block
+            if isinstance(block, Ragged):
+                last = block
+                starts.append(rows + block.starts[:-1])
+            dim = vectors.shape[1]
+            if writes:
+                file.write(np.ascontiguousarray(vectors, dtype=np.float32).data)
+            rows += len(vectors)
+        file.flush()
+        told(None)  # the first rank has written all
+        found = np.memmap(file, np.float32, "r", shape=(rows, dim)) if rows else np.empty((0, dim), np.float32)
+        return last.with_rows(found, np.concatenate([*starts, [rows]])) if last is not None else found
 
 
 @contextlib.contextmanager

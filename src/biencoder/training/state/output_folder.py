@@ -54,11 +54,16 @@ CONTENT = {
 
 
 class OutputFolder:
-    """The folder of one training run, known by its ``run.json``."""
+    """The folder of one training run, known by its ``run.json``.
+
+    Attributes:
+        path: the folder.
+        marker: ``run.json``.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._marker = path / "run.json"
+        self.marker = path / "run.json"
 
     @property
     def checkpoints(self) -> Path:
@@ -77,7 +82,7 @@ class OutputFolder:
             return
         if resume == NEVER:
             raise UserError(f"--output-dir {self.path}: is not empty, and --resume is never; name another folder")
-        if not self._marker.is_file():
+        if not self.marker.is_file():
             raise UserError(
                 f"--output-dir {self.path}: holds other things ({_some_names(self.path)}) but not a biencoder run; "
                 "name a new or empty folder"
@@ -89,7 +94,7 @@ class OutputFolder:
         Raises:
             UserError: the folder holds none, or one that has not ended yet.
         """
-        if not self._marker.is_file():
+        if not self.marker.is_file():
             raise UserError(
                 f"--continue-from {self.path}: is not the --output-dir of a run. To start from any other model, give "
                 "--model"
@@ -117,7 +122,7 @@ class OutputFolder:
         Raises:
             UserError: names every difference. The number of processes is none where they share their negatives.
         """
-        if not self._marker.is_file():
+        if not self.marker.is_file():
             return
         saved = self._read()
         differences = [
@@ -187,7 +192,7 @@ class OutputFolder:
     @property
     def finished(self) -> bool:
         """Whether the run came to its end."""
-        return self._marker.is_file() and bool(self._read()["finished"])
+        return self.marker.is_file() and bool(self._read()["finished"])
 
     def flaw(self) -> str | None:
         """What has changed since the run ended; None when nothing has."""
@@ -206,23 +211,23 @@ class OutputFolder:
     def _results(self) -> Iterator[Path]:
         for path in self.path.rglob("*"):
             apart = path.relative_to(self.path).parts[0] in APART
-            if path.is_file() and path != self._marker and not apart:
+            if path.is_file() and path != self.marker and not apart:
                 yield path
 
     def _read(self) -> dict[str, Any]:
         try:
-            saved: Any = json.loads(self._marker.read_text(encoding="utf-8"))
+            saved: Any = json.loads(self.marker.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise UserError(f"{self._marker}: not the file that biencoder wrote ({error})") from error
+            raise UserError(f"{self.marker}: not the file that biencoder wrote ({error})") from error
         if (
             not isinstance(saved, dict)
             or not {"config", "data", "evaluation", "model", "world_size", "finished"} <= saved.keys()
         ):
-            raise UserError(f"{self._marker}: not the file that biencoder wrote; name another --output-dir")
+            raise UserError(f"{self.marker}: not the file that biencoder wrote; name another --output-dir")
         return saved
 
     def _write(self, content: dict[str, Any]) -> None:
-        with atomic_write(self._marker) as file:
+        with atomic_write(self.marker) as file:
             json.dump(content, file, indent=2)
             file.write("\n")
 

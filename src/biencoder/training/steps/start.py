@@ -1,12 +1,15 @@
 """The start of a run: its first evaluations, or the checkpoint from which it goes on."""
 
+import socket
 import time
+from pathlib import Path
 from typing import Any
 
 from biencoder.config import data_sets_of
 from biencoder.data.data_sets import settings_of
 from biencoder.data.files.hub_copy import is_on_hub, pinned
 from biencoder.distributed import barrier, broadcast_object, rank, world_size
+from biencoder.errors import UserError
 from biencoder.terminal import say
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
@@ -16,6 +19,8 @@ from biencoder.training.state.output_folder import OutputFolder
 from biencoder.training.steps.continuing import take_over
 from biencoder.training.steps.evaluation import evaluate_and_keep_best, evaluate_guards
 from biencoder.training.steps.snapshot import restore
+
+SEEN_WITHIN = 90.0  # seconds: a network file system may show a new file to other nodes after a minute
 
 
 def identity_of(setup: Setup, base: str) -> dict[str, Any]:
@@ -47,6 +52,7 @@ def start_or_resume(
     if rank() == 0:
         folder.sweep(0 if newest is None else step_of(newest))
     if newest is not None:
+        _refuse_unshared(newest)
         restore(setup, progress, newest)
         return
     if rank() == 0:
@@ -54,6 +60,7 @@ def start_or_resume(
         if setup.config.eval_data is None:
             keep_corpus(setup.folder, setup.collection)
     barrier()
+    _refuse_unshared(folder.marker)
     progress.spent.began = began
     evaluate_and_keep_best(setup, progress)
     guards_began = time.perf_counter()
@@ -63,3 +70,19 @@ def start_or_resume(
     if run is not None:
         progress.continued = f"It continues {run}, {take_over(setup, run)}."
         say(progress.continued)
+
+
+def _refuse_unshared(path: Path) -> None:
+    """Stop if this rank cannot see what rank 0 wrote: it would need that at the end of the run, or to resume.
+
+    Raises:
+        UserError: the output folder is not the same for all ranks.
+    """
+    until = time.monotonic() + SEEN_WITHIN
+    while not path.exists():
+        if time.monotonic() > until:
+            raise UserError(
+                f"{path}: process 0 wrote this, and process {rank()} on {socket.gethostname()} does not see it; name "
+                "an --output-dir on a file system that all nodes share"
+            )
+        time.sleep(0.5)
