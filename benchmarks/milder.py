@@ -102,7 +102,7 @@ def _similarities(texts: Dense, queries: int) -> Tensor:
 
 def _encoded(base: Encoder, batch: TrainingBatch) -> Dense:
     with torch.no_grad():
-        encoded = gradcache.encode_chunks(base, batch, 0, (0,))
+        encoded = gradcache.encode_chunks(base, batch, 0, (0, 0))
     found = gradcache._in_order(encoded, base)
     assert isinstance(found, Dense)
     return found
