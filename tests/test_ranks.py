@@ -17,13 +17,19 @@ from fault_points import AtCall, AtOperation
 from tiny import WORDS, random_texts, tiny_cross_encoder
 
 from biencoder.cli import COMMANDS, main
+from biencoder.config import TrainConfig
+from biencoder.data.data_sets import read_data_sets
 from biencoder.device.cpu import Cpu
+from biencoder.distributed import process_group
 from biencoder.model.cross_encoder import CrossEncoder
 from biencoder.model.encoder import Encoder
 from biencoder.model.packing import PackedBatch
 from biencoder.model.representations.representation import Representation
 from biencoder.retrieval import encode, search
 from biencoder.retrieval.scoring import by_cross_encoder
+from biencoder.training.sources import clusters
+from biencoder.training.sources.glance import glance
+from biencoder.training.sources.negatives import mine_places
 
 PASSAGES, QUERIES = 60, 22
 MOST_AT_ONCE = 15  # texts that one rank encodes while others may wait
@@ -190,6 +196,31 @@ def test_killed_on_four_ranks_and_continued_on_one_or_two_gives_the_same_bytes(f
         assert "continuing after 12 of 22 rows" in found[0][1]
         for name, content in files(folder / f"gone-on-{ranks}").items():
             assert content == (folder / "on-1" / name).read_bytes(), name
+
+
+def in_training(rank: int, ranks: int, folder: Path) -> Any:
+    """What a run asks its model, beside evaluations: clusters, negatives and a glance at passages."""
+    config = TrainConfig(
+        model="", train_data=(folder / "pairs.jsonl",), output_dir=folder, cluster_size=4, mine_negatives=2
+    )
+    with rank_in(folder / "training", rank, ranks), process_group("cpu"):
+        clusters.ENCODED_AT_ONCE = 5
+        encoder = Encoder.load(folder / world.BERT, device="cpu")
+        table = read_data_sets(config.data_sets, "stop")
+        texts = (folder / "texts.txt").read_text().splitlines()
+        near = glance(encoder, 60).find(texts[:9], texts[:9], texts, 4)
+        return (
+            clusters.similar_rows(encoder, table, config).tolist(),
+            mine_places(encoder, table, config).tolist(),
+            [[row.tolist() for row in part] for part in near],
+        )
+
+
+def test_a_training_run_gets_the_same_answers_from_any_number_of_ranks(folder: Path) -> None:
+    (alone,) = world.run(1, folder, in_training)
+    assert sorted(alone[0]) == list(range(QUERIES))
+    assert any(place >= 0 for row in alone[1] for place in row)
+    assert world.run(3, folder, in_training) == [alone] * 3
 
 
 def mistake_of_all(rank: int, ranks: int, folder: Path) -> None:
