@@ -82,7 +82,7 @@ class InvertedFile:
         for start in range(0, len(queries), QUERIES_AT_ONCE):
             self.index.nprobe = probes
             _, found = self.index.search(np.ascontiguousarray(queries[start : start + QUERIES_AT_ONCE]), most)
-            yield from (np.unique(row[row >= 0]) for row in found)
+            yield from (np.sort(row[row >= 0]) for row in found)
 
     def _named_by_tokens(self, query: Ragged, most: int, probes: int) -> NDArray[np.int64]:
         self.index.nprobe = probes

@@ -11,6 +11,7 @@ from biencoder.retrieval.approximate.inverted_file import InvertedFile, recall
 from biencoder.retrieval.search import search
 
 LEAST_RECALL = 0.99
+ENOUGH = 4  # vectors in the lists, on average, for each neighbour that is sought: of too few, all lists are searched
 SOUGHT = 200  # queries whose neighbours are sought, to see how many lists must be looked at
 
 
@@ -48,7 +49,7 @@ def tuned(file: InvertedFile, queries: Vectors, own: Sequence[int], neighbours: 
         neighbours: texts that are sought for each query.
     """
     _, wanted = search(queries, file.vectors, neighbours)
-    probes = 1
+    probes = min(file.lists, max(1, -(-ENOUGH * neighbours * file.lists // len(file.vectors))))
     while True:
         found = recall(file.search(queries, neighbours, probes)[1], wanted, own)
         if found >= LEAST_RECALL or probes == file.lists:
