@@ -9,7 +9,8 @@ After Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memor
    with the same dropout masks.
 
 A rank that finds no memory for its part of a step still takes part in the collectives, see
-:func:`~biencoder.training.memory.out_of_memory.memory_for_all`.
+:func:`~biencoder.training.memory.out_of_memory.memory_for_all`. With sharded weights, passes through the model are
+collectives themselves. All ranks take equally many of them, and a rank that lacks the memory for one ends the run.
 
 When everything is kept, this *is* the plain step: there is one code path. A replay draws the same dropout masks because
 each chunk has a seed of its own, a pure function of (seed, step, rank, chunk).
@@ -17,10 +18,12 @@ each chunk has a seed of its own, a pure function of (seed, step, rank, chunk).
 Shapes: b queries and p passages on this rank, P passages on all of them.
 """
 
+import contextlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -34,11 +37,13 @@ from biencoder.model.architectures.native_layer import prepared_weights
 from biencoder.model.encoder import Encoder
 from biencoder.model.packing import Chunk
 from biencoder.model.representations.representation import Representation, concatenate, in_order
+from biencoder.model.sharded import is_sharded
 from biencoder.objective.objective import Objective
 from biencoder.objective.sparsity import Sparsity
 from biencoder.training.batch import TrainingBatch
 from biencoder.training.guide import Guidance, Guide
 from biencoder.training.memory.out_of_memory import memory_for_all
+from biencoder.training.memory.sharding import alike_on_all_ranks
 
 SCORES_AT_ONCE = 2**20  # elements of the score matrix that the objective holds at a time: 4 MB in float32
 
@@ -111,16 +116,17 @@ def accumulate_gradients(
     Raises:
         OutOfMemoryError: memory ran out on some rank; raised on all of them. Part of the gradient may have been added.
     """
+    passes = contextlib.nullcontext if is_sharded(encoder.backbone) else memory_for_all
     give_back(held_at_most)  # or the kept chunks would lie around the holes that the last step's replays left
     with prepared_weights(), narrow_weights(encoder.backbone, encoder.precision) as narrow:
-        with memory_for_all():
+        with passes():
             _share_embedding_gradients(encoder)
             encoded = encode_chunks(encoder, batch, keep_tokens, seed)
             texts = _in_order(encoded, encoder)
             guide_texts = None if guide is None else guide.encode(batch)
         guidance = None if guide is None or guide_texts is None else guide.judge(batch, guide_texts)
         gradient, losses = _cache_gradient(texts, batch, objective, guidance, sparsity)
-        with memory_for_all():
+        with passes():
             _backward_all(encoder, narrow, encoded, gradient.map(scaled), held_at_most)
     return losses
 
@@ -128,9 +134,10 @@ def accumulate_gradients(
 def _share_embedding_gradients(encoder: Encoder) -> None:
     """Let every chunk add the rows of its own tokens to one gradient of each embedding table.
 
-    PyTorch would make and add a whole table of gradients for each chunk, which is cheap on a GPU only.
+    PyTorch would make and add a whole table of gradients for each chunk, which is cheap on a GPU only. A
+    sharded table hands on its gradient after each chunk, so there is none to share.
     """
-    if not facts(encoder.device).sums_embedding_gradients:
+    if not facts(encoder.device).sums_embedding_gradients or is_sharded(encoder.backbone):
         return
     for module in encoder.modules():
         if isinstance(module, nn.Embedding) and module.weight.requires_grad:
@@ -151,14 +158,21 @@ def encode_chunks(
     encoder: Encoder, batch: TrainingBatch, keep_tokens: int, seed: tuple[int, ...]
 ) -> list[EncodedChunk]:
     """Step 1 of the paper; a chunk whose activations are not kept is encoded without a graph."""
-    encoded, tokens = [], 0
-    for number, chunk in enumerate(batch.chunks):
-        tokens += chunk.tokens
+    kept = sum(tokens <= keep_tokens for tokens in accumulate(chunk.tokens for chunk in batch.chunks))
+    chunks, kept = alike_on_all_ranks(encoder, batch.chunks, kept)
+    encoded = []
+    for number, chunk in enumerate(chunks):
         chunk_seed = int(np.random.SeedSequence((*seed, number)).generate_state(1, np.uint64)[0] >> np.uint64(1))
         torch.manual_seed(chunk_seed)
-        with torch.set_grad_enabled(tokens <= keep_tokens):
-            encoded.append(EncodedChunk(chunk, chunk_seed, encoder(chunk.batch)))
+        with torch.set_grad_enabled(number < kept):
+            encoded.append(EncodedChunk(chunk, chunk_seed, _encode(encoder, chunk)))
     return encoded
+
+
+def _encode(encoder: Encoder, chunk: Chunk) -> Representation:
+    """The chunk's texts; a chunk without any holds a token, so that the pass takes place."""
+    texts: Representation = encoder(chunk.batch)
+    return texts if len(chunk.index) else texts[:0]
 
 
 def _in_order(encoded: list[EncodedChunk], encoder: Encoder) -> Representation:
@@ -230,7 +244,7 @@ def _backward_all(
     give_back(held_at_most)
     for part in replayed:
         torch.manual_seed(part.seed)
-        part.texts = encoder(part.chunk.batch)
+        part.texts = _encode(encoder, part.chunk)
         _backward(part, gradient)
         narrow.hand_over()
 

@@ -14,7 +14,6 @@ from biencoder.data.plan.similar_groups import similar_groups
 from biencoder.data.table import ExampleTable
 from biencoder.device.allocator import give_back
 from biencoder.device.choice import facts
-from biencoder.distributed import broadcast_object, rank
 from biencoder.model.representations.ragged import one_vector_each
 from biencoder.retrieval.mining.queries import Queries, encode_queries
 from biencoder.retrieval.text_encoder import TextEncoder
@@ -22,7 +21,7 @@ from biencoder.retrieval.vectors.mapped import map_vectors
 from biencoder.terminal import progress_line
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
-from biencoder.training.state.saved_array import Places, saved_array
+from biencoder.training.state.saved_array import Places, array_for_all
 
 NOT_CLUSTERED = -1
 ENCODED_AT_ONCE = 512  # queries, on a CPU
@@ -37,13 +36,12 @@ def use_clusters(setup: Setup, progress: TrainingProgress) -> None:
     config = setup.config
     if config.cluster_size == 1:
         return
-    places = None
-    if rank() == 0:
-        give_back(beyond=0)  # encoding takes other sizes than training, which would lie beside the free ones
-        path = setup.folder / "batches" / "places.npy"
-        make = partial(similar_rows, setup.encoder, setup.examples, config)
-        places = saved_array(path, (len(setup.examples),), make, may_make=progress.step == 0)
-    progress.sampler = progress.sampler.clustered(broadcast_object(places), config.cluster_size)
+    give_back(beyond=0)  # encoding takes other sizes than training, which would lie beside the free ones
+    path = setup.folder / "batches" / "places.npy"
+    make = partial(similar_rows, setup.encoder, setup.examples, config)
+    may_make, together = progress.step == 0, setup.is_sharded
+    places = array_for_all(path, (len(setup.examples),), make, may_make=may_make, together=together)
+    progress.sampler = progress.sampler.clustered(places, config.cluster_size)
 
 
 def similar_rows(encoder: TextEncoder, table: ExampleTable, config: TrainConfig) -> Places:

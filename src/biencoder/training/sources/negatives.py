@@ -14,13 +14,12 @@ from biencoder.data.data_sets import is_scored
 from biencoder.data.mined_table import with_negatives
 from biencoder.data.table import ExampleTable
 from biencoder.device.allocator import give_back
-from biencoder.distributed import broadcast_object, rank
 from biencoder.retrieval.mining.mine import Mined, mine
 from biencoder.retrieval.text_encoder import TextEncoder
 from biencoder.terminal import progress_line, say
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
-from biencoder.training.state.saved_array import Places, saved_array
+from biencoder.training.state.saved_array import Places, array_for_all
 
 DEPTH = 100  # fewest passages looked at for each query
 DEPTH_TIMES = 10  # passages looked at for each negative that is mined
@@ -38,14 +37,12 @@ def use_hard_negatives(setup: Setup, progress: TrainingProgress) -> int:
     refresh = config.refresh_negatives
     every = setup.total_steps if refresh is None else refresh * progress.sampler.steps_per_epoch
     mined_at = progress.step - progress.step % every
-    places = None
-    if rank() == 0:
-        give_back(beyond=0)  # encoding takes other sizes than training, which would lie beside the free ones
-        path = setup.folder / "negatives" / f"step-{mined_at:08d}.npy"
-        make = partial(mine_places, setup.encoder, setup.examples, config)
-        shape = (len(setup.examples), config.mine_negatives)
-        places = saved_array(path, shape, make, may_make=progress.step == mined_at)
-    table = with_negatives(setup.examples, broadcast_object(places))
+    give_back(beyond=0)  # encoding takes other sizes than training, which would lie beside the free ones
+    path = setup.folder / "negatives" / f"step-{mined_at:08d}.npy"
+    make = partial(mine_places, setup.encoder, setup.examples, config)
+    shape = (len(setup.examples), config.mine_negatives)
+    may_make, together = progress.step == mined_at, setup.is_sharded
+    table = with_negatives(setup.examples, array_for_all(path, shape, make, may_make=may_make, together=together))
     progress.sampler, progress.batcher = progress.sampler.over(table), replace(progress.batcher, table=table)
     return min(setup.total_steps, mined_at + every)
 

@@ -11,11 +11,25 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from biencoder.distributed import broadcast_object, rank
 from biencoder.errors import UserError
 from biencoder.files import atomic_write
 
 Places = NDArray[np.int64]
 DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+def array_for_all(
+    path: Path, shape: tuple[int, ...], make: Callable[[], Places], *, may_make: bool, together: bool
+) -> Places:
+    """:func:`saved_array` of rank 0, on all ranks; if ``together``, none of them can compute it without the others."""
+    places = None
+    if rank() == 0:
+        places = saved_array(path, shape, make, may_make=may_make)
+    elif together and may_make and not path.is_file():  # rank 0 cannot have written it: it waits for this rank
+        make()
+    found: Places = broadcast_object(places)
+    return found
 
 
 def saved_array(path: Path, shape: tuple[int, ...], make: Callable[[], Places], *, may_make: bool) -> Places:

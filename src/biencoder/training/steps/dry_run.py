@@ -42,7 +42,7 @@ def dry_run(setup: Setup, progress: TrainingProgress, folder: OutputFolder, bega
     newest = broadcast_object(folder.newest_checkpoint() if rank() == 0 else None)
     progress.step = 0 if newest is None else step_of(newest)
     so_far = time.perf_counter() - began
-    if rank() == 0:
+    if setup.takes_part:
         so_far += _measure_encoding(setup, progress)
     forecast = Forecast(setup, progress, shortest=0)
     _measure_steps(setup, progress, forecast)

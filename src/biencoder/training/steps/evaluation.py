@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from biencoder.data.files.beir import Collection
 from biencoder.device.allocator import give_back
 from biencoder.device.choice import facts
-from biencoder.distributed import broadcast_object, rank
+from biencoder.distributed import broadcast_object
 from biencoder.retrieval.evaluate import DECIDING, Evaluation, evaluate, texts_to_encode
 from biencoder.terminal import ProgressLine, say
 from biencoder.training.progress import TrainingProgress
@@ -19,7 +19,7 @@ LEAST_INTERVAL = 25  # steps
 
 
 def evaluate_and_keep_best(setup: Setup, progress: TrainingProgress) -> None:
-    """Evaluate on rank 0; keep the weights when they are the best so far."""
+    """Evaluate; keep the weights when they are the best so far."""
     refuse_ruined_weights(setup, progress)
     began = time.perf_counter()
     evaluation = evaluate_on(setup, setup.collection)
@@ -32,7 +32,7 @@ def evaluate_and_keep_best(setup: Setup, progress: TrainingProgress) -> None:
         return
     if progress.best is None or evaluation.metrics[DECIDING] > progress.best.metrics[DECIDING]:
         progress.best, progress.best_step = evaluation, progress.step
-        if rank() == 0:
+        if setup.takes_part:
             save_best(setup.checkpoints, progress.step, trained_state(setup.encoder))
 
 
@@ -47,8 +47,8 @@ def usual_interval(steps_per_epoch: int, total: int) -> int:
 
 
 def evaluate_on(setup: Setup, collection: Collection) -> Evaluation:
-    """The model as it is, on a collection; rank 0 computes, and all ranks know."""
-    evaluation: Evaluation = broadcast_object(_evaluate(setup, collection) if rank() == 0 else None)
+    """The model as it is, on a collection; all ranks know what rank 0 computes."""
+    evaluation: Evaluation = broadcast_object(_evaluate(setup, collection) if setup.takes_part else None)
     return evaluation
 
 
