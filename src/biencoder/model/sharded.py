@@ -28,7 +28,7 @@ def is_cut(tensor: Tensor) -> bool:
     return isinstance(tensor, DTensor)
 
 
-def class_of(module: nn.Module) -> type[nn.Module]:
+def class_of(module: nn.Module) -> type:
     """The class of a module before it was sharded."""
     return next(kind for kind in type(module).__mro__ if not issubclass(kind, FSDPModule))
 
@@ -78,7 +78,7 @@ def widen_norms(module: nn.Module) -> None:
     """Let layer normalisations take gains that were gathered in half precision beside float32, as autocast does."""
     for norm in module.modules():
         if type(norm) is nn.LayerNorm:
-            norm.forward = MethodType(_wide, norm)
+            norm.forward = MethodType(_wide, norm)  # type: ignore[method-assign]
 
 
 def _wide(norm: Any, hidden: Tensor) -> Tensor:

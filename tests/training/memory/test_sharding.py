@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 import world
 from runs import final_weights, metrics, small_config, small_run
-from tiny import gradient_errors
+from safetensors.torch import load_file
+from tiny import gradient_errors, tiny_model
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from world import BERT, DENSE, MULTI, SPARSE, THREE, Combination
@@ -23,6 +24,9 @@ from biencoder.config import TrainConfig
 from biencoder.config.choices import FLOPS, L1
 from biencoder.distributed import gathered_state, sum_gradients
 from biencoder.errors import UserError
+from biencoder.model.adapting.freezing import freeze
+from biencoder.model.adapting.lora import add_lora
+from biencoder.model.files.pretrained import checkpoint_activations
 from biencoder.model.packing import pack
 from biencoder.model.sharded import cut_like, gathered, own, own_places
 from biencoder.training.memory import sharding
@@ -54,6 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sharding")
     world.write_models(folder)
     world.write_rows(folder)
+    write_kinds(folder)
     small_run(folder / "plain")
     small_run(folder / "dropout", dropout=True)
     return folder
@@ -61,11 +66,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def found(rank: int, ranks: int, folder: Path) -> dict[str, Any]:
     """What one of some processes finds in all the checks below."""
+    four_stop(folder) if ranks == 4 else two_train(folder)
     return {
         "gradients": losses_and_gradients(rank, ranks, folder),
         "bytes": bytes_held(folder, ranks),
         "files": files_written(rank, folder),
-        "runs": four_stop(folder) if ranks == 4 else two_train(folder),
+        "kinds": errors_of_kinds(folder) if ranks == 2 else [],
     }
 
 
@@ -111,6 +117,61 @@ def test_gradients_are_those_of_one_process(
                 loss, gradients = each["gradients"][number]
                 error = (abs(loss / wanted_loss - 1), *gradient_errors(gradients, wanted, CANCELLING))
                 assert max(error) <= TOLERANCE, (len(ranks), combination, keep, error)
+
+
+KINDS: list[dict[str, Any]] = [
+    {"kind": "qwen3"},
+    {"kind": "modernbert"},
+    {"kind": "mpnet"},
+    {"kind": "bert", "checkpointing": True},
+    {"kind": "bert", "offload": True},
+    {"kind": "bert", "frozen": 1},
+    {"kind": "qwen3", "lora": True},
+    {"kind": "bert", "precision": "bf16"},
+    {"kind": "qwen3", "precision": "bf16"},
+]
+
+
+def write_kinds(folder: Path) -> None:
+    for kind in {each["kind"] for each in KINDS}:
+        tiny_model(folder / f"kind-{kind}", kind)
+
+
+def errors_of_kinds(folder: Path) -> list[tuple[float, float]]:
+    """How far gradients are from those of a whole model in float32: of the sharded model, and of the whole one.
+
+    There are two forward passes before the first backward pass.
+    """
+    errors = []
+    for asked in KINDS:
+        exact = gradients_of(folder, asked | {"precision": "fp32"}, ranks=1)
+        whole, cut = (gradients_of(folder, asked, ranks=ranks) for ranks in (1, dist.get_world_size()))
+        errors.append((max(gradient_errors(cut, exact)), max(gradient_errors(whole, exact))))
+    return errors
+
+
+def gradients_of(folder: Path, asked: dict[str, Any], ranks: int) -> dict[str, Tensor]:
+    """Each rank takes the same two texts. So the sum over sharded ranks is that of one, times their number."""
+    encoder = Encoder.load(folder / f"kind-{asked['kind']}", pooling="mean", precision=asked.get("precision", "fp32"))
+    encoder.train()
+    if asked.get("lora"):
+        add_lora(encoder.backbone, rank=2, alpha=4.0, dropout=0.0, first_layer=0, base="base", seed=0)
+    freeze(encoder.backbone, embeddings=False, layers=asked.get("frozen", 0))
+    if asked.get("checkpointing"):
+        checkpoint_activations(encoder.backbone)
+    if ranks > 1:
+        sharding.shard(encoder, offload=bool(asked.get("offload")))
+    made = [encoder.embed(pack([text])) for text in ([5, 6, 7, 8], [9, 10, 11])]
+    for vectors in made:
+        (vectors * torch.linspace(-1, 1, vectors.numel())).sum().backward()
+    weights = encoder.named_parameters()
+    return {name: gathered(p.grad) / ranks for name, p in weights if p.grad is not None}
+
+
+def test_gradients_of_other_kinds_of_models_are_the_same(of_two: list[dict[str, Any]]) -> None:
+    for each in of_two:
+        for asked, (cut, whole) in zip(KINDS, each["kinds"], strict=True):
+            assert cut <= 1.5 * whole + TOLERANCE, (asked, cut, whole)
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
@@ -202,7 +263,7 @@ def test_files_are_those_of_whole_weights(
         names = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
         assert names == sorted(path.relative_to(other) for path in other.rglob("*") if path.is_file())
         assert [name for name in names if (one / name).read_bytes() != (other / name).read_bytes()] == []
-        written = world.load_file(folder / f"rows-{len(ranks)}.safetensors")
+        written = load_file(folder / f"rows-{len(ranks)}.safetensors")
         assert written.pop("step") == 3
         state = Encoder.load(folder / BERT).backbone.state_dict()
         assert written.keys() == state.keys()

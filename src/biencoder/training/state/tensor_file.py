@@ -62,7 +62,7 @@ def _save_rows(path: Path, tensors: Mapping[str, Tensor]) -> None:
                 rows = own(tensor).cpu().contiguous()
                 first = own_places(tensor).start or 0
                 file.seek(places[name] + first * (tensor.nbytes // max(1, len(tensor)) if tensor.ndim else 0))
-                file.write(memoryview(rows.view(-1).view(torch.uint8).numpy()))
+                file.write(rows.view(-1).view(torch.uint8).numpy().data)
     sync_file(path)
     barrier()  # the file is whole
 
