@@ -22,6 +22,7 @@ from world import BERT, DENSE, MULTI, SPARSE, THREE, Combination
 from biencoder import Encoder
 from biencoder.config import TrainConfig
 from biencoder.config.choices import FLOPS, L1
+from biencoder.device import cpu
 from biencoder.distributed import gathered_state, sum_gradients
 from biencoder.errors import UserError
 from biencoder.model.adapting.freezing import freeze
@@ -348,6 +349,42 @@ def test_the_run_of_four_ranks_goes_on_with_two_and_with_one(folder: Path, of_tw
     assert len(four) == STOP - 1 > SAVED
     assert two[: len(four)] == pytest.approx(four, rel=1e-5)
     assert one == pytest.approx(two, rel=1e-5)
+
+
+# --- when weights are sharded ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shard", "ranks", "memory", "model", "is_sharded"),
+    [
+        ("auto", 2, 1.01, BERT, False),
+        ("auto", 2, 0.99, BERT, True),
+        ("auto", 2, 0.99, world.STATIC, False),
+        ("auto", 1, 0.99, BERT, False),
+        ("on", 2, 9.0, BERT, True),
+        ("on", 1, 0.99, BERT, False),
+        ("off", 2, 0.99, BERT, False),
+    ],
+)
+def test_weights_are_sharded_where_they_must_be_or_where_you_ask(
+    shard: str,
+    ranks: int,
+    memory: float,
+    model: str,
+    is_sharded: bool,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The memory of the device, over what the weights, gradients and moments of one process take."""
+    encoder = Encoder.load(folder / model)
+    monkeypatch.setattr(sharding, "world_size", lambda: ranks)
+    monkeypatch.setattr(cpu.Cpu, "memory", lambda _: int(memory * state_of(encoder, 1).total))
+    asked = []
+    monkeypatch.setattr(sharding, "shard", lambda _, offload: asked.append(offload))
+    sharding.shard_if_asked(encoder, small_config(folder / "plain", shard=shard))
+    assert asked == [False] * is_sharded
+    assert ("weights are sharded over 2 processes: each holds" in capsys.readouterr().out) == is_sharded
 
 
 # --- what does not go together ----------------------------------------------------------------------------------------
