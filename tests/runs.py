@@ -35,9 +35,16 @@ def write_pairs(path: Path) -> Path:
 
 def small_run(folder: Path, *, dropout: bool = False, **changes: Any) -> TrainConfig:
     """A run of 7 steps an epoch into ``folder / "out"``."""
+    tiny_model(folder / "model", dropout=dropout)
+    write_pairs(folder / "pairs.jsonl")
+    return small_config(folder, **changes)
+
+
+def small_config(folder: Path, **changes: Any) -> TrainConfig:
+    """:func:`small_run` on files that it has written before."""
     settings: dict[str, Any] = {
-        "model": str(tiny_model(folder / "model", dropout=dropout)),
-        "train_data": (write_pairs(folder / "pairs.jsonl"),),
+        "model": str(folder / "model"),
+        "train_data": (folder / "pairs.jsonl",),
         "output_dir": folder / "out",
         "batch_size": BATCH,
         "group_size": 2,

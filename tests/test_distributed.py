@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import world
 from torch import nn
@@ -15,6 +16,7 @@ from torch import nn
 from biencoder import distributed
 
 SIZES = [2, 0, 3]
+SHAPES = [(2,), (3, 2), (4, 5), (1,), (3, 2)]  # of gradients
 
 
 def rows(rank: int) -> torch.Tensor:
@@ -32,12 +34,20 @@ def work(rank: int, _ranks: int, _folder: Path) -> dict[str, Any]:
         unused.grad = torch.full((3,), 5.0)
     frozen.requires_grad_(False)
     distributed.sum_gradients([used, unused, frozen])
+    several = [nn.Parameter(torch.zeros(shape)) for shape in SHAPES]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(distributed, "BUCKET", 40)  # bytes: some share a bucket, and one is larger
+        for number, parameter in enumerate(several):
+            parameter.grad = torch.full(SHAPES[number], float(rank + number))
+        several[-1].grad = torch.full((2, 3), float(rank)).t()  # as it lies in memory, not one row behind the other
+        distributed.sum_gradients(several)
     return {
         "place": [distributed.rank(), distributed.world_size()],
         "sizes": distributed.sizes_of_ranks(len(mine), mine.device),
         "gathered": gathered.detach(),
         "again": distributed.gather(mine, SIZES),
         "gradient": mine.grad,
+        "several": [parameter.grad for parameter in several],
         "summed": [used.grad, unused.grad, frozen.grad],
         "total": distributed.sum_over_ranks(torch.tensor([1.0, rank])).tolist(),
         "told": distributed.broadcast_object({"rank": rank}),
@@ -55,6 +65,9 @@ def test_collectives_over_uneven_shares(tmp_path: Path) -> None:
         assert torch.equal(got["again"], everything)
         assert torch.equal(got["gradient"], weights[starts[rank] : starts[rank + 1]])
         assert [None if g is None else g.tolist() for g in got["summed"]] == [[1.0, 1.0], [5.0, 5.0, 5.0], None]
+        for number, gradient in enumerate(got["several"][:-1]):
+            assert torch.equal(gradient, torch.full(SHAPES[number], 3.0 + 3 * number))
+        assert torch.equal(got["several"][-1], torch.full((3, 2), 3.0))
         assert got["total"] == [3.0, 3.0]
         assert got["told"] == {"rank": 0}
 

@@ -485,36 +485,43 @@ def trainer(rank: int, world: int, folder: Path) -> list[Outcome]:
     outcomes = []
     for combination, keep in STEPS:
         encoder = encoders[combination.model].train()
-        table, plan = plan_of(combination, folder)
-        batcher = Batcher(
-            table=table,
-            tokenize_queries=encoder.tokenize_queries,
-            tokenize_passages=encoder.tokenize_passages,
-            prompts=[Prompts(QUERY_PROMPT, "")],
-            chunk_tokens=60,
-            known_positives=KnownPositives(table) if combination.masked else None,
-            tokenize_for_guide=(lambda q, p: asked.tokenize(q) + asked.tokenize(p)) if combination.guided else None,
-            two_way=combination.two_way,
-            rank=rank,
-            world=world,
-            cross_device=combination.cross_device,
-        )
-        batch = batcher(plan)
-        gradcache.SCORES_AT_ONCE, gradcache.LEAST_QUERIES = (30, 1) if keep == "part" else (2**22, 256)
-        keep_tokens = {"all": 10**9, "part": batch.tokens // 2, "none": 0}[keep]
-        losses = gradcache.accumulate_gradients(
-            encoder,
-            batch,
-            objective_of(combination),
-            keep_tokens=keep_tokens,
-            seed=(1, 2),
-            guide=Guide(asked, GUIDE_MARGIN) if combination.guided else None,
-            sparsity=Sparsity(SPARSITY, combination.sparsity) if combination.sparsity else None,
-        )
-        sum_gradients(encoder.parameters())
-        outcomes.append((float(losses.total), gradients(encoder)))
+        loss = add_gradients(encoder, asked, combination, keep, rank, world, folder)
+        outcomes.append((loss, gradients(encoder)))
         encoder.zero_grad()
     return outcomes
+
+
+def add_gradients(
+    encoder: Encoder, asked: Encoder, combination: Combination, keep: str, rank: int, world: int, folder: Path
+) -> float:
+    """Add the gradient of a global batch, summed over ranks, to an encoder; the loss. ``asked`` is the guide."""
+    table, plan = plan_of(combination, folder)
+    batcher = Batcher(
+        table=table,
+        tokenize_queries=encoder.tokenize_queries,
+        tokenize_passages=encoder.tokenize_passages,
+        prompts=[Prompts(QUERY_PROMPT, "")],
+        chunk_tokens=60,
+        known_positives=KnownPositives(table) if combination.masked else None,
+        tokenize_for_guide=(lambda q, p: asked.tokenize(q) + asked.tokenize(p)) if combination.guided else None,
+        two_way=combination.two_way,
+        rank=rank,
+        world=world,
+        cross_device=combination.cross_device,
+    )
+    batch = batcher(plan)
+    gradcache.SCORES_AT_ONCE, gradcache.LEAST_QUERIES = (30, 1) if keep == "part" else (2**22, 256)
+    losses = gradcache.accumulate_gradients(
+        encoder,
+        batch,
+        objective_of(combination),
+        keep_tokens={"all": 10**9, "part": batch.tokens // 2, "none": 0}[keep],
+        seed=(1, 2),
+        guide=Guide(asked, GUIDE_MARGIN) if combination.guided else None,
+        sparsity=Sparsity(SPARSITY, combination.sparsity) if combination.sparsity else None,
+    )
+    sum_gradients(encoder.parameters())
+    return float(losses.total)
 
 
 # --- dropout: its masks follow from the texts -------------------------------------------------------------------------

@@ -25,10 +25,12 @@ from torch import Tensor, nn
 from biencoder.device.choice import KNOWN, kind_of, kind_with
 from biencoder.errors import TrainingError, UserError
 from biencoder.model.representations.representation import Kind
+from biencoder.model.sharded import gathered, is_cut, is_sharded
 from biencoder.model.sharing import Ranks, shared_among
 
 # Rank 0 may write for long while the others wait; a rank that dies breaks the connection at once, however long this is.
 TIMEOUT = timedelta(hours=12)
+BUCKET = 2**24  # bytes of gradients that are summed at once
 
 
 def is_distributed() -> bool:
@@ -50,13 +52,29 @@ class _Everyone(Ranks):
     """All ranks of the process group."""
 
     def __init__(self) -> None:
-        self.number, self.mine = world_size(), rank()
+        self.number, self.mine, self.is_first = world_size(), rank(), rank() == 0
 
     def gather(self, value: Any) -> list[Any]:
         return gather_objects(value)
 
     def broadcast(self, value: Any) -> Any:
         return broadcast_object(value)
+
+
+class _InStep(_Everyone):
+    """All ranks, each of which does all the work: a pass through weights that are cut over ranks takes all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number, self.mine = 1, 0
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+
+def in_step(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Inside of this block, ranks share no work if the weights of ``model`` are cut over them."""
+    return shared_among(_InStep()) if is_sharded(model) else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -239,14 +257,63 @@ def gather_with_gradient(rows: Tensor) -> Tensor:
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its sum over ranks, in one collective; a rank that had no queries adds zero."""
+    """Replace each gradient by its sum over ranks; a rank that had no queries adds zero.
+
+    Large gradients are summed where they are, and small ones in buckets of :data:`BUCKET` bytes: one is packed while
+    the one before it is summed. Which gradients share a bucket depends on their sizes alone, so sums are the same bits
+    each time. Weights that are cut over ranks have the sum already.
+    """
     if not is_distributed():
         return
-    trained = [p for p in parameters if p.requires_grad]
-    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained])
-    dist.all_reduce(flat)
-    for parameter, summed in zip(trained, flat.split([p.numel() for p in trained]), strict=True):
-        parameter.grad = summed.view_as(parameter)
+    trained = [p for p in parameters if p.requires_grad and not is_cut(p)]
+    for parameter in trained:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    under_way: list[Callable[[], None]] = []
+    for bucket in _buckets([p.grad for p in trained if p.grad is not None]):
+        under_way.append(_begin_sum(bucket))
+        if len(under_way) > 1:
+            under_way.pop(0)()
+    for finish in under_way:
+        finish()
+
+
+def _buckets(gradients: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Neighbours of one type whose bytes fill a bucket, or a larger one alone."""
+    bucket: list[Tensor] = []
+    for gradient in gradients:
+        size = gradient.nbytes + sum(each.nbytes for each in bucket)
+        if bucket and (size > BUCKET or gradient.dtype != bucket[0].dtype or gradient.device != bucket[0].device):
+            yield bucket
+            bucket = []
+        bucket.append(gradient)
+    if bucket:
+        yield bucket
+
+
+def _begin_sum(bucket: list[Tensor]) -> Callable[[], None]:
+    """Begin to sum gradients over ranks; the function that is returned waits for the sums."""
+    is_alone = len(bucket) == 1 and bucket[0].is_contiguous()
+    flat = bucket[0].view(-1) if is_alone else torch.cat([gradient.flatten() for gradient in bucket])
+    work = dist.all_reduce(flat, async_op=True)
+
+    def finish() -> None:
+        work.wait()
+        if not is_alone:
+            for gradient, summed in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+                gradient.copy_(summed.view_as(gradient))
+
+    return finish
+
+
+def gathered_state(module: nn.Module) -> dict[str, Tensor]:
+    """The state of a sharded module in the memory of rank 0's host, gathered tensor by tensor; others get none."""
+    found = {}
+    for name, tensor in module.state_dict().items():
+        whole = gathered(tensor)
+        if rank() == 0:
+            found[name] = whole.cpu()
+    return found
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:

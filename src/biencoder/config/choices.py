@@ -19,6 +19,7 @@ SCHEDULES = LINEAR, COSINE = "linear", "cosine"
 MIXES = SIZE, SQRT, EQUAL = "size", "sqrt", "equal"
 LORA_SAVES = MERGED, ADAPTER = "merged", "adapter"
 TRACKERS = TENSORBOARD, WANDB, TRACKIO, MLFLOW = "tensorboard", "wandb", "trackio", "mlflow"
+SHARDS = ON, OFF = "on", "off"
 NEVER = "never"
 RESUMES = (AUTO, NEVER)
 ON_BAD_ROW = ON_NONFINITE = STOP, SKIP = "stop", "skip"

@@ -18,9 +18,11 @@ from biencoder.config.choices import (
     LORA_SAVES,
     MERGED,
     MIXES,
+    OFF,
     ON_NONFINITE,
     RESUMES,
     SCHEDULES,
+    SHARDS,
     SIZE,
     SPARSE,
     SPARSITY_NORMS,
@@ -45,7 +47,7 @@ from biencoder.config.shared import (
     TrustRemoteCode,
     refuse_split_alone,
 )
-from biencoder.config.values import parse_dims, parse_share, parse_size, parse_weights
+from biencoder.config.values import parse_dims, parse_share, parse_size, parse_switch, parse_weights
 from biencoder.errors import UserError
 
 _OWN = "the model's own"
@@ -422,6 +424,19 @@ class TrainConfig(Config):
     gradient_checkpointing: Annotated[
         bool, Option("recompute activations in the backward pass: less memory, more time", RUNNING)
     ] = False
+    shard: Annotated[
+        str,
+        Option(
+            "under torchrun, cut weights, gradients and moments over the processes, which gather one layer at a time; "
+            "auto: if a process could not hold all of them",
+            RUNNING,
+            choices=(AUTO, *SHARDS),
+            convert=parse_switch,
+        ),
+    ] = AUTO
+    shard_offload: Annotated[
+        bool, Option("where weights are sharded, keep them in the host's memory while they wait: slower", RUNNING)
+    ] = False
     scores_out_of: ScoresOutOf = 1.0
     on_bad_row: OnBadRow = STOP
     on_nonfinite: Annotated[
@@ -482,6 +497,8 @@ class TrainConfig(Config):
         refuse_split_alone(self.eval_split, self.eval_data)
         if self.private and self.push_to_hub is None:
             raise UserError("--private needs --push-to-hub, which is not given")
+        if self.shard_offload and self.shard == OFF:
+            raise UserError(f"--shard-offload needs sharded weights, and --shard is {OFF}")
         self._check_loss()
         self._check_saved_weights()
         for data_set in self.data_sets:

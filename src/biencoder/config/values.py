@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from biencoder.config.choices import AUTO
+from biencoder.config.choices import AUTO, OFF, ON
 from biencoder.errors import UserError
 
 LONGEST_SHOWN = 200  # characters of a value in a message
@@ -137,6 +137,18 @@ def parse_share(value: Any) -> float | str:
     if not 0 <= share <= 1:
         raise UserError(f"{share:g} is not a share; write a number from 0 to 1, or {AUTO}")
     return share
+
+
+def parse_switch(value: Any) -> str:
+    """``"auto"``, ``"on"`` or ``"off"``; YAML 1.1 reads the last two as true and false.
+
+    Raises:
+        UserError: the value is none of them.
+    """
+    value = {True: ON, False: OFF}[value] if isinstance(value, bool) else value
+    if value not in (AUTO, ON, OFF):
+        raise UserError(f"{shown(value)!r} is not {AUTO}, {ON} or {OFF}")
+    return str(value)
 
 
 def shown(value: Any) -> Any:

@@ -38,8 +38,11 @@ class Cpu(Device):
 
     def default_activations(self, bytes_per_token: int, state: int) -> int:  # noqa: ARG002
         """The bytes of :data:`KEPT_TOKENS` tokens, and at most half of the machine's memory, which ranks share."""
-        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        return min(machine_memory() // 2 // ranks_here, KEPT_TOKENS * bytes_per_token)
+        return min(self.memory() // 2, KEPT_TOKENS * bytes_per_token)
+
+    def memory(self) -> int:
+        """The machine's memory, which ranks share."""
+        return machine_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
     def held(self) -> int:
         """Bytes that this process has in memory, after it has given back what it does not use."""

@@ -76,7 +76,7 @@ class Cuda(Device):
         It depends on the card and not on what other programs hold at the moment: chunks decide which masks dropout
         draws. If other programs leave too little, chunks become smaller when memory runs out.
         """
-        whole, weights = _memory(), torch.cuda.memory_allocated()
+        whole, weights = self.memory(), torch.cuda.memory_allocated()
         if (left := whole - weights - state) <= 0:
             raise UserError(
                 f"--device cuda: the card has {whole / 1e9:.1f} GB, and this model takes {(weights + state) / 1e9:.1f} "
@@ -84,6 +84,10 @@ class Cuda(Device):
                 "train on --device cpu"
             )
         return int(SHARE_OF_FREE * left)
+
+    def memory(self) -> int:
+        """Bytes of the current card's memory."""
+        return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
 
     def held(self) -> int:
         """Bytes of the card's memory that tensors take."""
@@ -97,8 +101,3 @@ class Cuda(Device):
         """Empty PyTorch's cache of the card's memory, and return the host's free pages."""
         give_back(beyond=0)
         torch.cuda.empty_cache()
-
-
-def _memory() -> int:
-    """Bytes of the current card's memory."""
-    return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory

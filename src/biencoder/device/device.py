@@ -4,6 +4,7 @@ Standard PyTorch code needs none of this. It is for chunk sizes, memory, half pr
 """
 
 import contextlib
+import sys
 
 import torch
 from torch import Tensor
@@ -62,6 +63,10 @@ class Device:
             UserError: not even ``state`` fits.
         """
         return self.largest_chunk * bytes_per_token
+
+    def memory(self) -> int:
+        """Bytes of memory that one rank may use; beyond any model where that is not known."""
+        return sys.maxsize
 
     def held(self) -> int:
         """Bytes that this process holds of the memory that ``--memory-budget`` bounds."""

@@ -50,6 +50,7 @@ from biencoder.model.representations.ragged import (
 )
 from biencoder.model.representations.representation import Representation
 from biencoder.model.representations.sparse import Sparse
+from biencoder.model.sharded import device_of, is_sharded
 from biencoder.model.sharing import gathered, my_share, parted
 from biencoder.model.tokens import Tokens, expanded, marked, skipped_ids, tokenize, unspoken
 
@@ -208,9 +209,8 @@ class Encoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        device: torch.device = self.backbone.device
-        return device
+        """Where the model computes."""
+        return device_of(next(self.backbone.parameters()))
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -414,8 +414,12 @@ class Encoder(nn.Module):
         )
         return cut
 
-    def save(self, folder: Path) -> list[str]:
+    def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> list[str]:
         """Write a folder that transformers and sentence-transformers load; each file appears whole or not at all.
+
+        Args:
+            folder: of the model.
+            weights: the state of the backbone, gathered, where it is sharded.
 
         Returns:
             The names of the files below the folder.
@@ -426,7 +430,7 @@ class Encoder(nn.Module):
         layers, whole = self.head.layer_states(), self.head.whole(self.backbone)
         if self.head.state_dict() and not layers and whole is self.backbone:
             raise ValueError("the head has weights of its own: save encoder.head.state_dict() beside the backbone")
-        return save_model(folder, whole, self._tokenizer, self.settings, layers)
+        return save_model(folder, whole, self._tokenizer, self.settings, layers, weights)
 
     @contextlib.contextmanager
     def kept_ready(self) -> Iterator[None]:
@@ -437,8 +441,10 @@ class Encoder(nn.Module):
         """
         training = self.backbone.training
         self.eval()
+        # Weights that are gathered in inference mode could not be trained afterwards.
+        without_graph = torch.no_grad() if is_sharded(self.backbone) else torch.inference_mode()
         try:
-            with torch.inference_mode(), prepared_weights(), autocast(self.precision, self.device):
+            with without_graph, prepared_weights(), autocast(self.precision, self.device):
                 yield
         finally:
             self.train(training)

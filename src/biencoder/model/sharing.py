@@ -23,6 +23,7 @@ class Ranks:
 
     number = 1
     mine = 0
+    is_first = True
 
     def gather(self, value: Any) -> list[Any]:
         """What each rank gives, in rank order, on all of them."""
@@ -58,7 +59,7 @@ def ranks() -> int:
 
 def is_first() -> bool:
     """Whether this is the rank that writes files."""
-    return _ranks.get().mine == 0
+    return _ranks.get().is_first
 
 
 def told(value: Result) -> Result:

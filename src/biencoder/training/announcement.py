@@ -6,6 +6,7 @@ from biencoder.data.audit import Audit, audit
 from biencoder.distributed import world_size
 from biencoder.model.encoder import Encoder
 from biencoder.model.kernels.library import kind
+from biencoder.model.sharded import is_sharded
 from biencoder.model.tokens import token_counter
 from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.terminal import say, table
@@ -65,6 +66,8 @@ def _by_what(encoder: Encoder) -> str:
     """Which compiled kernels a CPU uses; without any it trains at half the speed or less."""
     if encoder.device.type != "cpu":
         return ""
+    if is_sharded(encoder.backbone):
+        return ", its layers without compiled kernels because they are sharded, so slower"
     found = kind()
     return f", kernels for {found}" if found else " without compiled kernels, so slower (see docs/speed.md)"
 

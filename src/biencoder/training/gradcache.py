@@ -9,7 +9,8 @@ After Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memor
    with the same dropout masks.
 
 A rank that finds no memory for its part of a step still takes part in the collectives, see
-:func:`~biencoder.training.memory.out_of_memory.memory_for_all`.
+:func:`~biencoder.training.memory.out_of_memory.memory_for_all`. With sharded weights, passes through the model are
+collectives themselves. All ranks take equally many of them, and a rank that lacks the memory for one ends the run.
 
 When everything is kept, this *is* the plain step: there is one code path. The masks of dropout are a function of (seed,
 step, text in the global batch), so neither replays nor the cut into chunks nor the number of ranks change them
@@ -18,10 +19,12 @@ step, text in the global batch), so neither replays nor the cut into chunks nor 
 Shapes: b queries and p passages on this rank, P passages on all of them.
 """
 
+import contextlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -36,11 +39,13 @@ from biencoder.model.encoder import Encoder
 from biencoder.model.masks import TextKeys
 from biencoder.model.packing import Chunk
 from biencoder.model.representations.representation import Representation, concatenate, in_order
+from biencoder.model.sharded import is_sharded
 from biencoder.objective.objective import Objective
 from biencoder.objective.sparsity import Sparsity
 from biencoder.training.batch import TrainingBatch
 from biencoder.training.guide import Guidance, Guide
 from biencoder.training.memory.out_of_memory import memory_for_all
+from biencoder.training.memory.sharding import alike_on_all_ranks
 
 SCORES_AT_ONCE = 2**20  # elements of the score matrix that the objective holds at a time: 4 MB in float32
 LEAST_QUERIES = 256  # of a part of the score matrix: each part passes through the gradients of all passages
@@ -116,16 +121,17 @@ def accumulate_gradients(
     Raises:
         OutOfMemoryError: memory ran out on some rank; raised on all of them. Part of the gradient may have been added.
     """
+    passes = contextlib.nullcontext if is_sharded(encoder.backbone) else memory_for_all
     give_back(held_at_most)  # or the kept chunks would lie around the holes that the last step's replays left
     with prepared_weights(), narrow_weights(encoder.backbone, encoder.precision) as narrow:
-        with memory_for_all():
+        with passes():
             _share_embedding_gradients(encoder)
             encoded = encode_chunks(encoder, batch, keep_tokens, seed)
             texts = _in_order(encoded, encoder)
             guide_texts = None if guide is None else guide.encode(batch)
         guidance = None if guide is None or guide_texts is None else guide.judge(batch, guide_texts)
         gradient, losses = _cache_gradient(texts, batch, objective, guidance, sparsity)
-        with memory_for_all():
+        with passes():
             _backward_all(encoder, narrow, encoded, gradient.map(scaled), held_at_most)
     return losses
 
@@ -133,9 +139,10 @@ def accumulate_gradients(
 def _share_embedding_gradients(encoder: Encoder) -> None:
     """Let every chunk add the rows of its own tokens to one gradient of each embedding table.
 
-    PyTorch would make and add a whole table of gradients for each chunk, which is cheap on a GPU only.
+    PyTorch would make and add a whole table of gradients for each chunk, which is cheap on a GPU only. A
+    sharded table hands on its gradient after each chunk, so there is none to share.
     """
-    if not facts(encoder.device).sums_embedding_gradients:
+    if not facts(encoder.device).sums_embedding_gradients or is_sharded(encoder.backbone):
         return
     for module in encoder.modules():
         if isinstance(module, nn.Embedding) and module.weight.requires_grad:
@@ -156,13 +163,15 @@ def encode_chunks(
     encoder: Encoder, batch: TrainingBatch, keep_tokens: int, seed: tuple[int, int]
 ) -> list[EncodedChunk]:
     """Step 1 of the paper; a chunk whose activations are not kept is encoded without a graph."""
-    encoded, tokens = [], 0
+    kept = sum(tokens <= keep_tokens for tokens in accumulate(chunk.tokens for chunk in batch.chunks))
+    chunks, kept = alike_on_all_ranks(encoder, batch.chunks, kept)
     step_key = _bits(*seed, MASKS)
-    for number, chunk in enumerate(batch.chunks):
-        tokens += chunk.tokens
-        keyed = chunk.keyed(TextKeys.of(step_key, batch.numbers(chunk.index)))
+    encoded = []
+    for number, chunk in enumerate(chunks):
+        numbers = batch.numbers(chunk.index) if len(chunk.index) else chunk.index.new_zeros(1)
+        keyed = chunk.keyed(TextKeys.of(step_key, numbers))
         chunk_seed = _bits(*seed, MASKS, batch.first_query, number)
-        with torch.set_grad_enabled(tokens <= keep_tokens):
+        with torch.set_grad_enabled(number < kept):
             encoded.append(EncodedChunk(keyed, chunk_seed, _encode(encoder, keyed, chunk_seed)))
     return encoded
 
@@ -172,9 +181,10 @@ def _bits(seed: int, *words: int) -> int:
 
 
 def _encode(encoder: Encoder, chunk: Chunk, seed: int) -> Representation:
+    """The chunk's texts; a chunk without any holds a token, so that the pass takes place."""
     torch.manual_seed(seed)
     texts: Representation = encoder(chunk.batch)
-    return texts
+    return texts if len(chunk.index) else texts[:0]
 
 
 def _in_order(encoded: list[EncodedChunk], encoder: Encoder) -> Representation:

@@ -6,9 +6,11 @@ Weights between those of a base and of its tuned model lose little of what was l
 
 from math import ceil, sqrt
 
+import torch
 from torch import Tensor
 
 from biencoder.model.merging.merge import mix_in
+from biencoder.model.sharded import own
 from biencoder.report.kept_base import Kept
 from biencoder.retrieval.evaluate import DECIDING, Evaluation
 from biencoder.training.progress import TrainingProgress
@@ -98,12 +100,14 @@ class _Choice:
             self.on_guard[share] = evaluate_on(self.setup, self.collection)
         return self.on_guard[share]
 
+    @torch.no_grad()
     def _take(self, share: float) -> None:
         """Make the model the mixture with ``share`` of the base."""
         if share == self.share:
             return
         encoder = self.setup.encoder
-        encoder.load_state_dict(self.weights)
+        for name, tensor in encoder.state_dict().items():
+            own(tensor).copy_(self.weights[name])
         if share:
             mix_in(encoder, self.setup.config.model, self.setup.base_head, share)
         self.share = share
@@ -149,4 +153,4 @@ def _most_tuned(tries: list[tuple[float, float]]) -> float:
 
 
 def _copy(setup: Setup) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().clone() for name, tensor in setup.encoder.state_dict().items()}
+    return {name: own(tensor).clone().cpu() for name, tensor in setup.encoder.state_dict().items()}

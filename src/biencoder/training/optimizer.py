@@ -1,14 +1,16 @@
 """AdamW, its learning-rate schedules as functions of the step, and its state by parameter name."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from biencoder.config.choices import COSINE, FP16, LINEAR
+from biencoder.distributed import sum_over_ranks
 from biencoder.model.heads.query_table import QueryTableHead
+from biencoder.model.sharded import cut_like, device_of, is_cut, own
 
 TIMES = "times_learning_rate"  # in a group of parameters: its share of the learning rate, if that is not 1
 TABLE_TIMES = 100.0  # most entries of a table get no gradient in a step
@@ -23,16 +25,42 @@ def set_learning_rate(optimizer: torch.optim.AdamW, rate: float) -> None:
 def adamw(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019) with decay on matrices only: not on biases, nor on gains of normalisation.
 
-    A table of weights for queries has a group of its own, whose rate is :data:`TABLE_TIMES` that of the others.
+    A table of weights for queries has a group of its own, whose rate is :data:`TABLE_TIMES` that of the others. PyTorch
+    updates the weights of a group together, so whole weights and those that are cut over ranks have groups apart.
     """
     tables = {module.weights_V for module in model.modules() if isinstance(module, QueryTableHead)}
     trained = [p for p in model.parameters() if p.requires_grad and p not in tables]
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in alike if (p.ndim >= 2) == is_matrix], "weight_decay": weight_decay * is_matrix}
+        for alike in ([p for p in trained if is_cut(p) == cut] for cut in (False, True))
+        if alike
+        for is_matrix in (True, False)
     ]
     groups += [{"params": list(tables), "weight_decay": 0.0, TIMES: TABLE_TIMES}] if tables else []
     return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], most: float) -> Tensor:
+    """Scale gradients down to an L2 norm of ``most``, if theirs is above it.
+
+    Args:
+        parameters: those that learn; the gradients are already sums over ranks.
+        most: the norm.
+
+    Returns:
+        The norm before, over all weights, also over the rows that other ranks hold: a scalar.
+    """
+    cut = [own(p.grad) for p in parameters if p.grad is not None and is_cut(p.grad)]
+    if not cut:
+        return torch.nn.utils.clip_grad_norm_(parameters, most)
+    whole = [p.grad for p in parameters if p.grad is not None and not is_cut(p.grad)]
+    device = device_of(next(p for p in parameters if is_cut(p)))
+    of_cut, of_whole = (torch.nn.utils.get_total_norm(part).to(device).square() for part in (cut, whole))
+    norm = (sum_over_ranks(of_cut) + of_whole).sqrt()
+    factor = (most / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in (*cut, *whole):
+        gradient.mul_(factor.to(gradient.device))
+    return norm
 
 
 def loss_scaler(precision: str | None, device: torch.device) -> GradScaler:
@@ -79,18 +107,20 @@ def learning_rate_at(step: int, *, peak: float, total: int, warmup: int, schedul
 
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
-    """Moments and step counts by ``<name of the parameter>/<name of the state>``."""
+    """Moments and step counts by ``<name of the parameter>/<name of the state>``, cut as their parameters are."""
     return {
-        f"{name}/{key}": value.detach().cpu().contiguous()
+        f"{name}/{key}": value.detach()
         for name, parameter in model.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
 
 
 def restore_optimizer(model: nn.Module, optimizer: torch.optim.AdamW, state: dict[str, Tensor]) -> None:
-    """Put back what :func:`optimizer_state` gave."""
+    """Put back what :func:`optimizer_state` gave, whole."""
     parameters = dict(model.named_parameters())
     for name, value in state.items():
         parameter_name, key = name.rsplit("/", 1)
         parameter = parameters[parameter_name]
+        if value.shape == parameter.shape:  # a moment, and no count of steps
+            value = cut_like(value, parameter)
         optimizer.state[parameter][key] = value.to(parameter.device)

@@ -28,6 +28,7 @@ from biencoder.terminal import say
 from biencoder.training.batch import Batcher, Prompts
 from biencoder.training.guide import Guide
 from biencoder.training.memory.budget import token_budget
+from biencoder.training.memory.sharding import shard_if_asked
 from biencoder.training.optimizer import STATIC_RATE, adamw, loss_scaler, usual_learning_rate
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import HELD_OUT_QUERIES, Setup
@@ -224,6 +225,7 @@ def set_up(
         mix=config.mix,
     )
     encoder.train()
+    shard_if_asked(encoder, config)
     longest = max(config.query_max_len, config.passage_max_len)
     chunk_tokens, keep_tokens, held_at_most = token_budget(encoder, config.memory_budget, longest)
     setup = Setup(

@@ -12,7 +12,7 @@ from biencoder.config.choices import ADAPTER, MERGED
 from biencoder.data.audit import Audit
 from biencoder.data.data_sets import is_of_single_texts, read_data_sets
 from biencoder.device.choice import KNOWN, kind_of
-from biencoder.distributed import barrier, let_one_speak, process_group, rank
+from biencoder.distributed import barrier, gathered_state, in_step, let_one_speak, process_group, rank
 from biencoder.errors import TrainingError, UserError, first_line
 from biencoder.model.adapting.lora import merge_lora
 from biencoder.model.base_model import choose_trained, refuse_without_dropout
@@ -90,8 +90,9 @@ def train(config: TrainConfig) -> TrainResult | None:
             if ran_out_of_memory(error):
                 raise TrainingError(
                     f"memory ran out where smaller chunks do not help ({first_line(error)}). "
-                    "Take a smaller model, give --lora-rank, or free memory: end other processes, or raise this one's "
-                    f"limit. {config.output_dir} is intact: the same command continues from the last checkpoint"
+                    "Take a smaller model, give --lora-rank, a lower --memory-budget or, under torchrun, --shard on; "
+                    "or free memory: end other processes, or raise this one's limit. "
+                    f"{config.output_dir} is intact: the same command continues from the last checkpoint"
                 ) from error
             if config.deterministic and any(words in str(error) for words in NOT_DETERMINISTIC):
                 raise UserError(
@@ -137,7 +138,7 @@ def _train(config: TrainConfig) -> TrainResult | None:
     found = announce(setup, progress, asked)
     barrier()  # every rank has seen the folder as it was
     may_claim = rank() == 0 and (folder.path.is_dir() or not config.dry_run)  # a dry run makes no folder
-    with folder.claimed() if may_claim else contextlib.nullcontext():
+    with in_step(encoder.backbone), folder.claimed() if may_claim else contextlib.nullcontext():
         if config.dry_run:
             dry_run(setup, progress, folder, began)
             return None
@@ -186,7 +187,9 @@ def _finish(
         merge_lora(encoder.backbone)
     kept = keep_base(setup, progress)
     guards_after = evaluate_guards(setup, progress.step, kept.guards)
-    model_files = encoder.save(setup.folder) if rank() == 0 else []
+    gathered = gathered_state(encoder.backbone) if setup.is_sharded else None
+    model_files = encoder.save(setup.folder, gathered) if rank() == 0 else []
+    del gathered
     outcome = Outcome(
         config=config,
         before=progress.before,

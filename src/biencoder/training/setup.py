@@ -11,7 +11,9 @@ from torch.amp.grad_scaler import GradScaler
 from biencoder.config import TrainConfig
 from biencoder.data.files.beir import Collection
 from biencoder.data.table import ExampleTable
+from biencoder.distributed import rank
 from biencoder.model.encoder import Encoder
+from biencoder.model.sharded import is_sharded
 from biencoder.objective.objective import Objective
 from biencoder.objective.sparsity import Sparsity
 from biencoder.training.guide import Guide
@@ -62,6 +64,16 @@ class Setup:
     def checkpoints(self) -> Path:
         """Where the run's checkpoints are."""
         return checkpoints_in(self.folder)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether a pass through the model, or a file of its weights, takes all ranks."""
+        return is_sharded(self.encoder.backbone)
+
+    @property
+    def takes_part(self) -> bool:
+        """Whether this rank evaluates and saves: the first one, or all of them with their rows of sharded weights."""
+        return rank() == 0 or self.is_sharded
 
     @property
     def highest_rate(self) -> float:

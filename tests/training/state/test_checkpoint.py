@@ -47,7 +47,7 @@ def test_what_is_saved_is_loaded_bit_for_bit(tmp_path: Path) -> None:
     assert names(path) == ["manifest.json", "model.safetensors", "optimizer.safetensors", "state.json"]
 
 
-@pytest.mark.parametrize("part", ["_save_tensors", "_save_json"])
+@pytest.mark.parametrize("part", ["save_tensors", "_save_json"])
 def test_an_interrupted_write_leaves_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
     save_checkpoint(tmp_path, make(1))
     with monkeypatch.context() as patched:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from biencoder.model.architectures import card_layer, last_layer, native_layer
 from biencoder.model.architectures.feed_forward import feed_forward
 from biencoder.model.packing import Packing
+from biencoder.model.sharded import is_sharded
 
 BERT_LIKE = {"bert", "camembert", "electra", "ernie", "roberta", "xlm-roberta"}
 
@@ -34,8 +35,11 @@ def skips_unused_tokens(backbone: nn.Module) -> bool:
 
 
 def _forward(layer: Any, hidden: Tensor, attention_mask: Any = None, *args: Any, **kwargs: Any) -> Any:
-    """Written out for the device where this layer is of the kind that is, else as its author wrote it."""
-    if isinstance(attention_mask, Packing):
+    """Written out for the device where this layer is of the kind that is, else as its author wrote it.
+
+    What is written out keeps its own copy of all weights, which a sharded layer must not.
+    """
+    if isinstance(attention_mask, Packing) and not is_sharded(layer):
         for written_out in (native_layer, card_layer):
             if written_out.runs(layer, hidden):
                 return written_out.run(layer, hidden, attention_mask)

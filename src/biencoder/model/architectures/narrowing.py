@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from biencoder.config.choices import CUDA
 from biencoder.device.choice import HALF
 from biencoder.model.architectures.bert import bert_layers
+from biencoder.model.sharded import is_sharded
 
 
 class NarrowWeights:
@@ -63,10 +64,11 @@ def narrow_weights(backbone: nn.Module, precision: str | None) -> Iterator[Narro
     """Inside of this block, linear layers multiply by copies in the precision of products, where that saves time.
 
     Their gradient is the weights' after :meth:`NarrowWeights.hand_over`. Layers of BERT and its kin look after their
-    own weights.
+    own weights, and sharded ones are gathered in that precision.
     """
     device = next(backbone.parameters()).device
-    saves_time = precision in HALF and device.type == CUDA and not bert_layers(backbone)
+    is_done = bool(bert_layers(backbone)) or is_sharded(backbone)
+    saves_time = precision in HALF and device.type == CUDA and not is_done
     narrow = NarrowWeights(_places(backbone) if saves_time else [], HALF.get(precision or "", torch.bfloat16))
     narrow.put_in()
     try:

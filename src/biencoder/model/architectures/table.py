@@ -17,6 +17,7 @@ from biencoder.model.architectures.mpnet import patch_mpnet
 from biencoder.model.architectures.rms_norm import patch_rms_norms
 from biencoder.model.architectures.static import STATIC
 from biencoder.model.attention.interface import IMPLEMENTATION
+from biencoder.model.sharded import class_of
 from biencoder.terminal import say
 
 logger = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ def fitting_precision(precision: str, config: ModelConfig, name: object) -> str:
 
 def has_own_code(backbone: nn.Module) -> bool:
     """Whether the architecture's code came with the model, whatever name it gives itself."""
-    return not type(backbone).__module__.startswith(("transformers.", "biencoder."))
+    return not class_of(backbone).__module__.startswith(("transformers.", "biencoder."))
 
 
 def longest_text(config: ModelConfig) -> int | None:

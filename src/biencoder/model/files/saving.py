@@ -31,6 +31,7 @@ def save_model(
     tokenizer: PreTrainedTokenizerBase | None,
     settings: ModelSettings,
     layers: Sequence[Mapping[str, Tensor]] = (),
+    weights: dict[str, Tensor] | None = None,
 ) -> list[str]:
     """Write weights, configuration, tokenizer and sentence-transformers' files into ``folder``, all of them or none.
 
@@ -40,6 +41,7 @@ def save_model(
         tokenizer: its tokenizer, or None.
         settings: with a pooling.
         layers: the weights of each of the settings' linear layers, by name.
+        weights: those of the transformers model by name, if it does not hold them whole itself.
 
     Returns:
         The names of the files below the folder.
@@ -47,7 +49,7 @@ def save_model(
     written: Sequence[str] = ()
     with whole_model(folder) as staged:
         with quiet(), system_errors(staged):
-            backbone.save_pretrained(staged)
+            backbone.save_pretrained(staged, state_dict=weights)
             if tokenizer is not None:
                 _forget_last_use(tokenizer, None if settings.static else settings.max_length)
                 written = tokenizer.save_pretrained(staged)

@@ -20,6 +20,7 @@ from biencoder.model.files.settings import ModelSettings, read_layers, read_sett
 from biencoder.model.files.stored import StoredWeights
 from biencoder.model.merging.average import slerp, weighted_mean
 from biencoder.model.parity import PROBES
+from biencoder.model.sharded import own, own_places
 from biencoder.model.tokens import tokenize
 from biencoder.terminal import say
 
@@ -148,7 +149,8 @@ def mix_in(encoder: Encoder, path: str, base_head: Mapping[str, Tensor], share: 
     with _stored(path, encoder.backbone, tensors) as base:
         for name, tuned in tensors.items():
             if name in base:
-                tuned.copy_(weighted_mean([tuned.cpu(), base[name]], [1 - share, share]))
+                rows = own(tuned)
+                rows.copy_(weighted_mean([rows.cpu(), base[name][own_places(tuned)]], [1 - share, share]))
     for name, tuned in encoder.head.state_dict().items():
         tuned.copy_(weighted_mean([tuned, base_head[name]], [1 - share, share]))
 

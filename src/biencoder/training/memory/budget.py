@@ -1,17 +1,19 @@
 """How many tokens' activations fit into the memory that one step may take."""
 
-from collections.abc import Iterable
-
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from biencoder.device.allocator import held_bytes
 from biencoder.device.choice import facts
 from biencoder.device.cpu import FEWEST_ROWS
+from biencoder.distributed import world_size
 from biencoder.model.architectures.native_layer import prepared_bytes, prepared_weights
 from biencoder.model.encoder import Encoder
 from biencoder.model.packing import PackedBatch, pack
+from biencoder.model.sharded import is_sharded
 from biencoder.terminal import say
+from biencoder.training.memory.state import state_of
 
 HEADROOM = 2.0  # memory of a step over what autograd keeps: a chunk's temporary tensors, holes in the heap
 CHUNK_SHARE = 1 / 9  # share of what a budget leaves beside weights, gradients and moments
@@ -31,15 +33,6 @@ def held_at_most(state: int, activations: int) -> int:
     return held_bytes() + state + int(HEADROOM * activations)
 
 
-def _state_bytes(encoder: Encoder) -> int:
-    """Bytes of gradients and two moments."""
-    return 3 * _bytes_of(parameter for parameter in encoder.parameters() if parameter.requires_grad)
-
-
-def _bytes_of(parameters: Iterable[nn.Parameter]) -> int:
-    return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
-
-
 def token_budget(encoder: Encoder, memory_budget: int | None, max_length: int) -> tuple[int, int, int]:
     """Tokens to send through the model at once, tokens to keep activations of, and bytes to hold at most.
 
@@ -57,7 +50,8 @@ def token_budget(encoder: Encoder, memory_budget: int | None, max_length: int) -
         :func:`~biencoder.training.gradcache.accumulate_gradients`. Several chunks fit, so
         that the part of a batch that is left over is small.
     """
-    device, learning = facts(encoder.device), _state_bytes(encoder)
+    device, held = facts(encoder.device), state_of(encoder, world_size() if is_sharded(encoder.backbone) else 1)
+    learning = held.total - held.weights
     with prepared_weights():
         bytes_per_token = activation_bytes_per_token(encoder, max_length)
         state = learning + prepared_bytes()
@@ -66,7 +60,7 @@ def token_budget(encoder: Encoder, memory_budget: int | None, max_length: int) -
         chunk = activations // 2 // bytes_per_token
     else:
         activations = activations_within(encoder, memory_budget, state)
-        beside = memory_budget - _bytes_of(encoder.parameters()) - learning
+        beside = memory_budget - held.total
         chunk = int(CHUNK_SHARE * beside) // bytes_per_token
     chunk = max(max_length, min(device.largest_chunk, chunk))
     least = chunk * bytes_per_token
@@ -90,16 +84,18 @@ def activation_bytes_per_token(encoder: Encoder, max_length: int) -> int:
 
 
 def _saved_bytes(encoder: Encoder, batch: PackedBatch) -> int:
-    storages: dict[int, int] = {}
-    saved: list[Tensor] = []  # alive, so that no address is used twice
+    storages: dict[int, torch.UntypedStorage] = {}
+    saved: list[Tensor] = []  # alive, so that no storage is counted twice
 
     def count(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        storages[storage.data_ptr()] = storage.nbytes()
+        storages[storage._cdata] = storage
         saved.append(tensor.detach())  # a graph that held its own outputs would hold itself
         return saved[-1]
 
     with saved_tensors_hooks(count, lambda tensor: tensor):
         encoder.embed(batch)
+    kept = sum(storage.nbytes() for storage in storages.values())  # gathered weights are gone: nobody keeps them
     saved.clear()  # PyTorch goes on holding `count`
-    return sum(storages.values())
+    storages.clear()
+    return kept

@@ -4,6 +4,9 @@ A checkpoint is a folder. It is written under a temporary name, its manifest las
 with its final name is whole. If a disk loses a part of it later, the manifest shows that, and the run continues from an
 older checkpoint.
 
+Tensors are whole in it, however many ranks wrote them: where weights are sharded, all ranks call the functions that
+write, and each writes its rows. Otherwise rank 0 calls them alone.
+
 A checkpoint does *not* hold states of random number generators. Sampling, dropout and everything else that is random is
 a function of seed and step, so the number of the step is the state of them all. No rank has a state of its own, so
 another number of ranks may go on.
@@ -18,11 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from biencoder.files import sync_file, sync_folder, system_errors
+from biencoder.distributed import rank
+from biencoder.files import sync_file, sync_folder
+from biencoder.model.sharded import cut_like
 from biencoder.training.state.manifest import flaw, write_manifest
+from biencoder.training.state.tensor_file import for_all, save_tensors
 
 PREFIX, BEST = "step-", "best-"
 
@@ -58,6 +64,8 @@ def restore_state(model: nn.Module, state: dict[str, Tensor]) -> None:
     Raises:
         ValueError: it is the state of another model.
     """
+    own_state = model.state_dict()
+    state = {name: cut_like(whole, own_state[name]) if name in own_state else whole for name, whole in state.items()}
     missing, unexpected = model.load_state_dict(state, strict=False)
     if wrong := sorted({*missing, *unexpected} - _frozen(model)):
         raise ValueError(f"the checkpoint is of another model: {wrong[0]}, one of {len(wrong)}")
@@ -80,12 +88,13 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     """Write ``checkpoint`` below ``folder`` and return its own folder."""
     final = checkpoint_path(folder, checkpoint.step)
-    if flaw(final) is None:
+    if for_all(checkpoint.weights, lambda: flaw(final) is None):
         return final
     with _staged(final) as temporary:
-        _save_tensors(temporary / "model.safetensors", checkpoint.weights)
-        _save_tensors(temporary / "optimizer.safetensors", checkpoint.optimizer)
-        _save_json(temporary / "state.json", checkpoint.state)
+        save_tensors(temporary / "model.safetensors", checkpoint.weights)
+        save_tensors(temporary / "optimizer.safetensors", checkpoint.optimizer)
+        if rank() == 0:
+            _save_json(temporary / "state.json", checkpoint.state)
     return final
 
 
@@ -140,9 +149,9 @@ def forget_checkpoints_after(folder: Path, step: int) -> None:
 def save_best(folder: Path, step: int, weights: dict[str, Tensor]) -> None:
     """Keep the weights of the best evaluation so far."""
     final = best_path(folder, step)
-    if flaw(final):
+    if for_all(weights, lambda: flaw(final) is not None):
         with _staged(final) as temporary:
-            _save_tensors(temporary / "model.safetensors", weights)
+            save_tensors(temporary / "model.safetensors", weights)
 
 
 def load_best(folder: Path, step: int) -> dict[str, Tensor]:
@@ -184,11 +193,17 @@ def step_of(path: Path) -> int:
 
 @contextlib.contextmanager
 def _staged(final: Path) -> Iterator[Path]:
-    """A temporary folder that takes its final name when the block ends well, and replaces a damaged one."""
+    """A temporary folder that takes its final name when the block ends well, and replaces a damaged one.
+
+    Rank 0 makes and renames it.
+    """
+    if rank() != 0:
+        yield _temporary(final)
+        return
     if not final.parent.is_dir():
         final.parent.mkdir(parents=True)
         sync_folder(final.parent.parent)
-    temporary = final.with_name(f".{final.name}.tmp")
+    temporary = _temporary(final)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
@@ -204,10 +219,8 @@ def _staged(final: Path) -> Iterator[Path]:
     sync_folder(final.parent)
 
 
-def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    with system_errors(path):
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
-    sync_file(path)
+def _temporary(final: Path) -> Path:
+    return final.with_name(f".{final.name}.tmp")
 
 
 def _save_json(path: Path, content: Any) -> None:

@@ -37,6 +37,8 @@ FREE_SETTINGS = {
     "save_steps",
     "keep_checkpoints",
     "memory_budget",
+    "shard",
+    "shard_offload",
     "device",
     "lora_save",
     "push_to_hub",

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from biencoder.data.files.beir import Collection
 from biencoder.device.allocator import give_back
 from biencoder.device.choice import facts
-from biencoder.distributed import rank
 from biencoder.model.sharing import told
 from biencoder.retrieval.evaluate import DECIDING, Evaluation, evaluate, texts_to_encode
 from biencoder.terminal import ProgressLine, say
@@ -33,7 +32,7 @@ def evaluate_and_keep_best(setup: Setup, progress: TrainingProgress) -> None:
         return
     if progress.best is None or evaluation.metrics[DECIDING] > progress.best.metrics[DECIDING]:
         progress.best, progress.best_step = evaluation, progress.step
-        if rank() == 0:
+        if setup.takes_part:
             save_best(setup.checkpoints, progress.step, trained_state(setup.encoder))
 
 

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from biencoder.config.choices import SKIP
 from biencoder.data.plan.sampling import BatchPlan, share
 from biencoder.data.table import ExampleTable
-from biencoder.distributed import gather_objects, rank, world_size
+from biencoder.distributed import gather_objects, max_over_ranks, rank, world_size
 from biencoder.errors import TrainingError
+from biencoder.model.sharded import own
 from biencoder.training.gradcache import StepLosses
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
@@ -127,9 +128,10 @@ def _shown(lines: Lines) -> str:
 
 
 def weights_are_finite(setup: Setup) -> bool:
-    """Whether all weights that learn are finite, including the head's."""
-    trained = (p.detach() for p in setup.trained if p.numel())
-    return all(bool(torch.stack(p.aminmax()).isfinite().all()) for p in trained)
+    """Whether all weights that learn are finite, including the head's, on all ranks; all of them ask."""
+    trained = (own(p) for p in setup.trained)
+    finite = all(bool(torch.stack(p.aminmax()).isfinite().all()) for p in trained if p.numel())
+    return not max_over_ranks(int(not finite))
 
 
 def count_or_stop(setup: Setup, progress: TrainingProgress, nonfinite: NonFinite | None) -> None:

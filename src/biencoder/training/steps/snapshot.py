@@ -25,11 +25,12 @@ from biencoder.training.watch.learning import Watch
 
 
 def save(setup: Setup, progress: TrainingProgress) -> None:
-    """Write a checkpoint (rank 0) and remove those that are no longer needed."""
+    """Write a checkpoint and remove those that are no longer needed."""
     refuse_ruined_weights(setup, progress)
-    if rank() != 0:
+    if not setup.takes_part:
         return
-    sync_file(setup.folder / "metrics.jsonl")  # a checkpoint must not outlive the lines of its steps
+    if rank() == 0:
+        sync_file(setup.folder / "metrics.jsonl")  # a checkpoint must not outlive the lines of its steps
     save_checkpoint(
         setup.checkpoints,
         Checkpoint(
@@ -39,7 +40,8 @@ def save(setup: Setup, progress: TrainingProgress) -> None:
             state=_state(setup, progress),
         ),
     )
-    prune(setup.checkpoints, setup.config.keep_checkpoints)
+    if rank() == 0:
+        prune(setup.checkpoints, setup.config.keep_checkpoints)
 
 
 def restore(setup: Setup, progress: TrainingProgress, path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from biencoder.distributed import sum_gradients
 from biencoder.model.representations.representation import Representation
 from biencoder.training.batch import TrainingBatch
-from biencoder.training.optimizer import learning_rate_at, set_learning_rate
+from biencoder.training.optimizer import clip_gradients, learning_rate_at, set_learning_rate
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
 from biencoder.training.steps.nonfinite import NonFinite, find_nonfinite
@@ -62,7 +62,7 @@ def train_step(setup: Setup, progress: TrainingProgress, batch: TrainingBatch) -
     losses = accumulate_within_memory(setup, progress, batch)
     sum_gradients(setup.trained)
     setup.scaler.unscale_(setup.optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(setup.trained, setup.config.max_grad_norm)
+    norm = clip_gradients(setup.trained, setup.config.max_grad_norm)
     figures = torch.stack([losses.total, losses.contrastive, losses.distillation, losses.sparsity, norm])
     # In float32 and bf16, the step waits for the device here alone.
     loss, contrastive, distillation, sparsity, norm = figures.tolist()
