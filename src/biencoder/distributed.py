@@ -52,7 +52,7 @@ class _Everyone(Ranks):
     """All ranks of the process group."""
 
     def __init__(self) -> None:
-        self.number, self.mine, self.is_first = world_size(), rank(), rank() == 0
+        self.number, self.mine = world_size(), rank()
 
     def gather(self, value: Any) -> list[Any]:
         return gather_objects(value)
@@ -67,6 +67,10 @@ class _InStep(_Everyone):
     def __init__(self) -> None:
         super().__init__()
         self.number, self.mine = 1, 0
+
+    @property
+    def is_first(self) -> bool:
+        return rank() == 0
 
     def gather(self, value: Any) -> list[Any]:
         return [value]

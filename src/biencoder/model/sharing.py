@@ -23,7 +23,11 @@ class Ranks:
 
     number = 1
     mine = 0
-    is_first = True
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the one that writes files."""
+        return self.mine == 0
 
     def gather(self, value: Any) -> list[Any]:
         """What each rank gives, in rank order, on all of them."""
