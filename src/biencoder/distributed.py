@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from biencoder.device.choice import KNOWN, kind_of, kind_with
 from biencoder.errors import TrainingError, UserError
+from biencoder.model.parallel.sharded import gathered, is_cut, is_sharded
+from biencoder.model.parallel.sharing import Ranks, shared_among
 from biencoder.model.representations.representation import Kind
-from biencoder.model.sharded import gathered, is_cut, is_sharded
-from biencoder.model.sharing import Ranks, shared_among
 
 # Rank 0 may write for long while the others wait; a rank that dies breaks the connection at once, however long this is.
 TIMEOUT = timedelta(hours=12)
@@ -85,8 +85,8 @@ def in_step(model: nn.Module) -> contextlib.AbstractContextManager[None]:
 def process_group(device: str) -> Iterator[None]:
     """Join the group that ``torchrun`` announces in the environment, if any, and leave it at the end.
 
-    Inside of this block, ranks share the work that :mod:`biencoder.model.sharing` knows, also those of a group that
-    there was before: all of them make the same calls.
+    Inside of this block, ranks share the work that :mod:`biencoder.model.parallel.sharing` knows, also those of a group
+    that there was before: all of them make the same calls.
     """
     with contextlib.ExitStack() as stack:
         if not is_distributed() and "RANK" in os.environ and "WORLD_SIZE" in os.environ:

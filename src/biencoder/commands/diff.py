@@ -12,7 +12,7 @@ from biencoder.data.rewrite import write_lines
 from biencoder.distributed import shares_work
 from biencoder.errors import UserError
 from biencoder.model.encoder import load_with
-from biencoder.model.sharing import is_first
+from biencoder.model.parallel.sharing import is_first
 from biencoder.retrieval.comparing.changes import QueryChange, RelevantDocument, query_changes
 from biencoder.retrieval.comparing.comparison import HOW_COMPARED, compare, deciding_of, verdict
 from biencoder.retrieval.evaluate import DECIDING, WHOLE, score

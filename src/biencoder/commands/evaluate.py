@@ -10,7 +10,7 @@ from biencoder.distributed import shares_work
 from biencoder.errors import UserError
 from biencoder.files import atomic_write
 from biencoder.model.encoder import Encoder, load_with
-from biencoder.model.sharing import is_first
+from biencoder.model.parallel.sharing import is_first
 from biencoder.retrieval.comparing.comparison import (
     COMPARISON_COLUMNS,
     HOW_COMPARED,

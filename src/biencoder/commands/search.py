@@ -10,7 +10,7 @@ from biencoder.distributed import shares_work
 from biencoder.errors import UserError
 from biencoder.files import atomic_write
 from biencoder.model.encoder import load_encoder
-from biencoder.model.sharing import is_first
+from biencoder.model.parallel.sharing import is_first
 from biencoder.retrieval.search_texts import Hit, search_texts
 from biencoder.retrieval.texts import Text, read_texts
 from biencoder.retrieval.trec import write_trec_run

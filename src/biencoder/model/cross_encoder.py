@@ -23,7 +23,7 @@ from biencoder.model.architectures.table import fitting_precision, longest_text
 from biencoder.model.files.data_only import data_only
 from biencoder.model.files.pretrained import load_weights, loading, locate, read_tokenizer, weights_fingerprint
 from biencoder.model.files.settings import adapter_base
-from biencoder.model.sharing import gathered, my_share
+from biencoder.model.parallel.sharing import gathered, my_share
 from biencoder.model.tokens import LETTERS_A_TOKEN, TEXTS_AT_ONCE
 
 PAIRS_AT_ONCE = 4096  # tokenised at a time, among which lengths are sorted

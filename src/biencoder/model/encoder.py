@@ -34,6 +34,8 @@ from biencoder.model.heads.combined import CombinedHead
 from biencoder.model.heads.head import Head
 from biencoder.model.heads.query_table import QueryTableHead
 from biencoder.model.packing import PackedBatch, chunks, pack
+from biencoder.model.parallel.sharded import device_of, is_sharded
+from biencoder.model.parallel.sharing import gathered, my_share, parted
 from biencoder.model.representations import representation as representations
 from biencoder.model.representations.combined import Combined
 from biencoder.model.representations.combined_rows import CombinedVectors
@@ -50,8 +52,6 @@ from biencoder.model.representations.ragged import (
 )
 from biencoder.model.representations.representation import Representation
 from biencoder.model.representations.sparse import Sparse
-from biencoder.model.sharded import device_of, is_sharded
-from biencoder.model.sharing import gathered, my_share, parted
 from biencoder.model.tokens import Tokens, expanded, marked, skipped_ids, tokenize, unspoken
 
 LONG_TEXT = 512  # tokens; few texts have more, whatever a model takes

@@ -23,8 +23,8 @@ from biencoder.config.choices import DENSE, FLOAT16, FLOAT32, MULTI, PASSAGE, QU
 from biencoder.device.choice import facts
 from biencoder.errors import UserError
 from biencoder.files import beside, open_claimed, read_json, sync_folder, write_json
+from biencoder.model.parallel.sharing import by_turns, is_first, ranks, told
 from biencoder.model.representations.ragged import SparseVectors, Vectors, row_size
-from biencoder.model.sharing import by_turns, is_first, ranks, told
 from biencoder.retrieval.text_encoder import Advance, StartProgress, TextEncoder, finite, shifted
 from biencoder.retrieval.texts import Text, in_batches, read_texts, summarize
 from biencoder.retrieval.vectors.csr import CSR, JSON_LINES, write_csr, write_json_lines

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, overload
 
 import numpy as np
 
+from biencoder.model.parallel.sharing import share_out
 from biencoder.model.representations.ragged import AnyVectors, Ragged, Vectors
-from biencoder.model.sharing import share_out
 
 if TYPE_CHECKING:
     import torch

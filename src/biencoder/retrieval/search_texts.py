@@ -9,8 +9,8 @@ import numpy as np
 
 from biencoder.config.choices import DENSE, FLOAT32, MULTI
 from biencoder.errors import UserError
+from biencoder.model.parallel.sharing import first_rank_first
 from biencoder.model.representations.ragged import Ragged, Vectors, row_size
-from biencoder.model.sharing import first_rank_first
 from biencoder.retrieval.approximate.stored_index import open_index
 from biencoder.retrieval.approximate.tuned_index import TunedIndex
 from biencoder.retrieval.encode import description

@@ -10,9 +10,9 @@ from typing import Protocol
 
 import numpy as np
 
+from biencoder.model.parallel.sharing import share_out
 from biencoder.model.representations.combined_rows import CombinedVectors
 from biencoder.model.representations.ragged import Vectors
-from biencoder.model.sharing import share_out
 from biencoder.retrieval.search import extend, extend_by_scores, in_parts, on
 from biencoder.retrieval.text_encoder import TextEncoder
 

@@ -6,7 +6,7 @@ from biencoder.data.audit import Audit, audit
 from biencoder.distributed import world_size
 from biencoder.model.encoder import Encoder
 from biencoder.model.kernels.library import kind
-from biencoder.model.sharded import is_sharded
+from biencoder.model.parallel.sharded import is_sharded
 from biencoder.model.tokens import token_counter
 from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.terminal import say, table

@@ -38,8 +38,8 @@ from biencoder.model.architectures.native_layer import prepared_weights
 from biencoder.model.encoder import Encoder
 from biencoder.model.masks import TextKeys
 from biencoder.model.packing import Chunk
+from biencoder.model.parallel.sharded import is_sharded
 from biencoder.model.representations.representation import Representation, concatenate, in_order
-from biencoder.model.sharded import is_sharded
 from biencoder.objective.objective import Objective
 from biencoder.objective.sparsity import Sparsity
 from biencoder.training.batch import TrainingBatch

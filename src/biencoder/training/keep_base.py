@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from biencoder.model.merging.merge import mix_in
-from biencoder.model.sharded import own
+from biencoder.model.parallel.sharded import own
 from biencoder.report.kept_base import Kept
 from biencoder.retrieval.evaluate import DECIDING, Evaluation
 from biencoder.training.progress import TrainingProgress

@@ -10,7 +10,7 @@ from torch.amp.grad_scaler import GradScaler
 from biencoder.config.choices import COSINE, FP16, LINEAR
 from biencoder.distributed import sum_over_ranks
 from biencoder.model.heads.query_table import QueryTableHead
-from biencoder.model.sharded import cut_like, device_of, is_cut, own
+from biencoder.model.parallel.sharded import cut_like, device_of, is_cut, own
 
 TIMES = "times_learning_rate"  # in a group of parameters: its share of the learning rate, if that is not 1
 TABLE_TIMES = 100.0  # most entries of a table get no gradient in a step

@@ -13,7 +13,7 @@ from biencoder.data.files.beir import Collection
 from biencoder.data.table import ExampleTable
 from biencoder.distributed import rank
 from biencoder.model.encoder import Encoder
-from biencoder.model.sharded import is_sharded
+from biencoder.model.parallel.sharded import is_sharded
 from biencoder.objective.objective import Objective
 from biencoder.objective.sparsity import Sparsity
 from biencoder.training.guide import Guide

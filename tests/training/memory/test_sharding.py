@@ -29,7 +29,7 @@ from biencoder.model.adapting.freezing import freeze
 from biencoder.model.adapting.lora import add_lora
 from biencoder.model.files.pretrained import checkpoint_activations
 from biencoder.model.packing import pack
-from biencoder.model.sharded import cut_like, gathered, own, own_places
+from biencoder.model.parallel.sharded import cut_like, gathered, own, own_places
 from biencoder.training.memory import sharding
 from biencoder.training.memory.state import StateBytes, Weights, bytes_of_a_rank, state_of
 from biencoder.training.optimizer import adamw, clip_gradients

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from biencoder.model.architectures import card_layer, last_layer, native_layer
 from biencoder.model.architectures.feed_forward import feed_forward
 from biencoder.model.packing import Packing
-from biencoder.model.sharded import is_sharded
+from biencoder.model.parallel.sharded import is_sharded
 
 BERT_LIKE = {"bert", "camembert", "electra", "ernie", "roberta", "xlm-roberta"}
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from biencoder.config.choices import CUDA
 from biencoder.device.choice import HALF
 from biencoder.model.architectures.bert import bert_layers
-from biencoder.model.sharded import is_sharded
+from biencoder.model.parallel.sharded import is_sharded
 
 
 class NarrowWeights:

@@ -17,7 +17,7 @@ from biencoder.model.architectures.mpnet import patch_mpnet
 from biencoder.model.architectures.rms_norm import patch_rms_norms
 from biencoder.model.architectures.static import STATIC
 from biencoder.model.attention.interface import IMPLEMENTATION
-from biencoder.model.sharded import class_of
+from biencoder.model.parallel.sharded import class_of
 from biencoder.terminal import say
 
 logger = logging.getLogger(__name__)

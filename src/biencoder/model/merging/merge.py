@@ -19,8 +19,8 @@ from biencoder.model.files.saving import save_model
 from biencoder.model.files.settings import ModelSettings, read_layers, read_settings
 from biencoder.model.files.stored import StoredWeights
 from biencoder.model.merging.average import slerp, weighted_mean
+from biencoder.model.parallel.sharded import own, own_places
 from biencoder.model.parity import PROBES
-from biencoder.model.sharded import own, own_places
 from biencoder.model.tokens import tokenize
 from biencoder.terminal import say
 

@@ -11,7 +11,7 @@ from biencoder.data.table import ExampleTable
 from biencoder.errors import UserError
 from biencoder.model.cross_encoder import CrossEncoder
 from biencoder.model.encoder import load_encoder
-from biencoder.model.sharing import is_first
+from biencoder.model.parallel.sharing import is_first
 from biencoder.retrieval.mining.mine import Mined, PairScorer, mine
 from biencoder.retrieval.text_encoder import StartProgress, TextEncoder
 from biencoder.retrieval.texts import read_texts

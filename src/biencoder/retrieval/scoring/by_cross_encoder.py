@@ -20,7 +20,7 @@ from biencoder.data.files.records import Example
 from biencoder.data.rewrite import as_line, rows_of, write_lines
 from biencoder.errors import UserError
 from biencoder.files import beside, open_claimed, read_json, sync_folder, write_json
-from biencoder.model.sharing import is_first, told
+from biencoder.model.parallel.sharing import is_first, told
 from biencoder.retrieval.scoring.scored_rows import RowsSummary, Scored, with_scores
 from biencoder.retrieval.text_encoder import Advance, StartProgress, shifted
 

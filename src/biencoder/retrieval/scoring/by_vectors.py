@@ -12,8 +12,8 @@ from biencoder.data.rewrite import as_line, same_rows, write_lines
 from biencoder.data.table import ExampleTable
 from biencoder.files import atomic_write, beside
 from biencoder.model.encoder import Encoder
+from biencoder.model.parallel.sharing import is_first, told
 from biencoder.model.representations.ragged import Vectors
-from biencoder.model.sharing import is_first, told
 from biencoder.retrieval.encode import encode_file
 from biencoder.retrieval.mining.corpus import Candidates, gather
 from biencoder.retrieval.mining.queries import Queries, Scores, encode_queries, similarities

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biencoder.files import room_for
+from biencoder.model.parallel.sharing import is_first, told
 from biencoder.model.representations.ragged import Ragged, Vectors
-from biencoder.model.sharing import is_first, told
 
 
 @overload

@@ -11,7 +11,7 @@ from biencoder.distributed import world_size
 from biencoder.model.architectures.native_layer import prepared_bytes, prepared_weights
 from biencoder.model.encoder import Encoder
 from biencoder.model.packing import PackedBatch, pack
-from biencoder.model.sharded import is_sharded
+from biencoder.model.parallel.sharded import is_sharded
 from biencoder.terminal import say
 from biencoder.training.memory.state import state_of
 

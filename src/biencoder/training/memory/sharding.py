@@ -17,7 +17,7 @@ from biencoder.errors import UserError
 from biencoder.model.adapting.freezing import find_blocks
 from biencoder.model.encoder import Encoder
 from biencoder.model.packing import Chunk, pack
-from biencoder.model.sharded import is_sharded, widen_norms
+from biencoder.model.parallel.sharded import is_sharded, widen_norms
 from biencoder.terminal import say
 from biencoder.training.memory.state import StateBytes, state_of
 

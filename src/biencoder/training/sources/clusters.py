@@ -15,8 +15,8 @@ from biencoder.data.plan.similar_groups import similar_groups
 from biencoder.data.table import ExampleTable
 from biencoder.device.allocator import give_back
 from biencoder.device.choice import facts
+from biencoder.model.parallel.sharing import by_turns
 from biencoder.model.representations.ragged import one_vector_each
-from biencoder.model.sharing import by_turns
 from biencoder.retrieval.approximate.parts import near_parts, recall_within
 from biencoder.retrieval.mining.queries import Queries, encode_queries
 from biencoder.retrieval.text_encoder import TextEncoder

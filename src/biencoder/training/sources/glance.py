@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from biencoder.data.evaluation.held_out_corpus import Nearest, Ranked
 from biencoder.device.choice import facts
 from biencoder.model.encoder import Encoder
-from biencoder.model.sharing import told
+from biencoder.model.parallel.sharing import told
 from biencoder.retrieval.search import blocks, extend, nothing, on
 from biencoder.terminal import progress_line
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from biencoder.distributed import rank
 from biencoder.files import sync_file, sync_folder
-from biencoder.model.sharded import cut_like
+from biencoder.model.parallel.sharded import cut_like
 from biencoder.training.state.manifest import flaw, write_manifest
 from biencoder.training.state.tensor_file import for_all, save_tensors
 

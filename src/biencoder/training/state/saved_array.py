@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from biencoder.errors import UserError
 from biencoder.files import atomic_write
-from biencoder.model.sharing import is_first, told
+from biencoder.model.parallel.sharing import is_first, told
 
 Places = NDArray[np.int64]
 DIGEST_BYTES = hashlib.sha256().digest_size

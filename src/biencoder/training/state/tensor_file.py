@@ -15,7 +15,7 @@ from torch import Tensor
 
 from biencoder.distributed import barrier, broadcast_object, rank
 from biencoder.files import sync_file, system_errors
-from biencoder.model.sharded import is_cut, own, own_places
+from biencoder.model.parallel.sharded import is_cut, own, own_places
 
 NAMES = {
     torch.float32: "F32", torch.float64: "F64", torch.bfloat16: "BF16", torch.float16: "F16",

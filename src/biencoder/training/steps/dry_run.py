@@ -7,7 +7,7 @@ import numpy as np
 
 from biencoder.data.files.beir import Collection
 from biencoder.distributed import barrier, broadcast_object, max_over_ranks, rank
-from biencoder.model.sharing import alone, ranks
+from biencoder.model.parallel.sharing import alone, ranks
 from biencoder.retrieval.evaluate import texts_to_encode
 from biencoder.retrieval.mining.queries import Queries
 from biencoder.terminal import ProgressLine, say

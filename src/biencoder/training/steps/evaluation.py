@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from biencoder.data.files.beir import Collection
 from biencoder.device.allocator import give_back
 from biencoder.device.choice import facts
-from biencoder.model.sharing import told
+from biencoder.model.parallel.sharing import told
 from biencoder.retrieval.evaluate import DECIDING, Evaluation, evaluate, texts_to_encode
 from biencoder.terminal import ProgressLine, say
 from biencoder.training.progress import TrainingProgress

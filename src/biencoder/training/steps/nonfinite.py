@@ -19,7 +19,7 @@ from biencoder.data.plan.sampling import BatchPlan, share
 from biencoder.data.table import ExampleTable
 from biencoder.distributed import gather_objects, max_over_ranks, rank, world_size
 from biencoder.errors import TrainingError
-from biencoder.model.sharded import own
+from biencoder.model.parallel.sharded import own
 from biencoder.training.gradcache import StepLosses
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup

@@ -8,8 +8,17 @@ from typing import Any
 
 import pytest
 
-from biencoder.model import sharing
-from biencoder.model.sharing import Ranks, by_turns, first_rank_first, gathered, my_share, parted, share_out, told
+from biencoder.model.parallel import sharing
+from biencoder.model.parallel.sharing import (
+    Ranks,
+    by_turns,
+    first_rank_first,
+    gathered,
+    my_share,
+    parted,
+    share_out,
+    told,
+)
 
 
 class Threads(Ranks):
