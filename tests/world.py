@@ -532,7 +532,7 @@ SGD_STEPS, SGD_RATE = 10, 0.05
 
 def write_dropping(folder: Path) -> None:
     """Models with every dropout that they have."""
-    usual = dict.fromkeys(DROPOUTS, 0.1)
+    usual: dict[str, Any] = dict.fromkeys(DROPOUTS, 0.1)
     tiny_model(folder / "kernels", **NATIVE_SIZES | usual)
     tiny_model(folder / "adapter", **NATIVE_SIZES | usual)
     tiny_model(folder / "packed", "modernbert", **usual | {"mlp_dropout": 0.1})
@@ -587,7 +587,7 @@ def dropping(rank: int, world: int, folder: Path) -> list[Outcome]:
         with torch.no_grad():
             for parameter in encoder.parameters():
                 if parameter.grad is not None:
-                    parameter -= SGD_RATE * parameter.grad
+                    parameter.sub_(SGD_RATE * parameter.grad)
         encoder.zero_grad()
     return [*outcomes, (loss, dict(encoder.backbone.state_dict()))]
 

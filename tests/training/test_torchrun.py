@@ -271,7 +271,7 @@ def test_one_process_goes_on_with_what_two_began_and_two_with_what_one_began(
     kill_all(start_and_hold(4, words(place, two, model="dropout"), tmp_path))
     assert main(words(place, two, model="dropout")) == 0
     said = capsys.readouterr().out
-    assert f"going on from step 3 of {STEPS}" in said
+    assert f"going on from step 4 of {STEPS}" in said
     assert "the number of processes was 2 and is 1: batches and negatives stay the same" in said
     assert_trained_alike(two, whole, place / "dropout")
 

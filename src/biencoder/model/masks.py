@@ -125,7 +125,8 @@ class WeightMasks(Masks):
         keys_NH = self._of_heads(heads)
         queries, keys = (torch.arange(n, device=keys_NH.device) for n in (_words_of(length), length))
         keep = _kept(keys_NH.flatten(), queries[:, None] + keys * DRAWS, self.dropped)
-        return keep[:, :length].unflatten(0, keys_NH.shape)
+        keep_NHLL: Tensor = keep[:, :length].unflatten(0, keys_NH.shape)
+        return keep_NHLL
 
     def keep_from(self, query_N: Tensor, heads: int, length: int) -> Tensor:
         """Which weights from one place of each text stay: int8 ``[N, H, 1, L]``."""

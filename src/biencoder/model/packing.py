@@ -97,7 +97,8 @@ class Padding:
     @property
     def matrix_texts(self) -> tuple[Tensor, ...]:
         """Which texts each matrix has: ``[N]`` int64 each."""
-        return self.texts.split([bucket.texts for bucket in self.buckets])
+        matrices: tuple[Tensor, ...] = self.texts.split([bucket.texts for bucket in self.buckets])
+        return matrices
 
 
 @dataclass(frozen=True)

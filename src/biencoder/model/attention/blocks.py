@@ -45,7 +45,7 @@ def attend_from(
 ) -> Tensor:
     """See :func:`~biencoder.model.attention.providers.attend_from`."""
     attended, masks = [], settings.masks(packing)
-    keep_NHQL = masks and masks.keep_from(packing.used_places, query_NHE.shape[1], packing.longest)
+    keep_NHQL = None if masks is None else masks.keep_from(packing.used_places, query_NHE.shape[1], packing.longest)
     for block in packing.blocks:
         query_NHQE = query_NHE[block.numbers].unsqueeze(2)
         key_NHLE, value_NHLE = block.heads_first(key_THE), block.heads_first(value_THE)

@@ -52,7 +52,7 @@ def attend_from(
     queries = _move(query_NHE, padding.texts, back).split([bucket.texts for bucket in padding.buckets])
     keys, values = _matrices(key_THE, padding), _matrices(value_THE, padding)
     masks = settings.masks(packing)
-    keep_NHQL = masks and masks.keep_from(packing.used_places, query_NHE.shape[1], packing.longest)
+    keep_NHQL = None if masks is None else masks.keep_from(packing.used_places, query_NHE.shape[1], packing.longest)
     attended = []
     for query, key, value, real_NL, texts_N in zip(
         queries, keys, values, padding.matrices(padding.real), padding.matrix_texts, strict=True
