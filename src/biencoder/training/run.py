@@ -90,8 +90,8 @@ def train(config: TrainConfig) -> TrainResult | None:
                 raise SystemExit(2 if isinstance(error, UserError) else 1) from None
             if lost_a_rank(error):
                 raise TrainingError(
-                    "another process of this run was killed, perhaps because memory ran out. "
-                    f"{config.output_dir} is intact: the same command continues from the last checkpoint"
+                    "another process of this run was killed, perhaps because memory ran out, or its node cannot be "
+                    f"reached. {config.output_dir} is intact: the same command continues from the last checkpoint"
                 ) from error
             if ran_out_of_memory(error):
                 raise TrainingError(
