@@ -140,7 +140,8 @@ def let_one_speak(error: Exception, lost: str) -> None:
         raise SystemExit(2 if isinstance(error, UserError) else 1) from None
     if lost_a_rank(error):
         raise TrainingError(
-            f"another process of this run was killed, perhaps because memory ran out. {lost}"
+            "another process of this run was killed, perhaps because memory ran out, or its node cannot be reached. "
+            f"{lost}"
         ) from error
 
 
