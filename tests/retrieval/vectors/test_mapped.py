@@ -4,9 +4,9 @@ from typing import Any
 import numpy as np
 import pytest
 import world
-from biencoder.model.sharing import is_first
 
 from biencoder.distributed import process_group
+from biencoder.model.parallel.sharing import is_first
 from biencoder.retrieval.vectors import mapped
 from biencoder.retrieval.vectors.mapped import map_vectors
 
