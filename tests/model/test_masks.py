@@ -8,9 +8,8 @@ from native_kernels import kernels_of, needs_kernels
 from torch import Tensor
 
 from biencoder.data.random_bits import splitmix64
-from biencoder.model.kernels.library import address, kernels, without_kernels
+from biencoder.model.kernels.library import without_kernels
 from biencoder.model.masks import DRAWS, RowMasks, TextKeys, WeightMasks, key_of
-from biencoder.model.packing import Packing
 
 STEP = 2**64 - 12345  # a key with its highest bit set
 
@@ -117,12 +116,9 @@ def test_kernels_and_pytorch_make_the_same_masks_of_rows(columns: int) -> None:
 
 @needs_kernels
 @pytest.mark.usefixtures(kernels_of.__name__)
-def test_kernels_and_pytorch_make_the_same_masks_of_weights() -> None:
-    packing, heads, library = Packing((70, 33, 5), torch.device("cpu")), 3, kernels()
+@pytest.mark.parametrize("length", [1, 33, 96])
+def test_kernels_and_pytorch_make_the_same_masks_of_weights(length: int) -> None:
     masks = WeightMasks.of(text_keys(3), 9, 0.3)
-    keep = torch.zeros(3, heads, 70, 70, dtype=torch.int8)
-    assert library is not None
-    library.attention_mask(address(keep), address(packing.starts), 3, heads, 70, *masks.words[:3])
-    for text, length in enumerate(packing.lengths):
-        want = masks.only(slice(text, text + 1)).keep(heads, length)[0]
-        assert torch.equal(keep[text, :, :length, :length], want)
+    by_kernels = masks.keep(5, length)
+    with without_kernels():
+        assert torch.equal(masks.keep(5, length), by_kernels)

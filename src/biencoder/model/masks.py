@@ -86,6 +86,9 @@ class Masks:
         keys = self.keys if self.dropped else None
         return address(keys), ctypes.c_uint64(self.place), ctypes.c_uint32(self.dropped), ctypes.c_float(self.factor)
 
+    def _kernels(self) -> ctypes.CDLL | None:
+        return kernels() if self.keys is not None and self.keys.device.type == CPU else None
+
 
 class RowMasks(Masks):
     """Masks of rows of a matrix, a key each."""
@@ -98,11 +101,9 @@ class RowMasks(Masks):
     def keep(self, columns: int) -> Tensor:
         """Which numbers stay: int8 ``[R, C]``. PyTorch multiplies by a bool four times slower."""
         assert self.keys is not None
-        library = kernels() if self.keys.device.type == CPU else None
-        if library is not None:
+        if (library := self._kernels()) is not None:
             keep_RC = torch.empty(len(self.keys), columns, dtype=torch.int8)
-            threads = torch.get_num_threads()
-            library.row_masks(address(keep_RC), *self.words[:3], *keep_RC.shape, threads)
+            library.row_masks(address(keep_RC), *self.words[:3], *keep_RC.shape, torch.get_num_threads())
             return keep_RC
         counters_W1 = torch.arange(_words_of(columns), device=self.keys.device)[:, None]
         return _kept(key_of(self.keys, self.place), counters_W1, self.dropped)[:, :columns, 0].contiguous()
@@ -123,6 +124,10 @@ class WeightMasks(Masks):
     def keep(self, heads: int, length: int) -> Tensor:
         """Which weights stay, in texts of up to ``length`` tokens: int8 ``[N, H, L, L]``, query by key."""
         keys_NH = self._of_heads(heads)
+        if (library := self._kernels()) is not None:
+            kept_NHLL = torch.empty(*keys_NH.shape, length, length, dtype=torch.int8)
+            library.weight_masks(address(kept_NHLL), *self.words[:3], *kept_NHLL.shape[:3], torch.get_num_threads())
+            return kept_NHLL
         queries, keys = (torch.arange(n, device=keys_NH.device) for n in (_words_of(length), length))
         keep = _kept(keys_NH.flatten(), queries[:, None] + keys * DRAWS, self.dropped)
         keep_NHLL: Tensor = keep[:, :length].unflatten(0, keys_NH.shape)

@@ -316,7 +316,7 @@ void attend_back(Tensors<T> rows, Softmax kept, const int32_t *starts, int texts
 extern "C" {
 
 // Whether this process may use what this library was compiled for, and calls it as it is to be called.
-int prepare(int interface) { return interface == 3 && allowed(); }
+int prepare(int interface) { return interface == 4 && allowed(); }
 
 // rows: query, key, value, output; strides: of token and head, of each. softmax: [2][heads][tokens], or null.
 void attention(int narrow, const void *const *rows, const int64_t *strides, float *softmax, const int32_t *starts,
@@ -342,20 +342,20 @@ void attention_backward(int narrow, const void *const *rows, const int64_t *stri
     attend_back<float>({rows, strides}, kept, starts, texts, heads, shape, threads);
 }
 
-// keep: [texts][heads][longest][longest] bytes, query by key: the masks that both of them draw, for tests.
-void attention_mask(int8_t *keep, const int32_t *starts, int texts, int heads, int longest, const uint64_t *keys,
-                    uint64_t place, uint32_t dropped) {
+// keep: [texts][heads][length][length] bytes, query by key: the masks that both of them draw, for attention elsewhere.
+void weight_masks(int8_t *keep, const uint64_t *keys, uint64_t place, uint32_t dropped, int texts, int heads, int length,
+                  int threads) {
   const Dropout dropout = {keys, place, dropped, 1.0f};
+#pragma omp parallel for schedule(static) collapse(2) num_threads(threads)
   for (int text = 0; text < texts; ++text)
     for (int head = 0; head < heads; ++head) {
-      const int L = starts[text + 1] - starts[text];
       const Key random = dropout.key(text, head);
-      int8_t *here = keep + (int64_t(text) * heads + head) * longest * longest;
-      for (int j = 0; j < L; ++j)
-        for (int q = 0; q < L; q += BLOCK) {
-          Words sides[SIDES];
-          kept(random, block_of(j, q), dropout, sides);
-          for (int i = q; i < L && i < q + BLOCK; ++i) here[i * longest + j] = sides[(i - q) / LANES][i % LANES] != 0;
+      int8_t *here = keep + (int64_t(text) * heads + head) * length * length;
+      for (int q = 0; q < length; q += BLOCK)
+        for (int j = 0; j < length; ++j) {
+          int8_t bytes[BLOCK];
+          kept_bytes(random, block_of(j, q), dropout, bytes);
+          for (int i = q; i < length && i < q + BLOCK; ++i) here[int64_t(i) * length + j] = bytes[i - q];
         }
     }
 }

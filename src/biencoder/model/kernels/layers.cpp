@@ -229,11 +229,8 @@ void row_masks(int8_t *keep, const uint64_t *keys, uint64_t place, uint32_t drop
   for (int r = 0; r < rows; ++r) {
     const Key key = dropout.key(r);
     for (int c = 0; c < columns; c += BLOCK) {
-      Words sides[SIDES];
       int8_t bytes[BLOCK];
-      kept(key, uint32_t(c / BLOCK), dropout, sides);
-      for (int side = 0; side < SIDES; ++side)
-        write(bytes + side * LANES, __builtin_convertvector(sides[side] & 1, Bytes));
+      kept_bytes(key, uint32_t(c / BLOCK), dropout, bytes);
       std::memcpy(keep + int64_t(r) * columns + c, bytes, columns - c < BLOCK ? columns - c : BLOCK);
     }
   }

@@ -33,7 +33,7 @@ WITHIN = {
     **dict.fromkeys(("AVX512_CORE_BF16", "AVX512_CORE_FP16"), ("avx512_bf16", "avx2")),
 }
 TYPES = (torch.float32, torch.bfloat16)
-INTERFACE = 3  # counts changes of how kernels are called: a library that was built before one is not used
+INTERFACE = 4  # counts changes of how kernels are called: a library that was built before one is not used
 logger = logging.getLogger(__name__)
 _off: ContextVar[bool] = ContextVar("off", default=False)
 

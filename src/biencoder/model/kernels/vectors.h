@@ -192,4 +192,11 @@ INLINE void kept(Key key, uint32_t place, Dropout dropout, Words *keep) {
   }
 }
 
+// The same as bytes, 1 or 0.
+INLINE void kept_bytes(Key key, uint32_t place, Dropout dropout, int8_t *bytes) {
+  Words sides[SIDES];
+  kept(key, place, dropout, sides);
+  for (int side = 0; side < SIDES; ++side) write(bytes + side * LANES, __builtin_convertvector(sides[side] & 1, Bytes));
+}
+
 INLINE Floats only(Words kept, Floats values) { return bits_of<Floats>(bits_of<Words>(values) & kept); }
