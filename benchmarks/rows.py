@@ -9,6 +9,7 @@ python -m benchmarks.rows --output-dir build/rows
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 import threading
@@ -36,6 +37,7 @@ WORDS = 8  # of a query
 NOISE = 0.02  # of the place of a query around its passage's, whose numbers are 0 to 1
 WATCHED = 0.02  # seconds between two looks at the memory
 STEPS = 3
+FAR = 100_000_000  # rows, to which what was measured is continued
 
 
 @dataclass
@@ -267,27 +269,22 @@ class Cost:
     found: dict[int, list[dict[str, float]]] = field(default_factory=dict)
 
     def row(self) -> list[str]:
-        """Name, seconds, exponent, and bytes for each row between the two largest sizes."""
+        """Name, seconds, switch, exponent, bytes for each further row, and what `FAR` rows would take of both."""
         seconds = {rows: median(each["seconds"] for each in runs) for rows, runs in self.found.items()}
-        shown = ", ".join(f"{rows:,}: {each:.3g}" for rows, each in seconds.items())
+        memory = {rows: max(each["memory"] for each in runs) for rows, runs in self.found.items()}
         beyond = {rows: each for rows, each in seconds.items() if rows > self.switch}
-        exponent = f"{fit(list(beyond), list(beyond.values())):.2f}" if len(beyond) > 1 else ""
-        *_, (less, before), (more, after) = [(0, 0.0), *self._memory().items()]
+        (less, before), (most, after) = [(0, 0.0), *memory.items()][-2:]
+        a_row = max(0.0, after - before) / (most - less)
+        exponent = fit(list(beyond), list(beyond.values())) if len(beyond) > 1 else math.nan
+        hours = seconds[most] * (FAR / most) ** exponent / 3600
         return [
             self.name,
-            shown,
+            ", ".join(f"{rows:,}: {each:.3g}" for rows, each in seconds.items()),
             f"{self.switch:,}" if self.switch else "",
-            exponent,
-            f"{growth(less, before, more, after):.0f}",
+            *("" if math.isnan(exponent) else shown for shown in (f"{exponent:.2f}", f"{hours:.2g}")),
+            f"{a_row:.0f}",
+            f"{(after + a_row * (FAR - most)) / 1e9:.2g}",
         ]
-
-    def _memory(self) -> dict[int, float]:
-        return {rows: max(each["memory"] for each in runs) for rows, runs in self.found.items()}
-
-
-def growth(less: int, before: float, more: int, after: float) -> float:
-    """Bytes for each further row."""
-    return max(0.0, after - before) / (more - less)
 
 
 def costs() -> dict[str, Cost]:
@@ -324,11 +321,12 @@ def main() -> None:
     asked = parser.parse_args()
     asked.output_dir.mkdir(parents=True, exist_ok=True)
     for name in asked.costs:
-        for rows in asked.sizes or known[name].sizes:
+        for rows in sorted(asked.sizes or known[name].sizes):
             known[name].found[rows] = [once(name, rows) for _ in range(asked.repeats)]
             print(f"{name}, {rows:,} rows: {known[name].found[rows]}", flush=True)
             save(asked, "rows", [{"cost": each, "runs": known[each].found} for each in asked.costs])
-    columns = ["work", "seconds, by rows", "other kind up to", "exponent", "bytes of memory for each further row"]
+    columns = ["work", "seconds, by rows", "other kind up to", "exponent", f"hours for {FAR:,}, continued"]
+    columns += ["bytes of memory for each further row", f"GB for {FAR:,}, continued"]
     print_table("Growth with the rows of the data", columns, [known[name].row() for name in asked.costs])
 
 

@@ -35,12 +35,14 @@ def test_growth_with_rows_is_measured(name: str, tmp_path: Path) -> None:
     cost = rows.costs()[name]
     for size in (200, 400):
         cost.found[size] = [vars(cost.work(tmp_path, size))]
-    _, seconds, _, exponent, memory = replace(cost, switch=0).row()
-    assert seconds.startswith("200: ")
-    assert float(exponent) == pytest.approx(
-        fit([200, 400], [run[0]["seconds"] for run in cost.found.values()]), abs=0.01
-    )
-    assert float(memory) >= 0
+    _, shown, _, exponent, hours, bytes_a_row, gigabytes = replace(cost, switch=0).row()
+    assert shown.startswith("200: ")
+    seconds = [run[0]["seconds"] for run in cost.found.values()]
+    slope = fit([200, 400], seconds)
+    assert float(exponent) == pytest.approx(slope, abs=0.01)
+    assert float(hours) == pytest.approx(seconds[1] * (rows.FAR / 400) ** slope / 3600, rel=0.1)
+    assert float(bytes_a_row) >= 0
+    assert float(gigabytes) >= 0
 
 
 def test_the_memory_of_a_process_is_its_own_without_files() -> None:
