@@ -36,13 +36,13 @@ def test_half_of_the_memory_is_for_the_activations_of_all_ranks_here(monkeypatch
 
 def test_chunks_on_a_gpu_depend_on_the_card_and_the_model_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     device = facts(torch.device("cuda"))
-    monkeypatch.setattr(cuda, "_memory", lambda: 80 * 10**9)
+    monkeypatch.setattr(cuda.Cuda, "memory", lambda _: 80 * 10**9)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 5 * 10**9)
     assert device.default_activations(1000, 15 * 10**9) == 36 * 10**9
 
 
 def test_a_card_that_is_too_small_for_the_model_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "_memory", lambda: 16 * 10**9)
+    monkeypatch.setattr(cuda.Cuda, "memory", lambda _: 16 * 10**9)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 5 * 10**9)
     with pytest.raises(UserError, match=r"--device cuda: the card has 16\.0 GB, and this model takes 20\.0 GB"):
         facts(torch.device("cuda")).default_activations(1000, 15 * 10**9)

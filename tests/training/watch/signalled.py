@@ -91,7 +91,7 @@ def test_in_another_thread_nothing_changes() -> None:
 
 
 @pytest.mark.parametrize(("ranks", "rank", "how"), [
-    (None, "0", ":\n  biencoder check --train-data 'a b.jsonl'\n"),
+    (None, "0", ":\n  biencoder evaluate --model m --data 'a b'\n"),
     ("2", "0", " the same torchrun command again\n"),
     ("2", "1", None),
 ])  # fmt: skip
@@ -101,11 +101,11 @@ def test_the_command_says_how_to_go_on(
     def stop(_: object) -> None:
         raise Stopped(signal.SIGTERM, "after step 3 of 9, which out/checkpoints/step-00000003 holds")
 
-    monkeypatch.setattr("biencoder.commands.data.check.run", stop)
+    monkeypatch.setattr("biencoder.commands.evaluate.run", stop)
     monkeypatch.setenv("RANK", rank)
     if ranks is not None:
         monkeypatch.setenv("WORLD_SIZE", ranks)
-    assert cli.main(["check", "--train-data", "a b.jsonl"]) == 143
+    assert cli.main(["evaluate", "--model", "m", "--data", "a b"]) == 143
     said = (
         "biencoder: stopped by SIGTERM after step 3 of 9, which out/checkpoints/step-00000003 holds. To continue, run"
     )
