@@ -18,6 +18,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from benchmarks.status import forget_peak, memory
 from benchmarks.workload import last_line, print_table, save
 from biencoder.model.representations.dense import Dense
 from biencoder.objective.contrastive import ContrastiveObjective
@@ -117,19 +118,13 @@ def multiply(queries: Tensor, passages: Tensor) -> None:
         _ = scores @ passages
 
 
-def memory(name: str) -> int:
-    """Bytes, by their name in the process' status."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
-
-
 def measure(setting: Setting, asked: argparse.Namespace) -> dict[str, float]:
     """A row of the table."""
     found = {"difference": difference(setting, asked.dim, asked.check)}
     queries = asked.batch // setting.group
     batch, texts = setting.batch(queries), vectors(queries * (1 + setting.group), asked.dim)
     multiply(texts.vectors[:LEAST_QUERIES], texts.vectors[queries:])
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # VmHWM begins again
+    forget_peak()
     before = memory("VmRSS")
     taken, products = [], []
     for _ in range(asked.repeats):

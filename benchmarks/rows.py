@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from benchmarks.scaling import fit
+from benchmarks.status import memory
 from benchmarks.workload import last_line, print_table, save
 
 if TYPE_CHECKING:
@@ -53,21 +54,15 @@ class Watch:
     memory: int = 0
 
 
-def own_memory() -> int:
-    """Bytes of memory of this process that no file holds."""
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.partition("RssAnon:")[2].split()[0])
-
-
 @contextmanager
 def watched() -> Iterator[Watch]:
     """Time and memory of the block."""
     found, over = Watch(), threading.Event()
-    before = own_memory()
+    before = memory("RssAnon")
 
     def look() -> None:
         while not over.wait(WATCHED):
-            found.memory = max(found.memory, own_memory() - before)
+            found.memory = max(found.memory, memory("RssAnon") - before)
 
     thread = threading.Thread(target=look)
     thread.start()
@@ -271,9 +266,9 @@ class Cost:
     def row(self) -> list[str]:
         """Name, seconds, switch, exponent, bytes for each further row, and what `FAR` rows would take of both."""
         seconds = {rows: median(each["seconds"] for each in runs) for rows, runs in self.found.items()}
-        memory = {rows: max(each["memory"] for each in runs) for rows, runs in self.found.items()}
+        peaks = {rows: max(each["memory"] for each in runs) for rows, runs in self.found.items()}
         beyond = {rows: each for rows, each in seconds.items() if rows > self.switch}
-        (less, before), (most, after) = [(0, 0.0), *memory.items()][-2:]
+        (less, before), (most, after) = [(0, 0.0), *peaks.items()][-2:]
         a_row = max(0.0, after - before) / (most - less)
         exponent = fit(list(beyond), list(beyond.values())) if len(beyond) > 1 else math.nan
         hours = seconds[most] * (FAR / most) ** exponent / 3600

@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import median, quantiles
 
 from benchmarks.http_load import embed, load, wait_until_ready
+from benchmarks.status import forget_peak, memory
 from benchmarks.systems import read_pairs
 from benchmarks.workload import ROOT, arguments, model_folder, print_table, save
 
@@ -62,21 +63,10 @@ def running(command: Sequence[str], model: str, log: Path) -> Iterator[tuple[int
         process.wait(60)
 
 
-def memory(process: "subprocess.Popen[bytes]", name: str) -> int:
-    """Bytes of a figure in the process' status: ``VmHWM`` is the peak, ``VmRSS`` what it has now."""
-    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
-
-
 def busy(process: "subprocess.Popen[bytes]") -> float:
     """Seconds of processor time that the process has taken."""
     fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def forget_peak(process: "subprocess.Popen[bytes]") -> None:
-    """Let ``VmHWM`` begin again."""
-    Path(f"/proc/{process.pid}/clear_refs").write_text("5")
 
 
 def measure(system: str, command: Sequence[str], asked: argparse.Namespace, texts: list[str]) -> list[Round]:
@@ -86,12 +76,12 @@ def measure(system: str, command: Sequence[str], asked: argparse.Namespace, text
     with running(command, model_folder(asked), asked.output_dir / f"{system.replace(' ', '-')}.log") as (port, process):
         for clients in asked.clients:
             load(port, requests[: min(WARM_UP, asked.documents)], clients)
-            forget_peak(process)
+            forget_peak(process.pid)
             before = busy(process)
             seen = load(port, requests[: asked.documents if clients > 1 else asked.documents // 2], clients)
             documents, cuts = len(seen.latencies), quantiles(seen.latencies, n=100)
             work = (busy(process) - before) / documents
-            speed, peak = documents / seen.seconds, memory(process, "VmHWM")
+            speed, peak = documents / seen.seconds, memory("VmHWM", process.pid)
             rounds.append(Round(system, clients, speed, work, cuts[49], cuts[98], peak, seen.client_share))
             print(rounds[-1], flush=True)
     return rounds

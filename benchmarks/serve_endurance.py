@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.http_load import Connection, embed, post
-from benchmarks.serve import SERVE, memory, running
+from benchmarks.serve import SERVE, running
+from benchmarks.status import memory
 from benchmarks.workload import ROOT, model_folder, print_table
 
 TEXTS = 200
@@ -144,9 +145,9 @@ def endure(asked: argparse.Namespace, texts: list[str]) -> None:
     with running(command, model, asked.output_dir / "endurance.log") as (port, process):
         clients = Clients(port, texts, vectors)
         asyncio.run(clients.run(WARM_UP * asked.endurance))
-        start = memory(process, "VmRSS")
+        start = memory("VmRSS", process.pid)
         asyncio.run(clients.run((1 - WARM_UP) * asked.endurance))
-        end, peak = memory(process, "VmRSS"), memory(process, "VmHWM")
+        end, peak = memory("VmRSS", process.pid), memory("VmHWM", process.pid)
     rows = [[kind, status, f"{count:,}"] for (kind, status), count in sorted(clients.seen.items())]
     rows += [["right answers with wrong vectors", "", str(clients.wrong)]]
     rows += [["memory after a fifth of the time, MB", "", f"{start / 1e6:.0f}"]]
