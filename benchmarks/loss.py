@@ -20,6 +20,7 @@ from torch import Tensor
 
 from benchmarks.status import forget_peak, memory
 from benchmarks.workload import last_line, print_table, save
+from biencoder.device.allocator import tune_allocator
 from biencoder.model.representations.dense import Dense
 from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.objective.labels import BatchLabels
@@ -147,6 +148,7 @@ def main() -> None:
     parser.add_argument("--measure", choices=SETTINGS, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.measure:
+        tune_allocator()  # as every command does
         print(json.dumps(measure(SETTINGS[asked.measure], asked)))
         return
     asked.output_dir.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from biencoder.model.packing import PackedBatch
 from biencoder.model.pooling import POOLINGS, mean_tokens
 from biencoder.model.representations.dense import Dense
 from biencoder.objective.labels import Labels
-from biencoder.objective.objective import Losses
+from biencoder.objective.objective import Losses, Objective
 from biencoder.training.preparation import prepare_encoder, set_up
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
@@ -47,12 +47,10 @@ def middle_token(hidden_TD: Tensor, starts: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class MarginObjective:
+class MarginObjective(Objective):
     """The positive scores at least a margin above each other passage of the batch."""
 
-    two_way = False
-
-    def __call__(self, queries: Any, passages: Any, labels: Labels, _: Any = None) -> Losses:
+    def losses(self, queries: Any, passages: Any, all_queries: Any, labels: Labels) -> Losses:  # noqa: ARG002
         scores = queries.scores(passages)
         excess = (scores - scores.gather(1, labels.groups[:, :1]) + 0.3).clamp(min=0)
         loss = excess.scatter(1, labels.groups[:, :1], 0.0).mean(dim=1)

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
-from biencoder.objective.losses import contrastive, distillation, margin_mse
+from biencoder.objective.losses import contrastive, contrastive_beside, distillation, margin_mse
 
 INF = float("inf")
 
@@ -23,6 +24,22 @@ def test_contrastive_is_minus_the_log_of_the_softmax(scale: float) -> None:
         highest = max(scores[i].tolist())
         total = sum(math.exp(score - highest) for score in scores[i].tolist())
         assert loss == pytest.approx(math.log(total) + highest - float(scores[i, target[i]]), rel=1e-12, abs=1e-12)
+
+
+def test_scores_beside_the_contrastive_loss_share_its_gradient() -> None:
+    scores, groups = draw(4, 7), torch.tensor([[0, 1], [3, 2], [6, 6], [1, 5]])
+    excluded = draw(4, 7, seed=1) > 0.5
+    weights = draw(4, 2, seed=2)
+    plain, ours = scores.clone().requires_grad_(), scores.requires_grad_()
+    masked = plain.masked_fill(excluded.scatter(1, groups[:, :1], value=False), -INF)
+    wanted, own = cross_entropy(masked, groups[:, 0], reduction="none"), plain.gather(1, groups)
+    losses, beside = contrastive_beside(ours, groups, excluded)
+    torch.testing.assert_close(losses, wanted)
+    assert torch.equal(beside, own)
+    for found, of_group in ((wanted, own), (losses, beside)):
+        (found.square().sum() + (weights * of_group.square()).sum()).backward()
+    assert ours.grad is not None
+    torch.testing.assert_close(ours.grad, plain.grad)
 
 
 def test_contrastive_at_the_lowest_temperatures_stays_finite() -> None:

@@ -2,7 +2,9 @@
 
 import copy
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from biencoder.model.packing import chunks
 from biencoder.model.representations.dense import Dense
 from biencoder.objective.contrastive import ContrastiveObjective
 from biencoder.objective.labels import BatchLabels
+from biencoder.objective.objective import Objective
 from biencoder.training import gradcache
 from biencoder.training.batch import TrainingBatch
 
@@ -47,10 +50,10 @@ def make_batch(encoder: Encoder, chunk_tokens: int = 100) -> TrainingBatch:
 
 
 def step(
-    encoder: Encoder, batch: TrainingBatch, keep_tokens: int, seed: int = 0
+    encoder: Encoder, batch: TrainingBatch, keep_tokens: int, seed: int = 0, objective: Objective = OBJECTIVE
 ) -> tuple[gradcache.StepLosses, dict[str, Tensor]]:
     encoder.backbone.zero_grad()
-    losses = gradcache.accumulate_gradients(encoder, batch, OBJECTIVE, keep_tokens=keep_tokens, seed=(seed, 0))
+    losses = gradcache.accumulate_gradients(encoder, batch, objective, keep_tokens=keep_tokens, seed=(seed, 0))
     return losses, gradients(encoder.backbone)
 
 
@@ -122,13 +125,16 @@ def test_texts_share_no_masks(encoder: Encoder) -> None:
         assert len(vectors.unique(dim=0)) == 4
 
 
-def test_the_objective_in_blocks_of_queries_is_the_whole_one(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    batch = make_batch(encoder)
-    whole, gradient = step(encoder, batch, 10**9)
+@pytest.mark.parametrize("more", [{}, {"two_way": True, "dims": (16, 8)}], ids=["usual", "both ways, nested"])
+def test_the_objective_in_blocks_of_queries_is_the_whole_one(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+) -> None:
+    batch, objective = make_batch(encoder), replace(OBJECTIVE, **more)
+    whole, gradient = step(encoder, batch, 10**9, objective=objective)
     monkeypatch.setattr(gradcache, "LEAST_QUERIES", 1)
     for scores_at_once in (1, QUERIES * GROUP * 5):
         monkeypatch.setattr(gradcache, "SCORES_AT_ONCE", scores_at_once)
-        blocks, other = step(encoder, batch, 10**9)
+        blocks, other = step(encoder, batch, 10**9, objective=objective)
         assert float(blocks.total) == pytest.approx(float(whole.total), rel=1e-6)
         assert largest_difference(gradient, other) < 1e-5
 

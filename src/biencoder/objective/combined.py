@@ -32,9 +32,11 @@ class CombinedObjective(ContrastiveObjective):
     loss_weights: tuple[float, ...] = ()
     self_distillation: bool = True
 
-    def _losses(self, sides: tuple[Combined, ...], labels: Labels) -> Losses:  # type: ignore[override]
-        of_heads = [self.scores_of(each, labels) for each in zip(*(side.parts for side in sides), strict=True)]
-        whole = _summed(sides[0], of_heads)
+    def losses(self, queries: Combined, passages: Combined, all_queries: Combined, labels: Labels) -> Losses:  # type: ignore[override]
+        """Losses of B queries over P passages, see :class:`~biencoder.objective.objective.Objective`."""
+        sides = (queries.parts, passages.parts, all_queries.parts)
+        of_heads = [self.scores_of(each, labels) for each in zip(*sides, strict=True)]
+        whole = _summed(queries, of_heads)
         found = [self.losses_of(scores, labels) for scores in (*of_heads, whole)]
         weights = (*self.loss_weights, 1.0)
         total = _mean([losses.total for losses in found], weights)

@@ -13,8 +13,8 @@ from torch import Tensor
 from biencoder.config.choices import KL
 from biencoder.model.representations.representation import Kind
 from biencoder.objective.labels import Labels
-from biencoder.objective.losses import DISTILLATIONS, contrastive
-from biencoder.objective.objective import Losses
+from biencoder.objective.losses import DISTILLATIONS, contrastive, contrastive_beside
+from biencoder.objective.objective import Losses, Objective
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class ContrastiveObjective:
+class ContrastiveObjective(Objective):
     """Contrastive loss over in-batch or group negatives, plus distillation where there is a teacher.
 
     Attributes:
@@ -54,21 +54,6 @@ class ContrastiveObjective:
     dims: tuple[int, ...] = ()
     normalize: bool = True
 
-    def __call__(self, queries: Kind, passages: Kind, labels: Labels, all_queries: Kind | None = None) -> Losses:
-        """Losses of queries over passages, see :class:`~biencoder.objective.objective.Objective`.
-
-        They are computed in float32. Under autocast a bf16 similarity near 0.8 would move in steps of 0.004: at
-        temperature 0.02, that is 0.2 of a logit.
-        """
-        with torch.autocast(queries.device.type, enabled=False):
-            sides = tuple(
-                side.in_float32() for side in (queries, passages, queries if all_queries is None else all_queries)
-            )
-            if not self.dims:
-                return self._losses(sides, labels)
-            cut = [tuple(side.cut(dim, normalize=self.normalize) for side in sides) for dim in self.dims]
-            return _mean([self._losses(sides_of_dim, labels) for sides_of_dim in cut])
-
     def loss_of_guessing(self, labels: Labels, passages: int, queries: int) -> float:
         """The mean contrastive loss of a model to which all candidates of a query are equally likely, in nats.
 
@@ -77,14 +62,15 @@ class ContrastiveObjective:
             passages: of the batch, P.
             queries: of the batch, Q.
         """
-        if self.in_batch_negatives:
-            found = _log_candidates(_in_batch_candidates(labels), passages)
-        else:
-            found = _log_candidates(_group_candidates(labels), labels.groups.shape[1])
-        return (found + _log_candidates(_query_candidates(labels), queries)) / 2 if self.two_way else found
+        candidates = passages if self.in_batch_negatives else labels.groups.shape[1]
+        found = _log_candidates(candidates, self._excluded(labels), self._own_columns(labels)[:, 0])
+        if not self.two_way:
+            return found
+        return (found + _log_candidates(queries, labels.known_queries, labels.own_numbers)) / 2
 
-    def _losses(self, sides: tuple[Kind, ...], labels: Labels) -> Losses:
-        return self.losses_of(self.scores_of(sides, labels), labels)
+    def losses(self, queries: Kind, passages: Kind, all_queries: Kind, labels: Labels) -> Losses:
+        """Losses of B queries over P passages, see :class:`~biencoder.objective.objective.Objective`."""
+        return self.losses_of(self.scores_of((queries, passages, all_queries), labels), labels)
 
     def scores_of(self, sides: tuple[Kind, ...], labels: Labels) -> Scores:
         """The similarities that the losses compare, over temperature.
@@ -105,68 +91,46 @@ class ContrastiveObjective:
 
     def losses_of(self, scores: Scores, labels: Labels) -> Losses:
         """The losses of queries by the similarities of their candidates."""
-        if self.in_batch_negatives:
-            target, candidate = labels.groups[:, 0], _in_batch_candidates(labels)
-        else:
-            target, candidate = torch.zeros_like(labels.groups[:, 0]), _group_candidates(labels)
-        contrast = contrastive(_only(candidate, scores.forwards), target)
+        own = self._own_columns(labels)
+        contrast, own_scores = contrastive_beside(scores.forwards, own, self._excluded(labels))
         if scores.backwards is not None:
-            back = contrastive(_only(_query_candidates(labels), scores.backwards), labels.own_numbers)
-            contrast = (contrast + back) / 2
+            contrast = (contrast + contrastive(scores.backwards, labels.own_numbers, labels.known_queries)) / 2
         if labels.teacher is None:
             return Losses(contrast, None, contrast, scores.forwards)
-        own = scores.forwards
-        if self.in_batch_negatives:
-            own = own.gather(1, labels.groups.clamp(min=0))
         present = (labels.groups >= 0) & labels.teacher.isfinite()
-        distilled = DISTILLATIONS[self.distillation](own, labels.teacher, present)
+        distilled = DISTILLATIONS[self.distillation](own_scores, labels.teacher, present)
         return Losses(contrast, distilled, contrast + self.distillation_weight * distilled, scores.forwards)
 
     def candidates_of(self, labels: Labels, scores: Tensor) -> Tensor:
         """Which passages each query can be told from: bool, of the shape of the scores."""
-        candidate = _in_batch_candidates(labels) if self.in_batch_negatives else _group_candidates(labels)
-        return torch.ones_like(scores, dtype=torch.bool) if candidate is None else candidate
+        excluded = self._excluded(labels)
+        if excluded is None:
+            return torch.ones_like(scores, dtype=torch.bool)
+        return (~excluded).scatter(1, self._own_columns(labels)[:, :1], value=True)
+
+    def _own_columns(self, labels: Labels) -> Tensor:
+        """``[B, G]``: where each query's own passages are among its candidates, its positive first."""
+        groups = labels.groups
+        return groups.clamp(min=0) if self.in_batch_negatives else _places(groups)
+
+    def _excluded(self, labels: Labels) -> Tensor | None:
+        """What is no candidate of a query, if it is not its positive: the known positives, and no passage at all."""
+        if self.in_batch_negatives:
+            return labels.known_positives
+        absent = labels.groups < 0
+        if labels.known_positives is None:
+            return absent
+        return absent | labels.known_positives.gather(1, labels.groups.clamp(min=0))
 
 
-def _only(candidate: Tensor | None, scores: Tensor) -> Tensor:
-    """The scores of the candidates, minus infinity for the others."""
-    return scores if candidate is None else scores.masked_fill(~candidate, float("-inf"))
+def _places(groups: Tensor) -> Tensor:
+    """``[B, G]``: the numbers 0 to G - 1 for each query."""
+    return torch.arange(groups.shape[1], device=groups.device).expand_as(groups)
 
 
-def _in_batch_candidates(labels: Labels) -> Tensor | None:
-    """``[B, P]``: all but the known positives, and always the query's own positive."""
-    if labels.known_positives is None:
-        return None
-    return (~labels.known_positives).scatter(1, labels.groups[:, :1], value=True)
-
-
-def _group_candidates(labels: Labels) -> Tensor:
-    """``[B, G]``: what the group has, without known positives, and always its own positive."""
-    candidate = labels.groups >= 0
-    if labels.known_positives is not None:
-        candidate = candidate & ~labels.known_positives.gather(1, labels.groups.clamp(min=0))
-    candidate[:, 0] = True
-    return candidate
-
-
-def _query_candidates(labels: Labels) -> Tensor | None:
-    """``[B, Q]``: the queries among which a positive must find its own: all but the others that it answers."""
-    if labels.known_queries is None:
-        return None
-    return (~labels.known_queries).scatter(1, labels.own_numbers[:, None], value=True)
-
-
-def _log_candidates(candidate: Tensor | None, all_of_them: int) -> float:
-    """The mean logarithm of the number of candidates of a query."""
-    return math.log(all_of_them) if candidate is None else float(candidate.sum(dim=1).log().mean())
-
-
-def _mean(nested: list[Losses]) -> Losses:
-    """The mean of the losses at several dimensions, with the scores of the first."""
-    distilled = [losses.distillation for losses in nested if losses.distillation is not None]
-    return Losses(
-        contrastive=torch.stack([losses.contrastive for losses in nested]).mean(dim=0),
-        distillation=torch.stack(distilled).mean(dim=0) if distilled else None,
-        total=torch.stack([losses.total for losses in nested]).mean(dim=0),
-        scores=nested[0].scores,
-    )
+def _log_candidates(all_of_them: int, excluded: Tensor | None, positive: Tensor) -> float:
+    """The mean logarithm of the number of candidates of a query, whose positive always is one."""
+    if excluded is None:
+        return math.log(all_of_them)
+    others = excluded.sum(dim=1) - excluded.gather(1, positive[:, None]).squeeze(1).long()
+    return float((all_of_them - others).log().mean())

@@ -13,35 +13,57 @@ from torch.nn.functional import log_softmax, softmax
 from biencoder.config.choices import KL, MARGIN_MSE
 
 
-def contrastive(scores_BC: Tensor, target_B: Tensor) -> Tensor:
+def contrastive(scores_BC: Tensor, target_B: Tensor, excluded_BC: Tensor | None = None) -> Tensor:
     """InfoNCE: ``-log softmax(scores)[target]`` of each query (van den Oord et al. 2018, eq. 4).
 
     Args:
-        scores_BC: ``[B, C]`` float32 similarities over temperature; ``-inf`` for what is no candidate.
+        scores_BC: ``[B, C]`` float32 similarities over temperature.
         target_B: ``[B]`` int64, the column of each query's positive.
+        excluded_BC: ``[B, C]`` bool, what is no candidate; a query's positive always is one. None for nothing.
 
     Returns:
         ``[B]``, in nats.
     """
-    losses: Tensor = _CrossEntropy.apply(scores_BC, target_B)  # type: ignore[no-untyped-call]
-    return losses
+    return contrastive_beside(scores_BC, target_B[:, None], excluded_BC)[0]
+
+
+def contrastive_beside(
+    scores_BC: Tensor, groups_BG: Tensor, excluded_BC: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """InfoNCE beside the scores of each query's own passages, for a second loss over these.
+
+    Args:
+        scores_BC: as for :func:`contrastive`.
+        groups_BG: ``[B, G]`` int64, the columns of the own passages, the positive's first.
+        excluded_BC: as for :func:`contrastive`.
+
+    Returns:
+        ``[B]``, in nats; and ``[B, G]``, ``scores_BC`` at ``groups_BG``.
+    """
+    losses, own = _CrossEntropy.apply(scores_BC, groups_BG, excluded_BC)  # type: ignore[no-untyped-call]
+    return losses, own
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """PyTorch's, without the two further matrices of ``[B, C]`` that its gradient passes through."""
+    """PyTorch's, without the further matrices of ``[B, C]`` through which its mask and its gradients pass."""
 
     @staticmethod
-    def forward(ctx: Any, scores_BC: Tensor, target_B: Tensor) -> Tensor:
+    def forward(ctx: Any, scores_BC: Tensor, groups_BG: Tensor, excluded_BC: Tensor | None) -> tuple[Tensor, Tensor]:
+        own_BG, target_B1 = scores_BC.gather(1, groups_BG), groups_BG[:, :1]
+        if excluded_BC is not None:
+            scores_BC = scores_BC.masked_fill(excluded_BC, float("-inf"))
+            scores_BC.scatter_(1, target_B1, own_BG[:, :1])
         logs_BC = log_softmax(scores_BC, dim=1)
-        ctx.save_for_backward(logs_BC, target_B)
-        return -logs_BC.gather(1, target_B[:, None]).squeeze(1)
+        ctx.save_for_backward(logs_BC, groups_BG)
+        return -logs_BC.gather(1, target_B1).squeeze(1), own_BG
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        logs_BC, target_B = ctx.saved_tensors
-        loss_B1 = gradients[0][:, None]
-        scores_BC = logs_BC.exp().mul_(loss_B1)
-        return scores_BC.scatter_add_(1, target_B[:, None], -loss_B1), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        logs_BC, groups_BG = ctx.saved_tensors
+        loss_B, own_BG = gradients
+        scores_BC = logs_BC.exp().mul_(loss_B[:, None])  # what is excluded has a softmax of 0
+        scores_BC.scatter_add_(1, groups_BG[:, :1], -loss_B[:, None])
+        return scores_BC.scatter_add_(1, groups_BG, own_BG), None, None
 
 
 def distillation(scores_BG: Tensor, teacher_BG: Tensor, present_BG: Tensor) -> Tensor:

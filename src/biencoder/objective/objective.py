@@ -4,11 +4,14 @@ Shapes: B queries, P passages (of this rank, or of all of them), Q queries of th
 passages in the largest group.
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
+from biencoder.model.representations.representation import Kind
 from biencoder.objective.labels import Labels
 
 
@@ -29,19 +32,67 @@ class Losses:
     scores: Tensor
 
 
-class Objective(Protocol):
-    """What training minimises. A new one is a small file of its own."""
+class Objective(ABC):
+    """What training minimises. A new one is a small file of its own.
 
-    @property
-    def two_way(self) -> bool:
-        """Whether it needs all queries of the batch beside the passages."""
+    Attributes:
+        dims: texts are compared in each of these numbers of dimensions, and the losses are the mean over them
+            (Kusupati et al. 2022, eq. 1, with equal weights); empty for all dimensions alone.
+        normalize: texts that are cut to fewer dimensions are scaled to length 1 again.
+        two_way: it needs all queries of the batch beside the passages.
+    """
 
-    def __call__(self, queries: Any, passages: Any, labels: Labels, all_queries: Any = None, /) -> Losses:
-        """Losses of B queries over P passages, in float32 also under autocast.
+    dims: tuple[int, ...] = ()
+    normalize: bool = False
+    two_way: bool = False
+
+    def __call__(self, queries: Kind, passages: Kind, labels: Labels, all_queries: Kind | None = None) -> Losses:
+        """Losses of B queries over P passages.
 
         Args:
-            queries: a :class:`~biencoder.model.representations.representation.Representation` of the B queries.
-            passages: one of the P passages.
+            queries: the B queries.
+            passages: the P passages.
             labels: of these queries over these passages.
-            all_queries: one of all Q queries of the batch, for a loss that goes both ways. None: the B are all.
+            all_queries: all Q queries of the batch, for an objective that goes both ways. None: the B are all.
         """
+        everything = None if all_queries is None else self.cuts(all_queries)
+        return self.of_cuts(self.cuts(queries), self.cuts(passages), labels, everything)
+
+    def cuts(self, texts: Kind) -> list[Kind]:
+        """The texts as they are compared: once for each of :attr:`dims`.
+
+        They are in float32. Under autocast a bf16 similarity near 0.8 would move in steps of 0.004: at temperature
+        0.02, that is 0.2 of a logit.
+        """
+        with torch.autocast(texts.device.type, enabled=False):
+            whole = texts.in_float32()
+            return [whole.cut(dim, normalize=self.normalize) for dim in self.dims] or [whole]
+
+    def of_cuts(
+        self,
+        queries: Sequence[Kind],
+        passages: Sequence[Kind],
+        labels: Labels,
+        all_queries: Sequence[Kind] | None = None,
+    ) -> Losses:
+        """Losses of what :meth:`cuts` made, so that passages are cut once for all blocks of queries."""
+        with torch.autocast(queries[0].device.type, enabled=False):
+            sides = zip(queries, passages, all_queries or queries, strict=True)
+            return _mean([self.losses(*each, labels) for each in sides])
+
+    @abstractmethod
+    def losses(self, queries: Kind, passages: Kind, all_queries: Kind, labels: Labels) -> Losses:
+        """Losses of B queries over P passages, all in float32 and cut."""
+
+
+def _mean(nested: list[Losses]) -> Losses:
+    """The mean of the losses at several dimensions, with the scores of the first."""
+    if len(nested) == 1:
+        return nested[0]
+    distilled = [losses.distillation for losses in nested if losses.distillation is not None]
+    return Losses(
+        contrastive=torch.stack([losses.contrastive for losses in nested]).mean(dim=0),
+        distillation=torch.stack(distilled).mean(dim=0) if distilled else None,
+        total=torch.stack([losses.total for losses in nested]).mean(dim=0),
+        scores=nested[0].scores,
+    )

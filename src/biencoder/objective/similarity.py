@@ -4,14 +4,12 @@ Shapes: B queries, P passages (of this rank, or of all of them).
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from biencoder.model.representations.representation import Kind
 from biencoder.objective.labels import Labels
-from biencoder.objective.objective import Losses
+from biencoder.objective.objective import Losses, Objective
 
 
 def similarity_error(cosines_B: Tensor, wanted_B: Tensor) -> Tensor:
@@ -28,32 +26,20 @@ def similarity_error(cosines_B: Tensor, wanted_B: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class SimilarityObjective:
+class SimilarityObjective(Objective):
     """The squared error of each pair's cosine; rows of such data have no negatives.
 
     What a pair adds to the loss depends neither on the batch size nor on the number of ranks.
 
     Attributes:
         dims: the mean of the errors of vectors cut to each of these dimensions; empty for all dimensions alone.
-        two_way: this objective has no second way.
     """
 
     dims: tuple[int, ...] = ()
-    two_way: ClassVar[bool] = False
 
-    def __call__(
-        self,
-        queries: Kind,
-        passages: Kind,
-        labels: Labels,
-        all_queries: Kind | None = None,  # noqa: ARG002 - one signature for all objectives
-    ) -> Losses:
-        """Losses of pairs, in float32 also under autocast; ``labels.teacher[:, 0]`` is what each cosine should be."""
+    def losses(self, queries: Kind, passages: Kind, all_queries: Kind, labels: Labels) -> Losses:  # noqa: ARG002
+        """Losses of pairs; ``labels.teacher[:, 0]`` is what each cosine should be."""
         assert labels.teacher is not None
-        with torch.autocast(queries.device.type, enabled=False):
-            sides = [queries.in_float32(), passages.in_float32()[labels.groups[:, 0]]]
-            pairs = [[side.cut(dim, normalize=False) for side in sides] for dim in self.dims] or [sides]
-            cosines = [query.cosines(passage) for query, passage in pairs]
-            errors = [similarity_error(each, labels.teacher[:, 0]) for each in cosines]
-            error = torch.stack(errors).mean(dim=0)
-            return Losses(error, None, error, cosines[0][:, None])
+        cosines = queries.cosines(passages[labels.groups[:, 0]])
+        error = similarity_error(cosines, labels.teacher[:, 0])
+        return Losses(error, None, error, cosines[:, None])

@@ -202,28 +202,29 @@ def _cache_gradient(
     sparsity: Sparsity | None,
 ) -> tuple[Representation, StepLosses]:
     """Step 2: the loss's gradient with respect to this rank's b + p texts, and the losses."""
-    passages = gather_texts(texts[batch.queries :], batch.passage_sizes).as_leaves()
+    passages = Shared.of(gather_texts(texts[batch.queries :], batch.passage_sizes), objective)
     all_queries = None
     if objective.two_way or sparsity is not None:
-        all_queries = gather_texts(texts[: batch.queries], batch.query_sizes).as_leaves()
+        all_queries = Shared.of(gather_texts(texts[: batch.queries], batch.query_sizes), objective)
     labels = batch.labels.to(texts.device)
     sums = torch.zeros(4, device=texts.device)
     of_queries = torch.zeros(batch.queries, device=texts.device)
-    rows = max(LEAST_QUERIES, SCORES_AT_ONCE // max(1, len(passages)))
+    rows = max(LEAST_QUERIES, SCORES_AT_ONCE // max(1, len(passages.texts)))
     to_queries = [texts[:0]]
     with memory_for_all():
         for start in range(0, batch.queries, rows):
             part = slice(start, min(start + rows, batch.queries))
             queries = texts[part].as_leaves()
             known = labels.rows(part) if guidance is None else guidance.rows(part).added_to(labels.rows(part))
-            losses = objective(queries, passages, known, all_queries)
+            everything = None if all_queries is None else all_queries.cuts
+            losses = objective.of_cuts(objective.cuts(queries), passages.cuts, known, everything)
             (losses.total.sum() / batch.total_queries).backward()
             to_queries.append(queries.gradient())
             distilled = losses.total.new_zeros(1) if losses.distillation is None else losses.distillation
             sums[:3] += torch.stack([x.detach().sum() for x in (losses.total, losses.contrastive, distilled)])
             of_queries[part] = losses.total.detach()
         if sparsity is not None and all_queries is not None:  # once, because it is the same for each query
-            norm = sparsity(all_queries, passages)
+            norm = sparsity(all_queries.texts, passages.texts)
             (sparsity.weight * norm * (batch.queries / batch.total_queries)).backward()
             added = sparsity.weight * norm.detach()
             of_queries += added
@@ -232,14 +233,42 @@ def _cache_gradient(
     total, contrastive, distillation, norm = (sum_over_ranks(sums) / batch.total_queries).unbind()
     gradient = concatenate(to_queries)
     if all_queries is not None:
-        gradient = gradient.plus(_to_this_rank(all_queries, batch.query_sizes))
-    gradient = concatenate([gradient, _to_this_rank(passages, batch.passage_sizes)])
+        gradient = gradient.plus(_to_this_rank(all_queries.gradient(), batch.query_sizes))
+    gradient = concatenate([gradient, _to_this_rank(passages.gradient(), batch.passage_sizes)])
     return gradient, StepLosses(total, contrastive, distillation, norm, of_queries, texts)
 
 
-def _to_this_rank(leaves: Representation, sizes: list[int]) -> Representation:
+@dataclass(frozen=True)
+class Shared:
+    """Texts that all blocks of queries are compared with. They are cut once, and so are their gradients.
+
+    Attributes:
+        texts: leaves.
+        whole: what the objective makes of them, in their graph.
+        cuts: the same as leaves.
+    """
+
+    texts: Representation
+    whole: list[Representation]
+    cuts: list[Representation]
+
+    @staticmethod
+    def of(texts: Representation, objective: Objective) -> "Shared":
+        """The texts as the objective compares them."""
+        leaves = texts.as_leaves()
+        whole = objective.cuts(leaves)
+        return Shared(leaves, whole, [cut if cut.is_leaf else cut.as_leaves() for cut in whole])
+
+    def gradient(self) -> Representation:
+        """What all blocks have added up."""
+        for whole, cut in zip(self.whole, self.cuts, strict=True):
+            if whole is not cut:
+                whole.backward(cut.gradient())
+        return self.texts.gradient()
+
+
+def _to_this_rank(gradient: Representation, sizes: list[int]) -> Representation:
     """The gradient of this rank's texts among those of all ranks that share them, from the losses of all ranks."""
-    gradient = leaves.gradient()
     return gradient.map(partial(scatter_sum, sizes=sizes)) if len(sizes) > 1 else gradient
 
 

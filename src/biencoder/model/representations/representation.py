@@ -105,6 +105,11 @@ class Representation(ABC):
         return self.tensors[0].requires_grad
 
     @property
+    def is_leaf(self) -> bool:
+        """Whether gradients end here, see :meth:`as_leaves`."""
+        return all(tensor.is_leaf for tensor in self.tensors)
+
+    @property
     def device(self) -> torch.device:
         """Where the numbers are."""
         return self.tensors[0].device
