@@ -181,6 +181,18 @@ def barrier() -> None:
         dist.barrier()
 
 
+@contextlib.contextmanager
+def in_turns() -> Iterator[None]:
+    """The ranks of a host go through this block one after another. It must hold no collective."""
+    turn = int(os.environ.get("LOCAL_RANK", rank()))
+    turns = max_over_ranks(turn) + 1
+    for _ in range(turn):
+        barrier()
+    yield
+    for _ in range(turn, turns):
+        barrier()
+
+
 def gather(rows: Tensor, sizes: list[int]) -> Tensor:
     """Every rank's rows, in rank order, without gradient.
 

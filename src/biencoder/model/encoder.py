@@ -112,6 +112,7 @@ class Encoder(nn.Module):
         head: str | None = None,
         merge_adapter: bool = True,
         trust_remote_code: bool = False,
+        on_host: bool = False,
         flag: str = "--model",
     ) -> "Encoder":
         """Load a model folder, or a model of the hub by name.
@@ -129,6 +130,7 @@ class Encoder(nn.Module):
             head: the kind of head to use of a model that has several; None for all of them.
             merge_adapter: add a LoRA adapter to the weights of its base; else it stays one, and :meth:`save` writes it.
             trust_remote_code: run code that comes with the model, and let its configuration choose attention kernels.
+            on_host: leave the weights in the memory of the host, for a caller that moves them to the device.
             flag: where a person named the model, for the message that there is none.
 
         Raises:
@@ -154,7 +156,7 @@ class Encoder(nn.Module):
             first_position=first_position,
         )
         encoder.pool_tokens = _checked_pool_tokens(pool_tokens, asked, path)
-        return placed(encoder, target, str(path)).eval()
+        return (encoder if on_host else placed(encoder, target, str(path))).eval()
 
     def forward(self, batch: PackedBatch) -> Representation:
         """The representation of each text of a packed batch on any device, in order; gradients flow."""

@@ -14,15 +14,13 @@ from biencoder.data.data_sets import rows_to_evaluate_on
 from biencoder.data.evaluation.held_out import HeldOut, hold_out_part
 from biencoder.data.table import ExampleTable
 from biencoder.distributed import rank
-from biencoder.model.base_model import choose_trained
-from biencoder.model.new_heads.choice import give_head
 from biencoder.report.kept_base import Kept
 from biencoder.retrieval.comparing.comparison import SIGNIFICANT, compare, deciding_of
 from biencoder.retrieval.comparing.second_look import SecondLook, second_look
 from biencoder.retrieval.evaluate import Evaluation
 from biencoder.terminal import ProgressLine, say
 from biencoder.training.keep_base import keep_base
-from biencoder.training.preparation import HELD_OUT_PASSAGES, prepare_encoder, set_up
+from biencoder.training.preparation import HELD_OUT_PASSAGES, prepare_model, set_up
 from biencoder.training.setup import PARTS, Setup
 from biencoder.training.state.output_folder import CROSS_VALIDATION, OutputFolder
 from biencoder.training.steps.loop import train_steps
@@ -79,9 +77,7 @@ class CrossValidation:
         asked = self._config(number, setup, share, held)
         queries = len(held.collection.query_ids)
         say(f"part {number + 1} of {PARTS}: {len(held.train):,} rows to train on, {queries:,} queries to ask")
-        encoder, config = prepare_encoder(asked, len(held.train))
-        give_head(config, encoder, held.train)
-        choose_trained(encoder, config)
+        encoder, config, _ = prepare_model(asked, held.train)
         part, progress = set_up(config, encoder, held.train, held.collection)
         folder, identity = OutputFolder(config.output_dir), identity_of(part, self.base)
         if rank() == 0 and folder.holds_another_run(identity):  # a share that the run chose before it was killed

@@ -1,8 +1,10 @@
 """From a configuration to a run at its first step: model, rows to train and to evaluate on, batches."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 from biencoder.config import DataSet, TrainConfig
 from biencoder.config.choices import AUTO, DENSE, MULTI, SPARSE
@@ -12,12 +14,12 @@ from biencoder.data.evaluation.held_out import LARGEST_SHARE, hold_out
 from biencoder.data.files.beir import Collection, load_collection
 from biencoder.data.plan.sampling import KnownPositives, Sampler
 from biencoder.data.table import ExampleTable
-from biencoder.distributed import rank, world_size
+from biencoder.distributed import in_turns, rank, world_size
 from biencoder.errors import UserError
-from biencoder.model.base_model import prepare_backbone
+from biencoder.model.base_model import choose_trained, prepare_backbone
 from biencoder.model.encoder import ANY_LENGTH, Encoder
 from biencoder.model.files.pretrained import checkpoint_activations, locate
-from biencoder.model.new_heads.choice import with_heads
+from biencoder.model.new_heads.choice import give_head, with_heads
 from biencoder.model.tokens import Tokens
 from biencoder.objective.combined import CombinedObjective
 from biencoder.objective.contrastive import ContrastiveObjective
@@ -28,7 +30,7 @@ from biencoder.terminal import say
 from biencoder.training.batch import Batcher, Prompts
 from biencoder.training.guide import Guide
 from biencoder.training.memory.budget import token_budget
-from biencoder.training.memory.sharding import shard_if_asked
+from biencoder.training.memory.sharding import agree_on_sharding
 from biencoder.training.optimizer import STATIC_RATE, adamw, loss_scaler, usual_learning_rate
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import HELD_OUT_QUERIES, Setup
@@ -48,12 +50,48 @@ FEW_STEPS, MANY_STEPS = (
 FORWARD_COST = 1 / 3  # of encoding a text, to training on it
 
 
-def prepare_encoder(config: TrainConfig, rows: int) -> tuple[Encoder, TrainConfig]:
+class Model(NamedTuple):
+    """The model of a run before its first step.
+
+    Attributes:
+        encoder: with the head and the weights that learn, on the device; of sharded weights, each rank holds a share.
+        config: the run's, with every ``auto`` and None resolved.
+        base: a digest of the weights as they came.
+    """
+
+    encoder: Encoder
+    config: TrainConfig
+    base: str
+
+
+def prepare_model(asked: TrainConfig, examples: ExampleTable) -> Model:
+    """The model that a run trains.
+
+    A model that may be sharded is loaded by one rank of a host after another, and each keeps its share. So a host needs
+    memory for one whole model, and a device for none. Only a new head is made by a whole model on each device.
+
+    Raises:
+        UserError: there is no such model, or an option does not fit it.
+    """
+    sharding = agree_on_sharding(asked)
+    on_host = sharding is not None and not (asked.heads or asked.add_dense or asked.query_table)
+    with in_turns() if on_host else nullcontext():
+        encoder, config = prepare_encoder(asked, len(examples), on_host=on_host)
+        base = encoder.weights_fingerprint
+        give_head(config, encoder, examples)
+        choose_trained(encoder, config)
+        if sharding is not None:
+            sharding.place(encoder)
+    return Model(encoder, config, base)
+
+
+def prepare_encoder(config: TrainConfig, rows: int, *, on_host: bool = False) -> tuple[Encoder, TrainConfig]:
     """The base model, and the configuration with every ``auto`` and None resolved by it.
 
     Args:
         config: as it was given.
         rows: of the training data; they decide how long the run is.
+        on_host: leave the weights in the memory of the host.
 
     Raises:
         UserError: there is no such model, or an option does not fit it.
@@ -70,6 +108,7 @@ def prepare_encoder(config: TrainConfig, rows: int) -> tuple[Encoder, TrainConfi
         max_length=max(config.query_max_len, config.passage_max_len),
         dropout=config.dropout,
         trust_remote_code=config.trust_remote_code,
+        on_host=on_host,
     )
     settings = encoder.settings.with_prompts(config.query_prompt, config.passage_prompt)
     if config.normalize is None and settings.similarity != "dot" and not settings.sparse:
@@ -225,7 +264,6 @@ def set_up(
         mix=config.mix,
     )
     encoder.train()
-    shard_if_asked(encoder, config)
     longest = max(config.query_max_len, config.passage_max_len)
     chunk_tokens, keep_tokens, held_at_most = token_budget(encoder, config.memory_budget, longest)
     setup = Setup(

@@ -15,9 +15,8 @@ from biencoder.device.choice import KNOWN, kind_of
 from biencoder.distributed import barrier, gathered_state, in_step, let_one_speak, process_group, rank
 from biencoder.errors import TrainingError, UserError, first_line
 from biencoder.model.adapting.lora import merge_lora
-from biencoder.model.base_model import choose_trained, refuse_without_dropout
+from biencoder.model.base_model import refuse_without_dropout
 from biencoder.model.files.upload import FLAG, reserve, upload
-from biencoder.model.new_heads.choice import give_head
 from biencoder.report.training import Outcome, report_result, write_evaluation, write_model_card
 from biencoder.report.written import write_report
 from biencoder.retrieval.evaluate import Evaluation
@@ -26,7 +25,7 @@ from biencoder.training.announcement import announce
 from biencoder.training.cross_validation import CrossValidation, forget_parts
 from biencoder.training.keep_base import keep_base
 from biencoder.training.memory.out_of_memory import ran_out_of_memory
-from biencoder.training.preparation import evaluation_data, guards_of, prepare_encoder, set_up
+from biencoder.training.preparation import evaluation_data, guards_of, prepare_model, set_up
 from biencoder.training.progress import TrainingProgress
 from biencoder.training.setup import Setup
 from biencoder.training.state.checkpoint import load_best, restore_state
@@ -41,6 +40,9 @@ from biencoder.training.watch.signals import finishing_steps, stops_by_signal
 # PyTorch's words for an operation that has none, and for products that were computed before the option was known.
 NOT_DETERMINISTIC = ("does not have a deterministic implementation", "CUBLAS_WORKSPACE_CONFIG")
 CARD = "README.md"
+SINGLE_TEXTS = (
+    "rows with a single text: each text is its own positive, under another dropout mask (unsupervised SimCSE)"
+)
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 logger = logging.getLogger(__name__)
@@ -116,39 +118,36 @@ def _train(config: TrainConfig) -> TrainResult | None:
         OutputFolder(config.continue_from).refuse_unfinished()
     repository = _reserved(config)
     examples = read_data_sets(config.data_sets, config.on_bad_row)
-    asked = config
-    guards = guards_of(asked)
-    encoder, config = prepare_encoder(asked, len(examples))
-    base = encoder.weights_fingerprint
-    give_head(config, encoder, examples)
-    choose_trained(encoder, config)
-    if any(is_of_single_texts(examples, number) for number in range(len(config.data_sets))):
-        refuse_without_dropout(encoder)
-        say("rows with a single text: each text is its own positive, under another dropout mask (unsupervised SimCSE)")
-    setup, progress = set_up(config, encoder, *evaluation_data(config, encoder, examples), guards)
-    identity = identity_of(setup, base)
-    folder.refuse_other_run(identity)
-    if folder.finished:
-        say(f"{config.output_dir} holds this run, and it is finished: nothing to do")
-        wrong = folder.flaw() if rank() == 0 else None
-        if wrong is not None:
-            logger.warning("%s has changed since the run ended: %s", config.output_dir, wrong)
-        _send(folder, None if wrong else repository)
-        return None
-    found = announce(setup, progress, asked)
-    barrier()  # every rank has seen the folder as it was
-    may_claim = rank() == 0 and (folder.path.is_dir() or not config.dry_run)  # a dry run makes no folder
-    with in_step(encoder.backbone), folder.claimed() if may_claim else contextlib.nullcontext():
-        if config.dry_run:
-            dry_run(setup, progress, folder, began)
+    asked, guards = config, guards_of(config)
+    encoder, config, base = prepare_model(asked, examples)
+    with in_step(encoder.backbone):
+        if any(is_of_single_texts(examples, number) for number in range(len(config.data_sets))):
+            refuse_without_dropout(encoder)
+            say(SINGLE_TEXTS)
+        setup, progress = set_up(config, encoder, *evaluation_data(config, encoder, examples), guards)
+        identity = identity_of(setup, base)
+        folder.refuse_other_run(identity)
+        if folder.finished:
+            say(f"{config.output_dir} holds this run, and it is finished: nothing to do")
+            wrong = folder.flaw() if rank() == 0 else None
+            if wrong is not None:
+                logger.warning("%s has changed since the run ended: %s", config.output_dir, wrong)
+            _send(folder, None if wrong else repository)
             return None
-        start_or_resume(setup, progress, folder, identity, began)
-        with followed(config):
-            with finishing_steps(), ProgressLine(setup.total_steps, "train", done=progress.step) as line:
-                train_steps(setup, progress, line)
-            result = _finish(setup, progress, CrossValidation(asked, examples, base), found, began)
-        _send(folder, repository)
-        return result
+        found = announce(setup, progress, asked)
+        barrier()  # every rank has seen the folder as it was
+        may_claim = rank() == 0 and (folder.path.is_dir() or not config.dry_run)  # a dry run makes no folder
+        with folder.claimed() if may_claim else contextlib.nullcontext():
+            if config.dry_run:
+                dry_run(setup, progress, folder, began)
+                return None
+            start_or_resume(setup, progress, folder, identity, began)
+            with followed(config):
+                with finishing_steps(), ProgressLine(setup.total_steps, "train", done=progress.step) as line:
+                    train_steps(setup, progress, line)
+                result = _finish(setup, progress, CrossValidation(asked, examples, base), found, began)
+            _send(folder, repository)
+            return result
 
 
 def _reserved(config: TrainConfig) -> str | None:

@@ -3,9 +3,11 @@
 import itertools
 import json
 import shutil
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,12 +18,14 @@ from runs import metrics, small_config, small_run
 from safetensors.torch import load_file
 from tiny import gradient_errors, tiny_model
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from world import BERT, DENSE, MULTI, SPARSE, THREE, Combination
 
 from biencoder import Encoder
 from biencoder.config import TrainConfig
 from biencoder.config.choices import FLOPS, L1
+from biencoder.data.data_sets import read_data_sets
 from biencoder.device import cpu
 from biencoder.distributed import gathered_state, sum_gradients
 from biencoder.errors import UserError
@@ -29,7 +33,8 @@ from biencoder.model.adapting.freezing import freeze
 from biencoder.model.adapting.lora import add_lora
 from biencoder.model.files.pretrained import checkpoint_activations
 from biencoder.model.packing import pack
-from biencoder.model.parallel.sharded import cut_like, gathered, own, own_places
+from biencoder.model.parallel.sharded import cut_like, gathered, is_sharded, own, own_places
+from biencoder.training import preparation
 from biencoder.training.memory import sharding
 from biencoder.training.memory.state import StateBytes, Weights, bytes_of_a_rank, state_of
 from biencoder.training.optimizer import adamw, clip_gradients
@@ -65,6 +70,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def shard_over_all(encoder: Encoder, *, offload: bool = False) -> None:
+    sharding.shard(encoder, init_device_mesh("cpu", (dist.get_world_size(),)), offload=offload)
+
+
 def found(rank: int, ranks: int, folder: Path) -> dict[str, Any]:
     """What one of some processes finds in all the checks below."""
     four_stop(folder) if ranks == 4 else two_train(folder)
@@ -73,6 +82,7 @@ def found(rank: int, ranks: int, folder: Path) -> dict[str, Any]:
         "bytes": bytes_held(folder, ranks),
         "files": files_written(rank, folder),
         "kinds": errors_of_kinds(folder) if ranks == 2 else [],
+        "loaded": times_of_loading(folder),
     }
 
 
@@ -102,7 +112,7 @@ def losses_and_gradients(rank: int, ranks: int, folder: Path) -> list[tuple[floa
     for name in {combination.model for combination, _ in losses_of(ranks)}:
         encoders[name] = Encoder.load(folder / name, **dense if name in (BERT, DENSE) else {})
     for name in sorted(encoders):  # all ranks in one order
-        sharding.shard(encoders[name])
+        shard_over_all(encoders[name])
     guide = Encoder.load(folder / "guide", pooling="mean", normalize=True)
     outcomes = []
     for combination, keep in losses_of(ranks):
@@ -167,7 +177,7 @@ def gradients_of(folder: Path, asked: dict[str, Any], ranks: int) -> dict[str, T
     if asked.get("checkpointing"):
         checkpoint_activations(encoder.backbone)
     if ranks > 1:
-        sharding.shard(encoder, offload=bool(asked.get("offload")))
+        shard_over_all(encoder, offload=bool(asked.get("offload")))
     made = [encoder.embed(pack([text])) for text in ([5, 6, 7, 8], [9, 10, 11])]
     for vectors in made:
         (vectors * torch.linspace(-1, 1, vectors.numel())).sum().backward()
@@ -188,7 +198,7 @@ def bytes_held(folder: Path, ranks: int) -> dict[str, Any]:
     """After a step of AdamW: what this rank holds, what is whole while the last layer computes, and the formula."""
     encoder = Encoder.load(folder / BERT, pooling="mean", normalize=True)
     alone, planned = state_of(encoder, 1), state_of(encoder, ranks)
-    sharding.shard(encoder)
+    shard_over_all(encoder)
     whole: list[int] = []
 
     def count(*_: object) -> None:
@@ -230,6 +240,31 @@ def test_a_rank_holds_its_share_and_the_formula_says_so(
             assert each["norms"] == pytest.approx([1.0, 1e-3], rel=1e-4)
 
 
+def times_of_loading(folder: Path) -> tuple[float, float]:
+    """When this rank began to load a model that is to be sharded, and when it had its share alone."""
+    config = run_of(folder, "loaded")
+    examples = read_data_sets(config.data_sets, config.on_bad_row)
+    load, times = preparation.prepare_encoder, []
+
+    def timed(*words: Any, **named: Any) -> Any:
+        times.append(time.monotonic())
+        return load(*words, **named)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(preparation, "prepare_encoder", timed)
+        patched.setattr(sharding, "say", lambda _: times.append(time.monotonic()))
+        encoder = preparation.prepare_model(config, examples).encoder
+    assert is_sharded(encoder.backbone)
+    began, ended = times
+    return began, ended
+
+
+def test_a_host_holds_one_whole_model_at_a_time(of_two: list[dict[str, Any]], of_four: list[dict[str, Any]]) -> None:
+    for ranks in (of_two, of_four):
+        times = [each["loaded"] for each in ranks]
+        assert list(itertools.chain(*times)) == sorted(itertools.chain(*times))
+
+
 def test_the_formula_counts_what_is_whole_on_each_rank() -> None:
     held = bytes_of_a_rank(Weights(1001, 500), whole=Weights(10, 4), ranks=4, gathered=300)
     assert held == StateBytes(weights=251 + 10, gradients=125 + 4, moments=2 * 129, gathered=600)
@@ -247,7 +282,7 @@ def files_written(rank: int, folder: Path) -> dict[str, Any]:
     state = {name: tensor.clone() for name, tensor in encoder.backbone.state_dict().items()}
     if rank == 0:
         encoder.save(folder / f"whole-{ranks}")
-    sharding.shard(encoder)
+    shard_over_all(encoder)
     weights = gathered_state(encoder.backbone)
     if rank == 0:
         encoder.save(folder / f"sharded-{ranks}", weights)
@@ -355,7 +390,7 @@ def test_the_run_of_four_ranks_goes_on_with_two_and_with_one(folder: Path, of_tw
 
 
 @pytest.mark.parametrize(
-    ("shard", "ranks", "memory", "model", "is_sharded"),
+    ("shard", "ranks", "memory", "model", "are_cut"),
     [
         ("auto", 2, 1.01, BERT, False),
         ("auto", 2, 0.99, BERT, True),
@@ -371,20 +406,23 @@ def test_weights_are_sharded_where_they_must_be_or_where_you_ask(
     ranks: int,
     memory: float,
     model: str,
-    is_sharded: bool,
+    are_cut: bool,
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The memory of the device, over what the weights, gradients and moments of one process take."""
-    encoder = Encoder.load(folder / model)
+    encoder, asked = Encoder.load(folder / model, on_host=True), []
     monkeypatch.setattr(sharding, "world_size", lambda: ranks)
+    monkeypatch.setattr(sharding, "init_device_mesh", lambda *_: SimpleNamespace(size=lambda: ranks))
+    monkeypatch.setattr(sharding, "shard", lambda _, __, offload: asked.append(offload))
     monkeypatch.setattr(cpu.Cpu, "memory", lambda _: int(memory * state_of(encoder, 1).total))
-    asked = []
-    monkeypatch.setattr(sharding, "shard", lambda _, offload: asked.append(offload))
-    sharding.shard_if_asked(encoder, small_config(folder / "plain", shard=shard))
-    assert asked == [False] * is_sharded
-    assert ("weights are sharded over 2 processes: each holds" in capsys.readouterr().out) == is_sharded
+    config = replace(small_config(folder / "plain", shard=shard), model=str(folder / model))
+    sharing = sharding.agree_on_sharding(config)
+    if sharing is not None:
+        sharing.place(encoder)
+    assert asked == [False] * are_cut
+    assert ("weights are sharded over 2 processes: each holds" in capsys.readouterr().out) == are_cut
 
 
 # --- what does not go together ----------------------------------------------------------------------------------------
@@ -399,11 +437,10 @@ def test_weights_are_sharded_where_they_must_be_or_where_you_ask(
         (BERT, "fp16", "the scale of gradients in fp16"),
     ],
 )
-def test_what_cannot_be_sharded_is_refused(
-    model: str, precision: str, why: str, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(sharding, "world_size", lambda: 2)
+def test_what_cannot_be_sharded_is_refused(model: str, precision: str, why: str, folder: Path, tmp_path: Path) -> None:
     encoder = Encoder.load(folder / model)
     encoder.precision = precision
+    mesh: Any = None
+    sharing = sharding.Sharding(small_run(tmp_path, shard="on"), torch.device("cpu"), mesh, 0)
     with pytest.raises(UserError, match=f"--shard on: .*{why}.*; use --shard off"):
-        sharding.shard_if_asked(encoder, small_run(tmp_path, shard="on"))
+        sharing.place(encoder)

@@ -5,42 +5,84 @@ every forward and backward pass is a collective: all ranks take equally many of 
 :func:`alike_on_all_ranks`.
 """
 
+from dataclasses import dataclass
+
 import torch
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
 from biencoder.config import TrainConfig
-from biencoder.config.choices import AUTO, CPU, FP16, OFF, ON
-from biencoder.device.choice import HALF, facts
+from biencoder.config.choices import CPU, FP16, OFF, ON
+from biencoder.device.choice import HALF, choose_device, facts, placed
 from biencoder.distributed import max_over_ranks, world_size
 from biencoder.errors import UserError
 from biencoder.model.adapting.freezing import find_blocks
 from biencoder.model.encoder import Encoder
+from biencoder.model.files.pretrained import empty_backbone, locate
 from biencoder.model.packing import Chunk, pack
 from biencoder.model.parallel.sharded import is_sharded, widen_norms
 from biencoder.terminal import say
-from biencoder.training.memory.state import StateBytes, state_of
+from biencoder.training.memory.state import MOMENTS, StateBytes, state_of
 
 
-def shard_if_asked(encoder: Encoder, config: TrainConfig) -> None:
-    """Shard the backbone, and say how much each rank holds, if ``config`` asks for it or if the device is too small.
+@dataclass(frozen=True)
+class Sharding:
+    """What all ranks agree on before they load a model whose weights they may share.
 
-    A single process has nothing to share. The head stays whole, for it is small.
+    Attributes:
+        config: the run's.
+        device: where the model computes.
+        mesh: the ranks.
+        memory: bytes of the smallest device; 0 if weights are to be shared in any case.
+    """
+
+    config: TrainConfig
+    device: torch.device
+    mesh: DeviceMesh
+    memory: int
+
+    def place(self, encoder: Encoder) -> None:
+        """Bring a model from the memory of the host to the device: a share of its weights, or all if they fit.
+
+        The head stays whole, for it is small. This is no collective.
+
+        Raises:
+            UserError: sharding is asked for, and something else in the configuration or in the model does not go with
+                it; or the weights do not fit the device.
+        """
+        obstacle = _obstacle(encoder)
+        if self.config.shard == ON and obstacle is not None:
+            raise UserError(f"--shard {ON}: {obstacle}; use --shard {OFF}")
+        if obstacle is not None or state_of(encoder, 1).total <= self.memory:
+            placed(encoder, self.device, self.config.model)
+            return
+        shard(encoder, self.mesh, offload=self.config.shard_offload)
+        placed(encoder.head, self.device, self.config.model)
+        say(_said(state_of(encoder, self.mesh.size()), self.mesh.size(), offloaded=self.config.shard_offload))
+
+
+def agree_on_sharding(config: TrainConfig) -> Sharding | None:
+    """What a run needs to know to share weights; None if it does not share any. A collective.
+
+    A single process has nothing to share.
 
     Raises:
-        UserError: sharding is asked for, and something else in ``config`` or in the model does not go with it.
+        UserError: there is no such model or device.
     """
-    ranks = world_size()
-    if config.shard == OFF or ranks == 1:
-        return
-    obstacle = _obstacle(encoder)
-    if config.shard == ON and obstacle is not None:
-        raise UserError(f"--shard {ON}: {obstacle}; use --shard {OFF}")
-    is_too_large = state_of(encoder, 1).total > facts(encoder.device).memory()
-    if config.shard == AUTO and (obstacle is not None or not max_over_ranks(int(is_too_large))):
-        return
-    shard(encoder, offload=config.shard_offload)
-    say(_said(state_of(encoder, ranks), ranks, offloaded=config.shard_offload))
+    if config.shard == OFF or world_size() == 1:
+        return None
+    device = choose_device(config.device)
+    memory = 0 if config.shard == ON else -max_over_ranks(-facts(device).memory())
+    if memory and _whole_state(config) <= memory:
+        return None
+    return Sharding(config, device, init_device_mesh(device.type, (world_size(),)), memory)
+
+
+def _whole_state(config: TrainConfig) -> int:
+    """Bytes of weights, gradients and moments if all weights learn. The weights are not read for that."""
+    empty = empty_backbone(locate(config.model), config.model, trust_remote_code=config.trust_remote_code)
+    weights: int = sum(weight.numel() for weight in empty.parameters()) * torch.float32.itemsize
+    return (2 + MOMENTS) * weights
 
 
 def _obstacle(encoder: Encoder) -> str | None:
@@ -61,19 +103,19 @@ def _obstacle(encoder: Encoder) -> str | None:
     return None
 
 
-def shard(encoder: Encoder, *, offload: bool = False) -> None:
+def shard(encoder: Encoder, mesh: DeviceMesh, *, offload: bool = False) -> None:
     """Cut the weights of the backbone over all ranks: layer by layer, then what is in no layer.
 
     Layers are gathered in the precision of products. All else stays float32, because it begins the sums that run along
     the layers.
 
     Args:
-        encoder: on the device where it computes.
+        encoder: in the memory of the host, or on the device where it computes.
+        mesh: all ranks, on that device.
         offload: keep rows that are not in use in the memory of the host.
     """
     backbone, half = encoder.backbone, HALF.get(encoder.precision or "")
-    waiting = CPUOffloadPolicy(pin_memory=encoder.device.type != CPU) if offload else OffloadPolicy()
-    mesh = init_device_mesh(encoder.device.type, (world_size(),))
+    waiting = CPUOffloadPolicy(pin_memory=mesh.device_type != CPU) if offload else OffloadPolicy()
     narrow = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for layer in find_blocks(backbone)[1]:
         widen_norms(layer)
