@@ -182,9 +182,25 @@ def barrier() -> None:
 
 
 @contextlib.contextmanager
+def first_of_host_before_others() -> Iterator[None]:
+    """One rank of each host goes through this block, and then all others of the host. It must hold no collective."""
+    is_first = _local_rank() == 0
+    if not is_first:
+        barrier()
+    yield
+    if is_first:
+        barrier()
+    barrier()
+
+
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", rank()))
+
+
+@contextlib.contextmanager
 def in_turns() -> Iterator[None]:
     """The ranks of a host go through this block one after another. It must hold no collective."""
-    turn = int(os.environ.get("LOCAL_RANK", rank()))
+    turn = _local_rank()
     turns = max_over_ranks(turn) + 1
     for _ in range(turn):
         barrier()

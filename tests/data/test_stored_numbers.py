@@ -71,8 +71,8 @@ def test_a_table_of_many_rows_is_the_same_table_on_disk(tmp_path: Path, monkeypa
     arrays, wanted = facts()
     assert not any(map(in_a_file, arrays))
     monkeypatch.setattr(stored_numbers, "BLOCK", 100)
-    monkeypatch.setattr("biencoder.data.table._ROWS_HELD", 50)
     monkeypatch.setattr("biencoder.data.table.BLOCK", 100)
+    monkeypatch.setattr("biencoder.data.stored_rows.BLOCK_ROWS", 90)
     arrays, found = facts()
     assert all(map(in_a_file, arrays))
     for one, other in zip(wanted, found, strict=True):
@@ -81,18 +81,18 @@ def test_a_table_of_many_rows_is_the_same_table_on_disk(tmp_path: Path, monkeypa
 
 READ = """
 from biencoder.data import stored_numbers, table
-stored_numbers.BLOCK, table._ROWS_HELD = 100, 50
+stored_numbers.BLOCK = 100
 print(len(table.ExampleTable.from_files([Path(sys.argv[1])])))
 """
 
 
-def test_a_killed_reader_leaves_nothing_and_the_next_begins_anew(
+def test_a_killed_reader_of_little_data_leaves_nothing_and_the_next_begins_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_jsonl(tmp_path / "rows.jsonl", ROWS)
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    kill_at(AtCall("biencoder.data.table", "text_hash", 2500), tmp_path, READ, path)
+    kill_at(AtCall("biencoder.data.stored_rows", "text_hash", 2500), tmp_path, READ, path)
     assert list((tmp_path / "tmp").iterdir()) == []
     code = f"import sys; from pathlib import Path\n{READ}"
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False)

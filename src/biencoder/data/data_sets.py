@@ -8,22 +8,36 @@ from numpy.typing import NDArray
 
 from biencoder.config import DataSet
 from biencoder.data.table import ExampleTable
+from biencoder.data.table_parts import Parts
 from biencoder.errors import UserError
 
 CLEARLY_SIMILAR = 0.8  # from this score on, the second sentence counts as an answer to the first
 
 
-def read_data_sets(data_sets: Sequence[DataSet], on_bad_row: str) -> ExampleTable:
+def read_data_sets(data_sets: Sequence[DataSet], on_bad_row: str, parts: Parts | None = None) -> ExampleTable:
     """Read all data sets into one table.
+
+    Args:
+        data_sets: at least one.
+        on_bad_row: ``"stop"`` or ``"skip"``.
+        parts: what :func:`parts_of` gives, for ranks that share what they store.
 
     Raises:
         UserError: a file or row cannot be used, or a data set has nothing to learn from.
     """
-    out_of = [data_set.scores_out_of or 1.0 for data_set in data_sets]
-    table = ExampleTable.from_data_sets([data_set.path for data_set in data_sets], on_bad_row, out_of)
+    table = ExampleTable.from_data_sets([each.path for each in data_sets], on_bad_row, _out_of(data_sets), parts=parts)
     for number, data_set in enumerate(data_sets):
         _check(data_set, number, table)
     return table
+
+
+def parts_of(data_sets: Sequence[DataSet], on_bad_row: str) -> Parts:
+    """Where the parts of the table lie that :func:`read_data_sets` reads."""
+    return Parts.of([each.path for each in data_sets], on_bad_row, _out_of(data_sets))
+
+
+def _out_of(data_sets: Sequence[DataSet]) -> list[float]:
+    return [data_set.scores_out_of or 1.0 for data_set in data_sets]
 
 
 def _check(data_set: DataSet, number: int, table: ExampleTable) -> None:

@@ -1,8 +1,13 @@
-"""Rows of training files as memory-mapped Arrow columns: a million rows are neither Python objects nor resident."""
+"""Rows of training files as memory-mapped Arrow columns: a million rows are neither Python objects nor resident.
+
+Beside the texts of a row lie the hashes by which texts are compared, so that whoever maps the rows need not make them.
+
+Shapes: n rows, b rows in a block.
+"""
 
 import mmap
-import tempfile
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -10,18 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biencoder.data.files.records import Example
-from biencoder.data.stored_numbers import counted, taken
+from biencoder.data.stored_numbers import taken
+from biencoder.data.text import text_hash
 
-_BLOCK_ROWS = 1 << 13  # rows a record batch: every one but the last, so that a row's place is a division
+BLOCK_ROWS = 1 << 13  # rows a record batch: every one but the last, so that a row's place is a division
 _COLUMNS = ("query", "positives", "negatives", "positive_scores", "negative_scores", "prompt")
+_FACTS = ("similarity", "file", "line")
 
 
 @dataclass(frozen=True, eq=False)
 class StoredRows:
-    """Rows by number, each with the file and the line that it came from; make them with :func:`store`.
+    """Rows by number, each with the file and the line that it came from.
 
     Attributes:
-        blocks: pyarrow record batches in the memory map.
+        blocks: pyarrow record batches in memory maps, see :func:`write`.
         places: int64 ``[n]``, the place of each row in the blocks.
     """
 
@@ -52,53 +59,89 @@ class StoredRows:
         return StoredRows(self.blocks, taken(self.places, rows))
 
     def _find(self, i: int) -> tuple[Any, int]:
-        block, row = divmod(int(self.places[i]), _BLOCK_ROWS)
+        block, row = divmod(int(self.places[i]), BLOCK_ROWS)
         return self.blocks[block], row
 
 
-def store(examples: Iterable[tuple[int, int, Example]]) -> StoredRows:
-    """Write examples to an unnamed file in the temporary folder (``TMPDIR``); all but their similarity is kept.
+def write(examples: Iterable[tuple[int, int, Example]], file: IO[bytes]) -> int:
+    """Write examples as an Arrow IPC file.
 
     Args:
         examples: number of the file, line, and the example.
+        file: open for writing, and empty.
+
+    Returns:
+        How many there are.
     """
-    with tempfile.TemporaryFile(prefix="biencoder-") as file:
-        rows = _write(examples, file)
-        return StoredRows(_map(file) if rows else (), counted(rows))
-
-
-def _write(examples: Iterable[tuple[int, int, Example]], file: IO[bytes]) -> int:
-    """Write the examples to ``file`` as an Arrow IPC file; return how many there are."""
     import pyarrow as pa
 
     # 64-bit offsets: 8,192 rows with hundreds of long negatives outgrow 2 GiB.
     texts, scores = pa.large_list(pa.large_string()), pa.list_(pa.float64())
-    types = (pa.large_string(), texts, texts, scores, scores, pa.large_string(), pa.int32(), pa.int64())
-    schema = pa.schema(list(zip((*_COLUMNS, "file", "line"), types, strict=True)))
-    rows: list[tuple[Any, ...]] = []
+    hashes = {"query_hash": pa.uint64(), "other_hash": pa.uint64()}
+    hashes |= dict.fromkeys(("positive_hashes", "negative_hashes"), pa.large_list(pa.uint64()))
+    kinds = (pa.large_string(), texts, texts, scores, scores, pa.large_string(), pa.float64(), pa.int32(), pa.int64())
+    schema = pa.schema(dict(zip(_COLUMNS + _FACTS, kinds, strict=True)) | hashes)
     written = 0
     with pa.ipc.new_file(file, schema) as writer:
-
-        def flush() -> None:
-            columns = zip(*rows, strict=True)
-            arrays = [pa.array(column, type) for column, type in zip(columns, types, strict=True)]
-            writer.write_batch(pa.record_batch(arrays, schema=schema))
-            rows.clear()
-
-        for number, line, e in examples:
-            rows.append(
-                (e.query, e.positives, e.negatives, e.positive_scores, e.negative_scores, e.prompt, number, line)
-            )
-            written += 1
-            if len(rows) == _BLOCK_ROWS:
-                flush()
-        if rows:
-            flush()
+        for rows, hashed in _blocks(examples):
+            columns = [pa.array(column, kind) for column, kind in zip(zip(*rows, strict=True), kinds, strict=True)]
+            columns += [pa.array(np.array(each)) for each in (hashed.query, hashed.other)]
+            for lists in (hashed.positives, hashed.negatives):
+                columns.append(pa.LargeListArray.from_arrays(np.array(lists.ends), np.array(lists.values)))
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+            written += len(rows)
     return written
 
 
-def _map(file: IO[bytes]) -> tuple[Any, ...]:
-    """The record batches of an Arrow IPC file, in a memory map that outlives the file's name and handle."""
+class _Lists:
+    """Lists of hashes, end to end."""
+
+    def __init__(self) -> None:
+        self.values, self.ends = array("Q"), array("q", [0])
+
+    def add(self, texts: Iterable[str]) -> None:
+        self.values.extend(map(text_hash, texts))
+        self.ends.append(len(self.values))
+
+
+class _Hashes:
+    """Hashes of a block's rows. As objects for each row, they would keep Python's garbage collector busy."""
+
+    def __init__(self) -> None:
+        self.query, self.other = array("Q"), array("Q")
+        self.positives, self.negatives = _Lists(), _Lists()
+
+    def add(self, e: Example) -> None:
+        self.query.append(text_hash(e.query))
+        self.positives.add(e.positives)
+        self.negatives.add(e.negatives)
+        other: tuple[Any, ...] = (e.positive_scores, e.negative_scores, e.prompt)
+        if e.similarity is not None:
+            other += (e.similarity,)
+        self.other.append(0 if other == (None, None, None) else text_hash(repr(other)))
+
+
+def _blocks(examples: Iterable[tuple[int, int, Example]]) -> Iterator[tuple[list[tuple[Any, ...]], _Hashes]]:
+    """The rows of each block, as they stand in its columns, and their hashes."""
+    rows: list[tuple[Any, ...]] = []
+    hashes = _Hashes()
+    for file, line, e in examples:
+        scores = (e.positive_scores, e.negative_scores)
+        rows.append((e.query, e.positives, e.negatives, *scores, e.prompt, e.similarity, file, line))
+        hashes.add(e)
+        if len(rows) == BLOCK_ROWS:
+            yield rows, hashes
+            rows, hashes = [], _Hashes()
+    if rows:
+        yield rows, hashes
+
+
+def mapped(file: IO[bytes]) -> tuple[Any, ...]:
+    """The record batches of an Arrow IPC file, in a memory map that outlives the file's name and handle.
+
+    Raises:
+        pyarrow.ArrowException, ValueError: it is no such file, or an empty one.
+    """
     import pyarrow as pa
 
     file.flush()

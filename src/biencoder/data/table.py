@@ -3,17 +3,16 @@
 Sampling, masking and the audit only ask whether two texts are the same. A 64-bit hash (xxh3) of each text answers that.
 Among a million distinct texts, the chance that any two share a hash is 3e-8; among a hundred million, 3e-4.
 
-A table is built in one pass, and memory holds one block of rows meanwhile. A process that is killed leaves no file, so
-the next one begins anew.
+A table is built in one pass, and memory holds one block of rows meanwhile. A process that is killed leaves the parts
+that it had finished, and the next one goes on after them (:mod:`~biencoder.data.table_parts`).
 """
 
 import functools
 import math
-from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import xxhash
@@ -21,16 +20,12 @@ from numpy.typing import NDArray
 
 from biencoder.config.choices import STOP
 from biencoder.data.files.records import BadRows, Example, find_files, read_examples
-from biencoder.data.stored_numbers import BLOCK, StoredNumbers, kept, parts, stored, taken
-from biencoder.data.stored_rows import store
-from biencoder.data.text import text_hash
+from biencoder.data.stored_numbers import BLOCK, StoredNumbers, counted, kept, stored, taken
+from biencoder.data.stored_numbers import parts as parts_of
+from biencoder.data.stored_rows import StoredRows
+from biencoder.data.table_parts import Parts, Reached
 from biencoder.errors import UserError
 from biencoder.files import room_for
-
-_ROWS_HELD = 1 << 14  # of a table that is read, before their numbers are stored
-_DTYPES = {"Q": np.uint64, "q": np.int64, "d": np.float64, "i": np.int32}  # of the kinds of Python's arrays
-_KINDS = dict.fromkeys(("query", "positive", "negative", "other"), "Q")  # hashes
-_KINDS |= {"positive_ends": "q", "negative_ends": "q", "similarity": "d", "data_set": "i"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +64,7 @@ class Ragged:
 
     def take(self, lists: NDArray[np.int64]) -> "Ragged":
         """The given lists, in the given order."""
-        values = stored((self.values[self.positions(part)[0]] for part in parts(lists)), self.values.dtype)
+        values = stored((self.values[self.positions(part)[0]] for part in parts_of(lists)), self.values.dtype)
         return Ragged(values, offsets_of(self.lengths_of(lists)))
 
 
@@ -129,14 +124,20 @@ class ExampleTable:
 
     @classmethod
     def from_data_sets(
-        cls, data_sets: Sequence[Sequence[Path]], on_bad_row: str = STOP, out_of: Sequence[float] | None = None
+        cls,
+        data_sets: Sequence[Sequence[Path]],
+        on_bad_row: str = STOP,
+        out_of: Sequence[float] | None = None,
+        *,
+        parts: Parts | None = None,
     ) -> "ExampleTable":
-        """Read data sets into a table. An unnamed file in the temporary folder (``TMPDIR``) holds the texts.
+        """Read data sets into a table. Files in the temporary folder (``TMPDIR``) hold the texts.
 
         Args:
             data_sets: the files and folders of each.
             on_bad_row: ``"stop"`` or ``"skip"``, see ``iter_examples``.
             out_of: the highest score of two sentences in each; None for 1.
+            parts: what others may have stored of this table, and may find; None for nothing. The caller removes them.
 
         Raises:
             UserError: a file cannot be read, a row is bad and ``on_bad_row`` is ``"stop"``, or no row of a data set is
@@ -144,27 +145,33 @@ class ExampleTable:
         """
         found = [find_files(paths) for paths in data_sets]
         files = [path for inside in found for path in inside]
-        bad = BadRows()
-        columns = _Columns([number for number, inside in enumerate(found) for _ in inside])
+        data_set_of_file = [number for number, inside in enumerate(found) for _ in inside]
         highest = [score for inside, score in zip(found, out_of or [1.0] * len(found), strict=True) for _ in inside]
-        with room_for("the training data"):
-            rows = store(_read(files, highest, on_bad_row, bad, columns))
-        read = columns.finished()
-        for number, paths in enumerate(data_sets):
-            if not (read["data_set"] == number).any():
-                first = f"; the first: {bad.messages[0]}" if bad.messages else ""
-                raise UserError(f"no usable row in {', '.join(map(str, paths))}{first}")
+        lying = Parts.of(data_sets, on_bad_row, out_of) if parts is None else parts
+        try:
+            with room_for("the training data"):
+                blocks, bad = _read(files, highest, on_bad_row, lying)
+            read = _numbers(blocks, np.array(data_set_of_file, np.int32))
+            for number, paths in enumerate(data_sets):
+                if not (read.data_set == number).any():
+                    first = f"; the first: {bad.messages[0]}" if bad.messages else ""
+                    raise UserError(f"no usable row in {', '.join(map(str, paths))}{first}")
+        except UserError:
+            lying.forget()  # who mends the data reads other data
+            raise
+        if parts is None:
+            lying.forget()
         return cls(
-            query_hashes=read["query"],
-            positive_hashes=Ragged(read["positive"], read["positive_ends"]),
-            negative_hashes=Ragged(read["negative"], read["negative_ends"]),
-            similarities=read["similarity"],
-            data_set=read["data_set"],
+            query_hashes=read.query,
+            positive_hashes=read.positives,
+            negative_hashes=read.negatives,
+            similarities=read.similarity,
+            data_set=read.data_set,
             files=tuple(map(str, files)),
             skipped=dict(bad.kinds),
             bad_rows=tuple(bad.messages),
-            rows=rows,
-            _other_hashes=read["other"],
+            rows=StoredRows(blocks, counted(len(read.query))),
+            _other_hashes=read.other,
             empty_negatives=bad.empty_negatives,
         )
 
@@ -213,7 +220,7 @@ class ExampleTable:
     def query_numbers(self) -> NDArray[np.int64]:
         """int64 ``[n]``: rows with the same query text have the same number; from 0, without gaps."""
         distinct = np.unique(self.query_hashes)
-        return stored((np.searchsorted(distinct, part) for part in parts(self.query_hashes)), np.int64)
+        return stored((np.searchsorted(distinct, part) for part in parts_of(self.query_hashes)), np.int64)
 
     @functools.cached_property
     def answers(self) -> Ragged:
@@ -261,51 +268,60 @@ class ExampleTable:
         return digest.hexdigest()
 
 
-class _Columns:
-    """The columns of a table while its rows are read: the last rows are in memory."""
+class _Numbers(NamedTuple):
+    """The columns of a table that are no texts."""
 
-    def __init__(self, data_set_of_file: Sequence[int]) -> None:
-        self._data_set_of_file = data_set_of_file
-        self._new: dict[str, array[Any]] = {name: array(kind) for name, kind in _KINDS.items()}
-        self._stored = {name: StoredNumbers(_DTYPES[kind]) for name, kind in _KINDS.items()}
-        self._positives = self._negatives = 0
-        self._new["positive_ends"].append(0)
-        self._new["negative_ends"].append(0)
+    query: NDArray[np.uint64]
+    positives: Ragged
+    negatives: Ragged
+    similarity: NDArray[np.float64]
+    data_set: NDArray[np.int32]
+    other: NDArray[np.uint64]
 
-    def add(self, file: int, example: Example) -> None:
-        new, digest = self._new, text_hash
-        new["data_set"].append(self._data_set_of_file[file])
-        new["query"].append(digest(example.query))
-        new["positive"].extend(map(digest, example.positives))
-        self._positives += len(example.positives)
-        new["positive_ends"].append(self._positives)
-        new["negative"].extend(map(digest, example.negatives))
-        self._negatives += len(example.negatives)
-        new["negative_ends"].append(self._negatives)
-        other: tuple[Any, ...] = (example.positive_scores, example.negative_scores, example.prompt)
-        if example.similarity is not None:
-            other += (example.similarity,)
-        new["other"].append(0 if other == (None, None, None) else digest(repr(other)))
-        new["similarity"].append(math.nan if example.similarity is None else example.similarity)
-        if len(new["query"]) == _ROWS_HELD:
-            self._store()
 
-    def finished(self) -> dict[str, NDArray[Any]]:
-        """All of them by name."""
-        self._store()
-        return {name: numbers.finished() for name, numbers in self._stored.items()}
+def _numbers(blocks: Sequence[Any], data_set_of_file: NDArray[np.int32]) -> _Numbers:
+    """The numbers of all blocks, end to end."""
 
-    def _store(self) -> None:
-        for name, new in self._new.items():
-            self._stored[name].extend(np.array(new))
-            self._new[name] = array(new.typecode)
+    def column(name: str, dtype: Any) -> NDArray[Any]:
+        return stored((block[name].to_numpy(zero_copy_only=False) for block in blocks), dtype)
+
+    def lists(name: str) -> Ragged:
+        values = stored((block[name].flatten().to_numpy() for block in blocks), np.uint64)
+        return Ragged(
+            values, offsets_of(stored((block[name].value_lengths().to_numpy() for block in blocks), np.int64))
+        )
+
+    return _Numbers(
+        query=column("query_hash", np.uint64),
+        positives=lists("positive_hashes"),
+        negatives=lists("negative_hashes"),
+        similarity=column("similarity", np.float64),
+        data_set=stored((data_set_of_file[block["file"].to_numpy()] for block in blocks), np.int32),
+        other=column("other_hash", np.uint64),
+    )
 
 
 def _read(
-    files: Sequence[Path], out_of: Sequence[float], on_bad_row: str, bad: BadRows, columns: _Columns
+    files: Sequence[Path], out_of: Sequence[float], on_bad_row: str, parts: Parts
+) -> tuple[tuple[Any, ...], BadRows]:
+    """All rows of the files, as record batches, and what was left out."""
+    finished = list(parts.finished())
+    blocks = [block for found, _ in finished for block in found]
+    number, reached = len(finished), finished[-1][1] if finished else Reached()
+    examples = _examples(files, out_of, on_bad_row, replace(reached))
+    while not reached.is_end:
+        blocks += parts.add(number, examples, reached)
+        number += 1
+    return tuple(blocks), reached.bad
+
+
+def _examples(
+    files: Sequence[Path], out_of: Sequence[float], on_bad_row: str, after: Reached
 ) -> Iterator[tuple[int, int, Example]]:
-    """The examples of the files, each with the number of its file and its line; notes their numbers."""
+    """The examples of the files after a place, each with the number of its file and its line; counts the bad rows."""
     for number, path in enumerate(files):
-        for line, example in read_examples(path, on_bad_row, bad, out_of=out_of[number]):
-            columns.add(number, example)
+        if number < after.file:
+            continue
+        first = after.line if number == after.file else 0
+        for line, example in read_examples(path, on_bad_row, after.bad, out_of=out_of[number], after=first):
             yield number, line, example

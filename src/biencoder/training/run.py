@@ -10,9 +10,18 @@ from pathlib import Path
 from biencoder.config import TrainConfig
 from biencoder.config.choices import ADAPTER, MERGED
 from biencoder.data.audit import Audit
-from biencoder.data.data_sets import is_of_single_texts, read_data_sets
+from biencoder.data.data_sets import is_of_single_texts, parts_of, read_data_sets
+from biencoder.data.table import ExampleTable
 from biencoder.device.choice import KNOWN, kind_of
-from biencoder.distributed import barrier, gathered_state, in_step, let_one_speak, process_group, rank
+from biencoder.distributed import (
+    barrier,
+    first_of_host_before_others,
+    gathered_state,
+    in_step,
+    let_one_speak,
+    process_group,
+    rank,
+)
 from biencoder.errors import TrainingError, UserError, first_line
 from biencoder.model.adapting.lora import merge_lora
 from biencoder.model.base_model import refuse_without_dropout
@@ -117,7 +126,7 @@ def _train(config: TrainConfig) -> TrainResult | None:
     if config.continue_from is not None:
         OutputFolder(config.continue_from).refuse_unfinished()
     repository = _reserved(config)
-    examples = read_data_sets(config.data_sets, config.on_bad_row)
+    examples = read(config)
     asked, guards = config, guards_of(config)
     encoder, config, base = prepare_model(asked, examples)
     with in_step(encoder.backbone):
@@ -148,6 +157,15 @@ def _train(config: TrainConfig) -> TrainResult | None:
                 result = _finish(setup, progress, CrossValidation(asked, examples, base), found, began)
             _send(folder, repository)
             return result
+
+
+def read(config: TrainConfig) -> ExampleTable:
+    """The training data; of much data, one rank of each host reads the files, and the others find what it stored."""
+    parts = parts_of(config.data_sets, config.on_bad_row)
+    with first_of_host_before_others() if parts.folder else contextlib.nullcontext():
+        examples = read_data_sets(config.data_sets, config.on_bad_row, parts)
+    parts.forget()
+    return examples
 
 
 def _reserved(config: TrainConfig) -> str | None:

@@ -25,7 +25,8 @@ from world import BERT, DENSE, MULTI, SPARSE, THREE, Combination
 from biencoder import Encoder
 from biencoder.config import TrainConfig
 from biencoder.config.choices import FLOPS, L1
-from biencoder.data.data_sets import read_data_sets
+from biencoder.data import stored_rows, table_parts
+from biencoder.data.text import text_hash
 from biencoder.device import cpu
 from biencoder.distributed import gathered_state, sum_gradients
 from biencoder.errors import UserError
@@ -34,7 +35,7 @@ from biencoder.model.adapting.lora import add_lora
 from biencoder.model.files.pretrained import checkpoint_activations
 from biencoder.model.packing import pack
 from biencoder.model.parallel.sharded import cut_like, gathered, is_sharded, own, own_places
-from biencoder.training import preparation
+from biencoder.training import preparation, run
 from biencoder.training.memory import sharding
 from biencoder.training.memory.state import StateBytes, Weights, bytes_of_a_rank, state_of
 from biencoder.training.optimizer import adamw, clip_gradients
@@ -82,7 +83,7 @@ def found(rank: int, ranks: int, folder: Path) -> dict[str, Any]:
         "bytes": bytes_held(folder, ranks),
         "files": files_written(rank, folder),
         "kinds": errors_of_kinds(folder) if ranks == 2 else [],
-        "loaded": times_of_loading(folder),
+        "loaded": loading(folder),
     }
 
 
@@ -240,28 +241,42 @@ def test_a_rank_holds_its_share_and_the_formula_says_so(
             assert each["norms"] == pytest.approx([1.0, 1e-3], rel=1e-4)
 
 
-def times_of_loading(folder: Path) -> tuple[float, float]:
-    """When this rank began to load a model that is to be sharded, and when it had its share alone."""
+def loading(folder: Path) -> dict[str, Any]:
+    """How this rank gets the data, and a model that is to be sharded."""
     config = run_of(folder, "loaded")
-    examples = read_data_sets(config.data_sets, config.on_bad_row)
-    load, times = preparation.prepare_encoder, []
+    load = preparation.prepare_encoder
+    times: list[float] = []
+    texts: list[str] = []
 
     def timed(*words: Any, **named: Any) -> Any:
         times.append(time.monotonic())
         return load(*words, **named)
 
+    def hashed(text: str) -> int:
+        texts.append(text)
+        return text_hash(text)
+
     with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(table_parts, "NAMED_FROM", 0)
+        patched.setattr(stored_rows, "text_hash", hashed)
         patched.setattr(preparation, "prepare_encoder", timed)
         patched.setattr(sharding, "say", lambda _: times.append(time.monotonic()))
+        examples = run.read(config)
         encoder = preparation.prepare_model(config, examples).encoder
     assert is_sharded(encoder.backbone)
-    began, ended = times
-    return began, ended
+    return {"times": times, "texts": len(texts), "rows": examples.fingerprint}
+
+
+def test_one_rank_of_a_host_reads_much_data(of_two: list[dict[str, Any]], of_four: list[dict[str, Any]]) -> None:
+    for first, *others in ([each["loaded"] for each in ranks] for ranks in (of_two, of_four)):
+        assert first["texts"] > 0
+        assert [each["texts"] for each in others] == [0] * len(others)
+        assert {each["rows"] for each in others} == {first["rows"]}
 
 
 def test_a_host_holds_one_whole_model_at_a_time(of_two: list[dict[str, Any]], of_four: list[dict[str, Any]]) -> None:
     for ranks in (of_two, of_four):
-        times = [each["loaded"] for each in ranks]
+        times = [each["loaded"]["times"] for each in ranks]
         assert list(itertools.chain(*times)) == sorted(itertools.chain(*times))
 
 

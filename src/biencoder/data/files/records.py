@@ -80,7 +80,9 @@ def iter_examples(
             yield f"{path}:{line}", example
 
 
-def read_examples(path: Path, on_bad_row: str, bad: BadRows, *, out_of: float = 1.0) -> Iterator[tuple[int, Example]]:
+def read_examples(
+    path: Path, on_bad_row: str, bad: BadRows, *, out_of: float = 1.0, after: int = 0
+) -> Iterator[tuple[int, Example]]:
     """The examples of one file with their line numbers; see ``iter_examples``.
 
     Args:
@@ -88,18 +90,21 @@ def read_examples(path: Path, on_bad_row: str, bad: BadRows, *, out_of: float = 
         on_bad_row: what to do with a bad row.
         bad: where skipped rows are counted.
         out_of: the highest score of two sentences.
+        after: the lines up to this one are left out, as if they had been read before.
     """
-    for line, _, example in read_examples_and_rows(path, on_bad_row, bad, out_of=out_of):
+    for line, _, example in read_examples_and_rows(path, on_bad_row, bad, out_of=out_of, after=after):
         yield line, example
 
 
 def read_examples_and_rows(
-    path: Path, on_bad_row: str, bad: BadRows, *, every_column: bool = False, out_of: float = 1.0
+    path: Path, on_bad_row: str, bad: BadRows, *, every_column: bool = False, out_of: float = 1.0, after: int = 0
 ) -> Iterator[tuple[int, Row, Example]]:
     """The same, with the row that each example comes from; ``every_column`` also reads columns not needed here."""
     is_empty = True
     for line, row in read_rows(path, every_column=every_column):
         is_empty = False
+        if line <= after:
+            continue
         try:
             if isinstance(row, RowError):
                 raise row
