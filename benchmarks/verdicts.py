@@ -94,7 +94,8 @@ def judged(asked: Namespace, folder: Path, seed: int) -> dict[str, Any]:
     table = read_data_sets([DataSet(path=(folder.with_suffix(".jsonl"),))], "stop")
     everything = hold_out(table, seed=seed, queries=told["after"]["queries"], passages=len(table) ** 2).collection
     first = _by_measure(told["comparison"])
-    said = _by_measure(told["cross_validation"]["comparison"]) if "cross_validation" in told else first
+    look = told.get("cross_validation")
+    said = next(row for row in look["comparison"] if row["measure"] == look["deciding"]) if look else first
     truth = _by_measure(comparison)
     documents = len(everything.corpus_ids)
     whole = told["after"]["documents"] == documents

@@ -59,7 +59,10 @@ def test_scores_are_those_of_the_full_product(monkeypatch: pytest.MonkeyPatch, p
         best = row[relevant].max()
         beyond += (row > best).sum() >= 100
         assert findings.positive[query] == pytest.approx(best, abs=1e-5)
-        assert findings.negative[query] == pytest.approx(np.delete(row, relevant).max(), abs=1e-5)
+        wrong = np.sort(np.delete(row, relevant))[::-1]
+        assert findings.negative[query] == pytest.approx(wrong[0], abs=1e-5)
+        continued = expected_ndcg(float(best), wrong[: TAIL + 1].tolist(), len(wrong))
+        assert findings.beyond[query] == pytest.approx(continued, abs=1e-5)
     assert beyond  # some right answer is not even among the documents retrieved
 
 

@@ -1,7 +1,7 @@
 """A second look at small data: five more models, each trained without a part of the queries and asked these."""
 
 import json
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from biencoder.config import TrainConfig
 from biencoder.data.evaluation.held_out import hold_out_part
 from biencoder.data.table import ExampleTable
 from biencoder.retrieval.comparing.comparison import compare
-from biencoder.retrieval.comparing.second_look import second_look
+from biencoder.retrieval.comparing.second_look import BEYOND, second_look
 from biencoder.retrieval.evaluate import Evaluation, evaluate
+from biencoder.retrieval.findings import Findings
 from biencoder.training import cross_validation
 from biencoder.training.run import train
 
@@ -100,7 +101,8 @@ def test_a_second_look_has_doubled_p_values_and_the_words_for_them() -> None:
 
     def of(values: np.ndarray, first: int) -> Evaluation:
         per_query = {f"q{first + i}": float(value) for i, value in enumerate(values)}
-        return Evaluation({"ndcg@10": float(values.mean())}, {"ndcg@10": per_query}, len(values), 9, "part")
+        found = Findings(beyond={query: value**2 for query, value in per_query.items()})
+        return Evaluation({"ndcg@10": float(values.mean())}, {"ndcg@10": per_query}, len(values), 9, "part", found)
 
     def pooled(gain: float) -> tuple[Any, Any]:
         before = [draw.random(40), draw.random(30)]
@@ -110,7 +112,10 @@ def test_a_second_look_has_doubled_p_values_and_the_words_for_them() -> None:
         return second_look(parts), once
 
     look, (once, *_) = pooled(0.07)
-    assert look.comparison[0] == replace(once, p=min(1.0, 2 * once.p))
+    assert astuple(look.comparison[0])[1:] == pytest.approx(astuple(replace(once, p=min(1.0, 2 * once.p)))[1:])
+    assert [each.measure for each in look.comparison] == ["ndcg@10", BEYOND]
+    assert look.deciding == look.comparison[1]
+    assert look.deciding.difference != look.comparison[0].difference
     assert look.sentence().startswith("By cross-validation, training makes the model better: +0.0")
     assert pooled(-0.2)[0].sentence().startswith("By cross-validation, training makes the model WORSE: -0.")
     assert pooled(0.0)[0].sentence().startswith("Cross-validation cannot tell the two apart either: ")

@@ -11,6 +11,7 @@ import numpy as np
 
 from biencoder.data.files.beir import Collection
 from biencoder.model.representations.ragged import Vectors
+from biencoder.retrieval.continued import TAIL, expected_ndcg
 from biencoder.retrieval.metrics import Run, ranking
 from biencoder.retrieval.search import score_pairs
 
@@ -30,12 +31,15 @@ class Findings:
             none is among the documents retrieved.
         documents: query id -> ids of its :data:`RANKED` best documents, best first; for :data:`RANKED_QUERIES` queries.
         scores: query id -> the scores of those documents.
+        beyond: query id -> the expected nDCG@10 among more documents, see
+            :mod:`~biencoder.retrieval.continued`.
     """
 
     positive: dict[str, float] = field(default_factory=dict)
     negative: dict[str, float] = field(default_factory=dict)
     documents: dict[str, list[str]] = field(default_factory=dict)
     scores: dict[str, list[float]] = field(default_factory=dict)
+    beyond: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def restored(cls, saved: dict[str, Any] | None) -> "Findings | None":
@@ -89,9 +93,11 @@ def findings_of(found: Run, best_relevant: np.ndarray, collection: Collection) -
     for (query, scores), best in zip(found.items(), best_relevant.tolist(), strict=True):
         judged, ranked = collection.qrels[query], ranking(scores)
         findings.positive[query] = round(best, DIGITS)
-        others = (document for document in ranked if judged.get(document, 0) <= 0)
-        if (other := next(others, None)) is not None:
-            findings.negative[query] = round(scores[other], DIGITS)
+        others = [scores[document] for document in ranked if judged.get(document, 0) <= 0]
+        if others:
+            findings.negative[query] = round(others[0], DIGITS)
+        wrong = len(collection.corpus_ids) - sum(grade > 0 for grade in judged.values())
+        findings.beyond[query] = expected_ndcg(best, others[: TAIL + 1], wrong)
         if len(findings.documents) < RANKED_QUERIES:
             findings.documents[query] = ranked[:RANKED]
             findings.scores[query] = [round(scores[document], DIGITS) for document in ranked[:RANKED]]

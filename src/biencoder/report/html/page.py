@@ -68,7 +68,7 @@ def _of_one(run: RunFiles) -> str:
         record=record,
         deciding=deciding_of(comparisons),
         verdict=look.sentence() if look else verdict(comparisons, "The tuned model"),
-        tone=tone(deciding_of(look.comparison if look else comparisons)),
+        tone=tone(look.deciding if look else deciding_of(comparisons)),
         look=look,
         look_rows=comparison_rows(look.comparison) if look else [],
         notes=notes(run),

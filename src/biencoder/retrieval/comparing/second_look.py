@@ -1,4 +1,8 @@
-"""Cross-validation (Stone 1974): a comparison over all queries, each by a model that was trained without it."""
+"""Cross-validation (Stone 1974): a comparison over all queries, each by a model that was trained without it.
+
+Data that need a second look have few passages. Among these, most queries find their answer, whichever model asks. So
+the verdict is about more passages of the same kind (:mod:`~biencoder.retrieval.continued`).
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -6,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from biencoder.retrieval.comparing.comparison import SIGNIFICANT, Comparison, compare, deciding_of
+from biencoder.retrieval.comparing.comparison import SIGNIFICANT, Comparison, compare
+from biencoder.retrieval.continued import TIMES
 from biencoder.retrieval.evaluate import DECIDING, Evaluation
 
 LOOKS = 2  # at one question; p-values are multiplied by it (Bonferroni)
+BEYOND = f"{DECIDING} among {TIMES} times as many passages, by estimate"
 
 
 @dataclass(frozen=True)
@@ -18,28 +24,34 @@ class SecondLook:
 
     Attributes:
         description: of the queries, for people.
-        comparison: each measure by the base and by those models; p-values are doubled.
+        comparison: each measure by the base and by those models, and :data:`BEYOND`; p-values are doubled.
     """
 
     description: str
     comparison: list[Comparison]
 
+    @property
+    def deciding(self) -> Comparison:
+        """The comparison by :data:`BEYOND`: few passages are told apart by any model."""
+        by_measure = {each.measure: each for each in self.comparison}
+        return by_measure.get(BEYOND, by_measure[DECIDING])  # a file of an older version has no other
+
     def sentence(self) -> str:
         """The verdict: better, worse, or not to be told apart."""
-        deciding = deciding_of(self.comparison)
-        said = f"{deciding.difference:+.4f} {DECIDING} over {self.description} (p = {deciding.p:.4f})"
-        if deciding.p >= SIGNIFICANT:
+        found = self.deciding
+        said = f"{found.difference:+.4f} {BEYOND}, over {self.description} (p = {found.p:.4f})"
+        if found.p >= SIGNIFICANT:
             return f"Cross-validation cannot tell the two apart either: {said}."
-        direction = "better" if deciding.difference > 0 else "WORSE"
+        direction = "better" if found.difference > 0 else "WORSE"
         return f"By cross-validation, training makes the model {direction}: {said}."
 
     def to_json(self) -> dict[str, Any]:
         """What ``eval.json`` holds of it."""
-        return asdict(self)
+        return asdict(self) | {"deciding": self.deciding.measure}
 
 
 def second_look(parts: Sequence[tuple[Evaluation, Evaluation]]) -> SecondLook:
-    """From the evaluations before and after of each part.
+    """From the evaluations before and after of each part, with findings.
 
     Raises:
         ValueError: the parts share a query, or were evaluated by different measures.
@@ -50,11 +62,11 @@ def second_look(parts: Sequence[tuple[Evaluation, Evaluation]]) -> SecondLook:
 
 
 def _pooled(evaluations: Sequence[Evaluation]) -> Evaluation:
-    measures = list(evaluations[0].per_query)
-    per_query: dict[str, dict[str, float]] = {
-        measure: {query: value for each in evaluations for query, value in each.per_query[measure].items()}
-        for measure in measures
-    }
+    per_query: dict[str, dict[str, float]] = {}
+    for each in evaluations:
+        assert each.findings is not None
+        for measure, values in {**each.per_query, BEYOND: each.findings.beyond}.items():
+            per_query.setdefault(measure, {}).update(values)
     queries = sum(each.queries for each in evaluations)
     if any(len(values) != queries for values in per_query.values()):
         raise ValueError("no query may be in two parts, and all must have the same measures")
