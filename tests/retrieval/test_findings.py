@@ -8,6 +8,7 @@ from hashing_encoder import HashingEncoder
 from biencoder.data.files.beir import Collection
 from biencoder.retrieval import findings as module
 from biencoder.retrieval import search
+from biencoder.retrieval.continued import TAIL, expected_ndcg
 from biencoder.retrieval.evaluate import Evaluation, evaluate
 from biencoder.retrieval.findings import RANKED, Findings
 

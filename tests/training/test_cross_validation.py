@@ -116,7 +116,7 @@ def test_a_second_look_has_doubled_p_values_and_the_words_for_them() -> None:
     assert [each.measure for each in look.comparison] == ["ndcg@10", BEYOND]
     assert look.deciding == look.comparison[1]
     assert look.deciding.difference != look.comparison[0].difference
-    assert look.sentence().startswith("By cross-validation, training makes the model better: +0.0")
+    assert look.sentence().startswith("By cross-validation, training makes the model better: +0.1")
     assert pooled(-0.2)[0].sentence().startswith("By cross-validation, training makes the model WORSE: -0.")
     assert pooled(0.0)[0].sentence().startswith("Cross-validation cannot tell the two apart either: ")
     part = (of(draw.random(5), 0), of(draw.random(5), 0))
