@@ -15,7 +15,7 @@ from biencoder.retrieval.continued import TIMES
 from biencoder.retrieval.evaluate import DECIDING, Evaluation
 
 LOOKS = 2  # at one question; p-values are multiplied by it (Bonferroni)
-BEYOND = f"{DECIDING} among {TIMES} times as many passages, by estimate"
+BEYOND = f"{DECIDING}, continued"
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class SecondLook:
 
     Attributes:
         description: of the queries, for people.
-        comparison: each measure by the base and by those models, and :data:`BEYOND`; p-values are doubled.
+        comparison: each measure by the base and by those models, and :data:`BEYOND`, the expected nDCG@10 among more
+            passages; p-values are doubled.
     """
 
     description: str
@@ -39,7 +40,10 @@ class SecondLook:
     def sentence(self) -> str:
         """The verdict: better, worse, or not to be told apart."""
         found = self.deciding
-        said = f"{found.difference:+.4f} {BEYOND}, over {self.description} (p = {found.p:.4f})"
+        said = (
+            f"{found.difference:+.4f} {DECIDING} over {self.description}, by estimate, among {TIMES} times as many "
+            f"passages (p = {found.p:.4f})"
+        )
         if found.p >= SIGNIFICANT:
             return f"Cross-validation cannot tell the two apart either: {said}."
         direction = "better" if found.difference > 0 else "WORSE"
