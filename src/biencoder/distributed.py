@@ -22,14 +22,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from biencoder.data.table_parts import Parts
 from biencoder.device.choice import KNOWN, kind_of, kind_with
 from biencoder.errors import TrainingError, UserError
 from biencoder.model.parallel.sharded import gathered, is_cut, is_sharded
-from biencoder.model.parallel.sharing import Ranks, shared_among
+from biencoder.model.parallel.sharing import Ranks, ranks, shared_among
 from biencoder.model.representations.representation import Kind
 
 # Rank 0 may write for long while the others wait; a rank that dies breaks the connection at once, however long this is.
 TIMEOUT = timedelta(hours=12)
+Read = TypeVar("Read")
 BUCKET = 2**24  # bytes of gradients that are summed at once
 
 
@@ -181,16 +183,23 @@ def barrier() -> None:
         dist.barrier()
 
 
-@contextlib.contextmanager
-def first_of_host_before_others() -> Iterator[None]:
-    """One rank of each host goes through this block, and then all others of the host. It must hold no collective."""
-    is_first = _local_rank() == 0
-    if not is_first:
+def read_once_a_host(read: Callable[[Parts], Read], parts: Parts) -> Read:
+    """What all ranks read of much data: one rank of each host does, and then the others find what it stored.
+
+    Args:
+        read: reads a table, or finds its parts; no collective.
+        parts: where they are. They are gone afterwards.
+    """
+    is_first, is_shared = _local_rank() == 0, parts.folder is not None and ranks() > 1
+    if is_shared and not is_first:
         barrier()
-    yield
-    if is_first:
+    found = read(parts)
+    if is_shared:
+        if is_first:
+            barrier()
         barrier()
-    barrier()
+    parts.forget()
+    return found
 
 
 def _local_rank() -> int:

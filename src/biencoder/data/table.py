@@ -118,9 +118,9 @@ class ExampleTable:
     empty_negatives: int = 0
 
     @classmethod
-    def from_files(cls, paths: Sequence[Path], on_bad_row: str = STOP) -> "ExampleTable":
+    def from_files(cls, paths: Sequence[Path], on_bad_row: str = STOP, parts: Parts | None = None) -> "ExampleTable":
         """Read files and folders as one data set; see ``from_data_sets``."""
-        return cls.from_data_sets([paths], on_bad_row)
+        return cls.from_data_sets([paths], on_bad_row, parts=parts)
 
     @classmethod
     def from_data_sets(

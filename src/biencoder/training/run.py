@@ -5,6 +5,7 @@ import errno
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from biencoder.config import TrainConfig
@@ -15,12 +16,12 @@ from biencoder.data.table import ExampleTable
 from biencoder.device.choice import KNOWN, kind_of
 from biencoder.distributed import (
     barrier,
-    first_of_host_before_others,
     gathered_state,
     in_step,
     let_one_speak,
     process_group,
     rank,
+    read_once_a_host,
 )
 from biencoder.errors import TrainingError, UserError, first_line
 from biencoder.model.adapting.lora import merge_lora
@@ -160,12 +161,9 @@ def _train(config: TrainConfig) -> TrainResult | None:
 
 
 def read(config: TrainConfig) -> ExampleTable:
-    """The training data; of much data, one rank of each host reads the files, and the others find what it stored."""
+    """The training data."""
     parts = parts_of(config.data_sets, config.on_bad_row)
-    with first_of_host_before_others() if parts.folder else contextlib.nullcontext():
-        examples = read_data_sets(config.data_sets, config.on_bad_row, parts)
-    parts.forget()
-    return examples
+    return read_once_a_host(partial(read_data_sets, config.data_sets, config.on_bad_row), parts)
 
 
 def _reserved(config: TrainConfig) -> str | None:

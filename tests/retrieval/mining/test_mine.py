@@ -277,13 +277,13 @@ def test_among_many_passages_an_index_names_candidates_and_the_log_says_how_many
     table = table_of(tmp_path, near_topics(seed=3, count=2000))
     encoder = HashingEncoder(dim=32)
     options = MiningOptions(negatives=3, depth=20, max_share=0.99)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", "biencoder"):
         exact = mine(encoder, table, options)
         at_the_limit = mine(encoder, table, replace(options, exact_up_to=exact.candidates.searchable))
     assert caplog.text == ""
     np.testing.assert_array_equal(at_the_limit.indices, exact.indices)
     np.testing.assert_array_equal(at_the_limit.scores, exact.scores)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", "biencoder"):
         found = mine(encoder, table, replace(options, exact_up_to=500))
     said = re.search(r"more than 500 passages .* which hold (\d+\.\d)% of what exact search finds for 200", caplog.text)
     assert said, caplog.text

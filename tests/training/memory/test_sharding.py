@@ -28,7 +28,7 @@ from biencoder.config.choices import FLOPS, L1
 from biencoder.data import stored_rows, table_parts
 from biencoder.data.text import text_hash
 from biencoder.device import cpu
-from biencoder.distributed import gathered_state, sum_gradients
+from biencoder.distributed import gathered_state, process_group, sum_gradients
 from biencoder.errors import UserError
 from biencoder.model.adapting.freezing import freeze
 from biencoder.model.adapting.lora import add_lora
@@ -261,7 +261,8 @@ def loading(folder: Path) -> dict[str, Any]:
         patched.setattr(stored_rows, "text_hash", hashed)
         patched.setattr(preparation, "prepare_encoder", timed)
         patched.setattr(sharding, "say", lambda _: times.append(time.monotonic()))
-        examples = run.read(config)
+        with process_group("cpu"):
+            examples = run.read(config)
         encoder = preparation.prepare_model(config, examples).encoder
     assert is_sharded(encoder.backbone)
     return {"times": times, "texts": len(texts), "rows": examples.fingerprint}

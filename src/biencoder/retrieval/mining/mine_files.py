@@ -1,6 +1,7 @@
 """Write training files again, with hard negatives."""
 
 import logging
+from functools import partial
 from pathlib import Path
 
 from biencoder.config import MineConfig
@@ -8,6 +9,8 @@ from biencoder.data.files.columns import find_columns
 from biencoder.data.files.formats import Row
 from biencoder.data.rewrite import DECIMALS, as_line, check_output, same_rows, write_lines
 from biencoder.data.table import ExampleTable
+from biencoder.data.table_parts import Parts
+from biencoder.distributed import read_once_a_host
 from biencoder.errors import UserError
 from biencoder.model.cross_encoder import CrossEncoder
 from biencoder.model.encoder import load_encoder
@@ -39,7 +42,8 @@ def mine_hard_negatives(
     check_output(config.output, config.train_data, corpus)
     if corpus is not None:
         next(read_texts(corpus), None)  # a missing file is reported before the model is loaded
-    table = ExampleTable.from_files(config.train_data, config.on_bad_row)
+    read = partial(ExampleTable.from_files, config.train_data, config.on_bad_row)
+    table = read_once_a_host(read, Parts.of([config.train_data], config.on_bad_row, None))
     reranker = _load_reranker(config)
     mined = mine(
         load_encoder(config) if encoder is None else encoder,

@@ -3,6 +3,8 @@
 The vectors of the passages stay beside the output until it is complete, so that a killed run can continue with them.
 """
 
+from functools import partial
+
 import numpy as np
 import orjson
 
@@ -10,6 +12,8 @@ from biencoder.config import ScoreConfig
 from biencoder.config.choices import DENSE, SPARSE
 from biencoder.data.rewrite import as_line, same_rows, write_lines
 from biencoder.data.table import ExampleTable
+from biencoder.data.table_parts import Parts
+from biencoder.distributed import read_once_a_host
 from biencoder.files import atomic_write, beside
 from biencoder.model.encoder import Encoder
 from biencoder.model.parallel.sharing import is_first, told
@@ -37,7 +41,8 @@ def score_file_by_vectors(config: ScoreConfig, *, progress: StartProgress | None
         UserError: the model cannot be used, a vector is not finite, or a file changed meanwhile.
     """
     assert config.model is not None
-    table = ExampleTable.from_files(config.train_data, config.on_bad_row)
+    read = partial(ExampleTable.from_files, config.train_data, config.on_bad_row)
+    table = read_once_a_host(read, Parts.of([config.train_data], config.on_bad_row, None))
     encoder = Encoder.load(
         config.model,
         precision=config.precision,
