@@ -29,6 +29,7 @@ from biencoder.files import read_json
 
 PART_ROWS = BLOCK_ROWS << 7  # 1,048,576
 NAMED_FROM = 1 << 28  # bytes of the files that are read: some seconds
+_FORMAT = 1  # of a part; a version that writes parts in another way counts on
 
 
 @dataclass
@@ -83,7 +84,7 @@ class Parts:
         known = [(str(path.absolute()), *_state(path)) for path in files]
         if sum(size for _, size, _ in known) < NAMED_FROM:
             return Parts(None)
-        digest = xxhash.xxh3_128_hexdigest(repr((PART_ROWS, known, settings)).encode())
+        digest = xxhash.xxh3_128_hexdigest(repr((_FORMAT, PART_ROWS, known, settings)).encode())
         folder = Path(tempfile.gettempdir()) / f"biencoder-table-{digest}"
         return Parts(folder if _is_private(folder) else None)
 
