@@ -40,6 +40,7 @@ from biencoder.model.masks import TextKeys
 from biencoder.model.packing import Chunk
 from biencoder.model.parallel.sharded import is_sharded
 from biencoder.model.representations.representation import Representation, concatenate, in_order
+from biencoder.objective.labels import Labels
 from biencoder.objective.objective import Objective
 from biencoder.objective.sparsity import Sparsity
 from biencoder.training.batch import TrainingBatch
@@ -216,13 +217,10 @@ def _cache_gradient(
             part = slice(start, min(start + rows, batch.queries))
             queries = texts[part].as_leaves()
             known = labels.rows(part) if guidance is None else guidance.rows(part).added_to(labels.rows(part))
-            everything = None if all_queries is None else all_queries.cuts
-            losses = objective.of_cuts(objective.cuts(queries), passages.cuts, known, everything)
-            (losses.total.sum() / batch.total_queries).backward()
+            found = _add_gradients(objective, queries, passages, all_queries, known, batch.total_queries)
             to_queries.append(queries.gradient())
-            distilled = losses.total.new_zeros(1) if losses.distillation is None else losses.distillation
-            sums[:3] += torch.stack([x.detach().sum() for x in (losses.total, losses.contrastive, distilled)])
-            of_queries[part] = losses.total.detach()
+            sums[:3] += found.sum(dim=1)
+            of_queries[part] = found[0]
         if sparsity is not None and all_queries is not None:  # once, because it is the same for each query
             norm = sparsity(all_queries.texts, passages.texts)
             (sparsity.weight * norm * (batch.queries / batch.total_queries)).backward()
@@ -236,6 +234,30 @@ def _cache_gradient(
         gradient = gradient.plus(_to_this_rank(all_queries.gradient(), batch.query_sizes))
     gradient = concatenate([gradient, _to_this_rank(passages.gradient(), batch.passage_sizes)])
     return gradient, StepLosses(total, contrastive, distillation, norm, of_queries, texts)
+
+
+def _add_gradients(
+    objective: Objective,
+    queries: Representation,
+    passages: "Shared",
+    all_queries: "Shared | None",
+    labels: Labels,
+    total_queries: int,
+) -> Tensor:
+    """Add the gradient of a block of B queries, one cut after another, so that one matrix of scores is held at a time.
+
+    Returns:
+        ``[3, B]``: the minimised loss of each query, its contrastive part and its distillation part.
+    """
+    cuts = objective.cuts(queries)
+    found = torch.zeros(3, len(queries), device=queries.device)
+    for number, cut in enumerate(cuts):
+        everything = None if all_queries is None else [all_queries.cuts[number]]
+        losses = objective.of_cuts([cut], [passages.cuts[number]], labels, everything)
+        (losses.total.sum() / (len(cuts) * total_queries)).backward()
+        distilled = torch.zeros_like(losses.total) if losses.distillation is None else losses.distillation
+        found += torch.stack([losses.total, losses.contrastive, distilled]).detach() / len(cuts)
+    return found
 
 
 @dataclass(frozen=True)
