@@ -5,7 +5,6 @@ passages in the largest group.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,8 +54,10 @@ class Objective(ABC):
             labels: of these queries over these passages.
             all_queries: all Q queries of the batch, for an objective that goes both ways. None: the B are all.
         """
-        everything = None if all_queries is None else self.cuts(all_queries)
-        return self.of_cuts(self.cuts(queries), self.cuts(passages), labels, everything)
+        cuts = self.cuts(queries)
+        everything = cuts if all_queries is None else self.cuts(all_queries)
+        sides = zip(cuts, self.cuts(passages), everything, strict=True)
+        return _mean([self.of_cut(query, passage, labels, every) for query, passage, every in sides])
 
     def cuts(self, texts: Kind) -> list[Kind]:
         """The texts as they are compared: once for each of :attr:`dims`.
@@ -68,17 +69,10 @@ class Objective(ABC):
             whole = texts.in_float32()
             return [whole.cut(dim, normalize=self.normalize) for dim in self.dims] or [whole]
 
-    def of_cuts(
-        self,
-        queries: Sequence[Kind],
-        passages: Sequence[Kind],
-        labels: Labels,
-        all_queries: Sequence[Kind] | None = None,
-    ) -> Losses:
-        """Losses of what :meth:`cuts` made, so that passages are cut once for all blocks of queries."""
-        with torch.autocast(queries[0].device.type, enabled=False):
-            sides = zip(queries, passages, all_queries or queries, strict=True)
-            return _mean([self.losses(*each, labels) for each in sides])
+    def of_cut(self, queries: Kind, passages: Kind, labels: Labels, all_queries: Kind | None = None) -> Losses:
+        """Losses in one of :attr:`dims`, of what :meth:`cuts` made; arguments as above."""
+        with torch.autocast(queries.device.type, enabled=False):
+            return self.losses(queries, passages, queries if all_queries is None else all_queries, labels)
 
     @abstractmethod
     def losses(self, queries: Kind, passages: Kind, all_queries: Kind, labels: Labels) -> Losses:

@@ -252,8 +252,8 @@ def _add_gradients(
     cuts = objective.cuts(queries)
     found = torch.zeros(3, len(queries), device=queries.device)
     for number, cut in enumerate(cuts):
-        everything = None if all_queries is None else [all_queries.cuts[number]]
-        losses = objective.of_cuts([cut], [passages.cuts[number]], labels, everything)
+        everything = None if all_queries is None else all_queries.cuts[number]
+        losses = objective.of_cut(cut, passages.cuts[number], labels, everything)
         (losses.total.sum() / (len(cuts) * total_queries)).backward()
         distilled = torch.zeros_like(losses.total) if losses.distillation is None else losses.distillation
         found += torch.stack([losses.total, losses.contrastive, distilled]).detach() / len(cuts)
