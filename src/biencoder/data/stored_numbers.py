@@ -60,8 +60,8 @@ class StoredNumbers:
         self._held.clear()
 
 
-def parts(numbers: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """The numbers in parts of at most `BLOCK`."""
+def pieces(numbers: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """The numbers in pieces of at most `BLOCK`."""
     for start in range(0, len(numbers), BLOCK):
         yield numbers[start : start + BLOCK]
 
@@ -85,9 +85,9 @@ def counted(numbers: int) -> NDArray[np.int64]:
 
 def kept(numbers: NDArray[Any]) -> NDArray[Any]:
     """The same numbers, in a file if they are many."""
-    return numbers if len(numbers) <= BLOCK else stored(parts(numbers), numbers.dtype)
+    return numbers if len(numbers) <= BLOCK else stored(pieces(numbers), numbers.dtype)
 
 
 def taken(numbers: NDArray[Any], places: NDArray[np.int64]) -> NDArray[Any]:
     """``numbers[places]``, in a file if they are many."""
-    return numbers[places] if len(places) <= BLOCK else stored((numbers[p] for p in parts(places)), numbers.dtype)
+    return numbers[places] if len(places) <= BLOCK else stored((numbers[p] for p in pieces(places)), numbers.dtype)

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 
 from biencoder.config.choices import STOP
 from biencoder.data.files.records import BadRows, Example, find_files, read_examples
-from biencoder.data.stored_numbers import BLOCK, StoredNumbers, counted, kept, stored, taken
-from biencoder.data.stored_numbers import parts as parts_of
+from biencoder.data.stored_numbers import BLOCK, StoredNumbers, counted, kept, pieces, stored, taken
 from biencoder.data.stored_rows import StoredRows
 from biencoder.data.table_parts import Parts, Reached
 from biencoder.errors import UserError
@@ -64,7 +63,7 @@ class Ragged:
 
     def take(self, lists: NDArray[np.int64]) -> "Ragged":
         """The given lists, in the given order."""
-        values = stored((self.values[self.positions(part)[0]] for part in parts_of(lists)), self.values.dtype)
+        values = stored((self.values[self.positions(part)[0]] for part in pieces(lists)), self.values.dtype)
         return Ragged(values, offsets_of(self.lengths_of(lists)))
 
 
@@ -220,7 +219,7 @@ class ExampleTable:
     def query_numbers(self) -> NDArray[np.int64]:
         """int64 ``[n]``: rows with the same query text have the same number; from 0, without gaps."""
         distinct = np.unique(self.query_hashes)
-        return stored((np.searchsorted(distinct, part) for part in parts_of(self.query_hashes)), np.int64)
+        return stored((np.searchsorted(distinct, part) for part in pieces(self.query_hashes)), np.int64)
 
     @functools.cached_property
     def answers(self) -> Ragged:

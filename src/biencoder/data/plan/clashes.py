@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biencoder.data.random_bits import splitmix64
-from biencoder.data.stored_numbers import kept, parts
+from biencoder.data.stored_numbers import kept, pieces
 from biencoder.data.table import Ragged, offsets_of
 
 ROUNDS_WITHOUT_GAIN = 16  # swapping stops after this many; rows that still clash stay where they are
@@ -159,7 +159,7 @@ def _shared(answers: Ragged) -> tuple[NDArray[np.int64], NDArray[np.int64], int]
     several = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     del ordered
     places, passages, start = [np.empty(0, np.int64)], [np.empty(0, np.int64)], 0
-    for part in parts(answers.values) if len(several) else ():
+    for part in pieces(answers.values) if len(several) else ():
         number = np.searchsorted(several, part).clip(max=len(several) - 1)
         found = np.flatnonzero(several[number] == part)
         places.append(start + found)
