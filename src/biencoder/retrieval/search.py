@@ -33,9 +33,14 @@ TEXTS_AT_ONCE = 128  # queries with a vector for each token that are searched fo
 MANY = 384  # from this many queries on, faiss is faster; for 256, one product and torch's top-k are 6 times as fast
 
 
-def candidates(k: int) -> int:
-    """How many documents a coarse search names for ``k`` results, which are then ranked by exact scores."""
-    return max(LEAST_CANDIDATES, CANDIDATES * k)
+def candidates(k: int, over: int = CANDIDATES) -> int:
+    """How many documents a coarse search names for ``k`` results, which are then ranked by exact scores.
+
+    Args:
+        k: results per query.
+        over: times as many, beyond :data:`LEAST_CANDIDATES`.
+    """
+    return max(LEAST_CANDIDATES, over * k)
 
 
 class Blocks(Protocol):

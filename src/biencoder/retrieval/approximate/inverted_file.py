@@ -13,15 +13,18 @@ Shapes: N texts, T vectors of all texts, D dimensions, Q queries, L vectors of a
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from biencoder.model.representations.ragged import Ragged, Vectors
 from biencoder.retrieval.approximate.parts import centres
-from biencoder.retrieval.search import blocks, candidates, search
+from biencoder.retrieval.search import SCORE_BYTES, blocks, candidates, search
 
+Results: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+OVER = 2  # times as many candidates as results, where a query has one vector: bytes order texts nearly as floats do
 FOUND = 512  # vectors that each vector of a query finds, where a text has several
 LISTS = 4  # times the square root of the number of vectors
 MANY = 1 << 20  # vectors, from which on a list has as many as it then has: 256
@@ -47,7 +50,7 @@ class InvertedFile:
         """Parts into which the vectors are divided by nearness."""
         return int(self.index.nlist)
 
-    def search(self, queries: Vectors, k: int, probes: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def search(self, queries: Vectors, k: int, probes: int) -> Results:
         """The best texts among the candidates: scores and numbers ``[Q, min(k, N)]``, as exact search orders them.
 
         Args:
@@ -57,32 +60,57 @@ class InvertedFile:
                 otherwise finds too little.
         """
         wanted = min(k, len(self.vectors))
-        named = self._named(queries, candidates(wanted), probes)
-        best = [self._ranked(queries[q : q + 1], numbers, wanted) for q, numbers in enumerate(named)]
-        scores = np.concatenate([np.empty((0, wanted), np.float32), *(found for found, _ in best)])
-        return scores, np.concatenate([np.empty((0, wanted), np.int64), *(numbers for _, numbers in best)])
+        best = [(np.empty((0, wanted), np.float32), np.empty((0, wanted), np.int64))]
+        for start in range(0, len(queries), QUERIES_AT_ONCE):
+            asked = queries[start : start + QUERIES_AT_ONCE]
+            best += (
+                self._by_tokens(asked, wanted, probes)
+                if isinstance(asked, Ragged)
+                else [self._dense(asked, wanted, probes)]
+            )
+        scores, numbers = (np.concatenate(each) for each in zip(*best, strict=True))
+        return scores, numbers
 
-    def _ranked(
-        self, query: Vectors, numbers: NDArray[np.int64], k: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The best ``k`` of the candidates of a query; of other texts too, if there are fewer candidates."""
-        if len(numbers) < k:
-            (numbers,) = self._named(query, candidates(k), self.lists)
-        if len(numbers) < k:
-            numbers = np.arange(len(self.vectors))
+    def _dense(self, queries: NDArray[np.float32], k: int, probes: int) -> Results:
+        """The best ``k`` for each query that has one vector."""
+        named_QC = self._named(queries, candidates(k, OVER), probes)
+        step = max(1, SCORE_BYTES // (4 * named_QC.shape[1] * queries.shape[1]))
+        parts = [
+            _best_of_named(queries[start : start + step], self.vectors, named_QC[start : start + step], k)
+            for start in range(0, len(queries), step)
+        ]
+        scores, numbers = (np.concatenate(each) for each in zip(*parts, strict=True))
+        for q in np.flatnonzero((named_QC >= 0).sum(axis=1) < k).tolist():
+            scores[q], numbers[q] = self._looking_everywhere(queries[q : q + 1], k)
+        return scores, numbers
+
+    def _by_tokens(self, queries: Ragged, k: int, probes: int) -> Iterator[Results]:
+        """The best ``k`` for each query that has several vectors."""
+        for q in range(len(queries)):
+            query = queries[q : q + 1]
+            named = self._named_by_tokens(query, candidates(k), probes)
+            yield self._ranked(query, named, k) if len(named) >= k else self._looking_everywhere(query, k)
+
+    def _looking_everywhere(self, query: Vectors, k: int) -> Results:
+        """The best ``k`` for a query that finds fewer in its lists: in all lists or, if need be, among all texts."""
+        if isinstance(query, Ragged):
+            named = self._named_by_tokens(query, candidates(k), self.lists)
+        else:
+            (named,) = self._named(query, candidates(k, OVER), self.lists)
+            named = named[named >= 0]
+        return self._ranked(query, named if len(named) >= k else np.arange(len(self.vectors)), k)
+
+    def _ranked(self, query: Vectors, numbers: NDArray[np.int64], k: int) -> Results:
+        """The best ``k`` of these texts for one query."""
         scores, places = search(query, self.vectors[numbers], k)
         return scores, numbers[places]
 
-    def _named(self, queries: Vectors, most: int, probes: int) -> Iterator[NDArray[np.int64]]:
-        """The candidates of each query: numbers of texts, in ascending order."""
-        if isinstance(queries, Ragged):
-            for q in range(len(queries)):
-                yield self._named_by_tokens(queries[q : q + 1], most, probes)
-            return
-        for start in range(0, len(queries), QUERIES_AT_ONCE):
-            self.index.nprobe = probes
-            _, found = self.index.search(np.ascontiguousarray(queries[start : start + QUERIES_AT_ONCE]), most)
-            yield from (np.sort(row[row >= 0]) for row in found)
+    def _named(self, queries: NDArray[np.float32], most: int, probes: int) -> NDArray[np.int64]:
+        """The candidates of each query ``[Q, most]``: numbers of texts, ascending; -1 first, where there are fewer."""
+        self.index.nprobe = probes
+        named_QC: NDArray[np.int64] = self.index.search(np.ascontiguousarray(queries), most)[1]
+        named_QC.sort(axis=1)
+        return named_QC
 
     def _named_by_tokens(self, query: Ragged, most: int, probes: int) -> NDArray[np.int64]:
         self.index.nprobe = probes
@@ -91,6 +119,17 @@ class InvertedFile:
         texts_LF = np.searchsorted(self.vectors.starts, rows_LF, "right") - 1
         texts, gains = _gains(nearness_LF, texts_LF, rows_LF >= 0)
         return np.sort(texts[np.argsort(-gains, kind="stable")[:most]])
+
+
+def _best_of_named(queries: NDArray[np.float32], vectors: Any, named_QC: NDArray[np.int64], k: int) -> Results:
+    """The best ``k`` of each query's candidates, as exact search orders them; they are in ascending order."""
+    import torch
+
+    gathered_QCD = torch.from_numpy(np.asarray(vectors[named_QC], np.float32))
+    scores_QC = torch.bmm(gathered_QCD, torch.from_numpy(queries)[:, :, None])[:, :, 0].numpy()
+    scores_QC[named_QC < 0] = -np.inf
+    order = np.argsort(-scores_QC, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(scores_QC, order, axis=1), np.take_along_axis(named_QC, order, axis=1)
 
 
 def _gains(
