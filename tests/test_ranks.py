@@ -55,6 +55,8 @@ ALL = [
             "--corpus-embeddings", "bert.npy", "--approximate"),
     work_on(world.BERT, "mine", "--train-data", "../pairs.jsonl", "--output", "mined.jsonl",
             "--reranker", "../reranker", "--max-share", "2"),
+    work_on(world.BERT, "mine", "--train-data", "../pairs.jsonl", "--output", "by-index.jsonl", "--exact-up-to", "9",
+            "--max-share", "2"),
     work_on(world.MULTI, "score", "--train-data", "../pairs.jsonl", "--output", "by-vectors.jsonl"),
     SCORE,
     work_on("", "diff", "../bert", "../dense", *DATA, "--output", "changes.jsonl"),
@@ -126,7 +128,7 @@ def test_every_command_writes_the_same_bytes_on_any_number_of_ranks(folder: Path
     ((codes, said, err, texts),) = world.run(1, folder, every_command)
     assert codes == [0] * len(ALL), err
     wanted = files(folder / "on-1")
-    assert {"multi.npy", "sparse.npz", "three.npy", "mined.jsonl", "changes.jsonl"} <= wanted.keys()
+    assert {"multi.npy", "sparse.npz", "three.npy", "mined.jsonl", "by-index.jsonl", "changes.jsonl"} <= wanted.keys()
     for ranks in (2, 4):
         found = world.run(ranks, folder, every_command)
         assert [codes for codes, *_ in found] == [[0] * len(ALL)] * ranks, found

@@ -230,6 +230,7 @@ def _cache_gradient(
             sums[3] += batch.queries * norm.detach()
     total, contrastive, distillation, norm = (sum_over_ranks(sums) / batch.total_queries).unbind()
     gradient = concatenate(to_queries)
+    del to_queries
     if all_queries is not None:
         gradient = gradient.plus(_to_this_rank(all_queries.gradient(), batch.query_sizes))
     gradient = concatenate([gradient, _to_this_rank(passages.gradient(), batch.passage_sizes)])
@@ -282,8 +283,9 @@ class Shared:
         return Shared(leaves, whole, [cut if cut.is_leaf else cut.as_leaves() for cut in whole])
 
     def gradient(self) -> Representation:
-        """What all blocks have added up."""
-        for whole, cut in zip(self.whole, self.cuts, strict=True):
+        """What all blocks have added up; each cut is given up when it has added its own."""
+        while self.cuts:
+            whole, cut = self.whole.pop(0), self.cuts.pop(0)
             if whole is not cut:
                 whole.backward(cut.gradient())
         return self.texts.gradient()

@@ -18,9 +18,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from biencoder.model.parallel.sharing import share_out
 from biencoder.model.representations.ragged import Ragged, Vectors
 from biencoder.retrieval.approximate.parts import centres
-from biencoder.retrieval.search import SCORE_BYTES, blocks, candidates, search
+from biencoder.retrieval.search import SCORE_BYTES, blocks, candidates, in_parts, search
 
 Results: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -29,7 +30,6 @@ FOUND = 512  # vectors that each vector of a query finds, where a text has sever
 LISTS = 4  # times the square root of the number of vectors
 MANY = 1 << 20  # vectors, from which on a list has as many as it then has: 256
 NEIGHBOURS_OF_A_CENTRE = 32  # in the graph
-QUERIES_AT_ONCE = 256
 LEAST_IN_LIST, MOST_IN_LIST = 39, 64  # vectors that faiss wants for each list, and that are enough to place it
 
 
@@ -53,6 +53,8 @@ class InvertedFile:
     def search(self, queries: Vectors, k: int, probes: int) -> Results:
         """The best texts among the candidates: scores and numbers ``[Q, min(k, N)]``, as exact search orders them.
 
+        Ranks that share their work search for some of the queries each.
+
         Args:
             queries: ``[Q, D]``, or a vector for each of their tokens.
             k: results per query.
@@ -60,29 +62,30 @@ class InvertedFile:
                 otherwise finds too little.
         """
         wanted = min(k, len(self.vectors))
-        best = [(np.empty((0, wanted), np.float32), np.empty((0, wanted), np.int64))]
-        for start in range(0, len(queries), QUERIES_AT_ONCE):
-            asked = queries[start : start + QUERIES_AT_ONCE]
-            best += (
-                self._by_tokens(asked, wanted, probes)
-                if isinstance(asked, Ragged)
-                else [self._dense(asked, wanted, probes)]
-            )
-        scores, numbers = (np.concatenate(each) for each in zip(*best, strict=True))
+        found = share_out(lambda part: self._best(part, wanted, probes), in_parts(queries))
+        scores, numbers = (np.concatenate(each) for each in zip(*found, strict=True))
         return scores, numbers
 
-    def _dense(self, queries: NDArray[np.float32], k: int, probes: int) -> Results:
-        """The best ``k`` for each query that has one vector."""
+    def _best(self, queries: Vectors, k: int, probes: int) -> Results:
+        """The best ``k`` for each of a few queries."""
+        if isinstance(queries, Ragged):
+            best = list(self._by_tokens(queries, k, probes))
+        else:
+            best = list(self._by_vector(queries, k, probes))
+        none = np.empty((0, k), np.float32), np.empty((0, k), np.int64)
+        scores, numbers = (np.concatenate(each) for each in zip(none, *best, strict=True))
+        return scores, numbers
+
+    def _by_vector(self, queries: NDArray[np.float32], k: int, probes: int) -> Iterator[Results]:
+        """The best ``k`` for queries that have one vector each, as many at a time as there is room for candidates."""
         named_QC = self._named(queries, candidates(k, OVER), probes)
         step = max(1, SCORE_BYTES // (4 * named_QC.shape[1] * queries.shape[1]))
-        parts = [
-            _best_of_named(queries[start : start + step], self.vectors, named_QC[start : start + step], k)
-            for start in range(0, len(queries), step)
-        ]
-        scores, numbers = (np.concatenate(each) for each in zip(*parts, strict=True))
-        for q in np.flatnonzero((named_QC >= 0).sum(axis=1) < k).tolist():
-            scores[q], numbers[q] = self._looking_everywhere(queries[q : q + 1], k)
-        return scores, numbers
+        for start in range(0, len(queries), step):
+            part, named = queries[start : start + step], named_QC[start : start + step]
+            scores, numbers = _best_of_named(part, self.vectors, named, k)
+            for q in np.flatnonzero((named >= 0).sum(axis=1) < k).tolist():
+                scores[q], numbers[q] = self._looking_everywhere(part[q : q + 1], k)
+            yield scores, numbers
 
     def _by_tokens(self, queries: Ragged, k: int, probes: int) -> Iterator[Results]:
         """The best ``k`` for each query that has several vectors."""
