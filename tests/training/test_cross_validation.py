@@ -121,6 +121,11 @@ def test_the_most_certain_gain_is_chosen_and_equals_keep_the_least_of_the_base()
     assert most_certain([(base, [narrow, narrow])]) == 0
 
 
+def test_larger_shares_of_the_base_halve_what_was_tuned() -> None:
+    assert shares_from(0.2) == [0.2, pytest.approx(0.6), pytest.approx(0.8)]
+    assert shares_from(0.0) == [0.0, 0.5, 0.75]
+
+
 def test_no_query_takes_part_in_the_choice_of_what_it_judges() -> None:
     draw = np.random.default_rng(1)
     near = [

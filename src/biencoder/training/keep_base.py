@@ -41,7 +41,7 @@ def keep_base(setup: Setup, progress: TrainingProgress) -> Kept:
 
 def shares_from(share: float) -> list[float]:
     """A share of the base, and larger ones that each leave half of the tuned weights of the one before."""
-    return [1 - (1 - share) / 2**halvings for halvings in range(1 + HALVINGS)]
+    return [share, *(1 - (1 - share) / 2**halvings for halvings in range(1, 1 + HALVINGS))]
 
 
 def raise_share(setup: Setup, less: float, more: float) -> None:

@@ -20,7 +20,7 @@ from biencoder.retrieval.comparing.comparison import SIGNIFICANT, Comparison, co
 from biencoder.retrieval.continued import TIMES
 from biencoder.retrieval.evaluate import DECIDING, Evaluation
 
-Part: TypeAlias = tuple[Evaluation, Sequence[Evaluation]]
+Part: TypeAlias = tuple[Evaluation, Sequence[Evaluation]]  # before, and after with several shares of the base
 
 STANDARD_ERRORS = 1.96  # to either side of a mean, for 95%
 LOOKS = 2  # at one question; p-values are multiplied by it (Bonferroni)
@@ -67,7 +67,7 @@ def second_look(parts: Sequence[Part]) -> SecondLook:
     """What the queries of all parts say.
 
     Args:
-        parts: of each, the evaluation before and those after, of the same shares of the base in all parts.
+        parts: all of them, with the same shares of the base.
 
     Raises:
         ValueError: the parts share a query, or were evaluated by different measures.
@@ -80,7 +80,7 @@ def second_look(parts: Sequence[Part]) -> SecondLook:
 
 
 def gains(parts: Sequence[Part]) -> NDArray[np.float64]:
-    """By how much :data:`BEYOND` grows: ``[S, Q]`` for each of the S models after and each query of all parts."""
+    """By how much :data:`BEYOND` grows: ``[S, Q]`` for S shares of the base and all Q queries."""
     found = [
         [[_beyond(after)[query] - value for query, value in _beyond(before).items()] for after in afters]
         for before, afters in parts
@@ -89,7 +89,7 @@ def gains(parts: Sequence[Part]) -> NDArray[np.float64]:
 
 
 def most_certain(parts: Sequence[Part]) -> int:
-    """The number of the model after whose gain has the highest lower end of a 95% interval."""
+    """The place of the share whose gain has the highest lower end of a 95% interval."""
     found = gains(parts)
     least = found.mean(axis=1) - STANDARD_ERRORS * found.std(axis=1) / found.shape[1] ** 0.5
     return int(least.argmax())  # of equals the first, which keeps the least of the base
