@@ -15,7 +15,7 @@ from biencoder.model.parallel.sharded import own
 from biencoder.report.kept_base import Kept
 from biencoder.retrieval.evaluate import DECIDING, Evaluation
 from biencoder.training.progress import TrainingProgress
-from biencoder.training.setup import HALVINGS, Setup
+from biencoder.training.setup import SAFE_SHARE, Setup
 from biencoder.training.steps.evaluation import evaluate_on
 
 SHARES = tuple(tenth / 10 for tenth in range(10))  # of the base, from which one is chosen
@@ -40,8 +40,8 @@ def keep_base(setup: Setup, progress: TrainingProgress) -> Kept:
 
 
 def shares_from(share: float) -> list[float]:
-    """A share of the base, and larger ones that each leave half of the tuned weights of the one before."""
-    return [share, *(1 - (1 - share) / 2**halvings for halvings in range(1, 1 + HALVINGS))]
+    """A share of the base, and :data:`~biencoder.training.setup.SAFE_SHARE` if that is larger."""
+    return [share, SAFE_SHARE] if share < SAFE_SHARE else [share]
 
 
 def raise_share(setup: Setup, less: float, more: float) -> None:

@@ -9,7 +9,7 @@ from biencoder.distributed import rank
 from biencoder.retrieval.evaluate import texts_to_encode
 from biencoder.terminal import duration, say
 from biencoder.training.progress import TrainingProgress
-from biencoder.training.setup import HALVINGS, PARTS, Setup
+from biencoder.training.setup import PARTS, Setup
 from biencoder.training.steps.evaluation import evaluation_steps
 
 WARM_UP = 2  # steps of a process that do not count: the first ones compile products for each number of rows
@@ -84,10 +84,10 @@ class Forecast:
         )
 
     def _parts(self) -> float:
-        """Seconds of a cross-validation: runs on all parts of the data but one, with two to five evaluations each."""
+        """Seconds of a cross-validation: runs on all parts of the data but one, with two to four evaluations each."""
         steps = self._setup.total_steps * sum(self._to_come) / len(self._to_come) * self._seconds / max(1, self._tokens)
         config = self._setup.config
-        evaluations = 2 + config.averages + HALVINGS * config.chooses_share
+        evaluations = 2 + config.averages + config.chooses_share
         return (PARTS - 1) * steps + PARTS * evaluations * self._progress.spent.evaluation
 
     def _training(self) -> float:
