@@ -1,29 +1,23 @@
 """A second look at small data: five more models, each trained without a part of the queries and asked these."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from data_files import write_collection
 from runs import small_run, stop_in_step
-from safetensors.numpy import load_file
-from tiny import WORDS
 
 from biencoder import Encoder
 from biencoder.config import TrainConfig
 from biencoder.data.evaluation.held_out import hold_out_part
-from biencoder.data.files.beir import load_collection
 from biencoder.data.table import ExampleTable
 from biencoder.retrieval.comparing.comparison import compare
-from biencoder.retrieval.comparing.second_look import BEYOND, Part, most_certain, second_look
+from biencoder.retrieval.comparing.second_look import BEYOND, second_look
 from biencoder.retrieval.evaluate import Evaluation, evaluate
 from biencoder.retrieval.findings import Findings
 from biencoder.training import cross_validation
-from biencoder.training.keep_base import shares_from
 from biencoder.training.run import train
 
 
@@ -40,9 +34,9 @@ def eval_json(config: TrainConfig) -> dict[str, Any]:
 def test_every_query_is_asked_once_by_a_model_that_did_not_train_on_it(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    parts: list[Part] = []
+    parts: list[tuple[Evaluation, Evaluation]] = []
 
-    def kept(given: list[Part]) -> Any:
+    def kept(given: list[tuple[Evaluation, Evaluation]]) -> Any:
         parts.extend(given)
         return second_look(given)
 
@@ -51,7 +45,7 @@ def test_every_query_is_asked_once_by_a_model_that_did_not_train_on_it(
     table = ExampleTable.from_files(config.train_data)  # type: ignore[arg-type]
     asked = [set(before.per_query["ndcg@10"]) for before, _ in parts]
     assert len(set().union(*asked)) == sum(map(len, asked)) == len(np.unique(table.query_hashes)) == 60
-    for number, (before, (after,)) in enumerate(parts):
+    for number, (before, after) in enumerate(parts):
         part = hold_out_part(table, seed=config.seed, part=number, parts=5, passages=6000)
         assert set(part.collection.query_ids) == asked[number]
         assert len(part.train) == 48
@@ -102,104 +96,18 @@ def test_no_second_look_where_nobody_wants_one(config: TrainConfig, changes: dic
     assert "cross_validation" not in eval_json(config)
 
 
-def evaluation(values: Sequence[float] | np.ndarray, first: int = 0) -> Evaluation:
-    """An evaluation of queries that are numbered from ``first`` on."""
-    per_query = {f"q{first + i}": float(value) for i, value in enumerate(values)}
-    found = Findings(beyond=dict(per_query))
-    return Evaluation({"ndcg@10": float(np.mean(values))}, {"ndcg@10": per_query}, len(values), 9, "part", found)
-
-
-def test_the_most_certain_gain_is_chosen_and_equals_keep_the_least_of_the_base() -> None:
-    wide, narrow = (
-        evaluation([0.9, 0.1, 0.9, 0.4]),
-        evaluation([0.6, 0.5, 0.6, 0.5]),
-    )  # both are 0.075 better than the base, or less
-    base = evaluation([0.5] * 4)
-    assert most_certain([(base, [wide, narrow])]) == 1
-    assert most_certain([(base, [wide, evaluation([0.9, 0.8, 0.9, 0.8])])]) == 1
-    assert most_certain([(base, [evaluation([0.9, 0.8, 0.9, 0.8]), narrow])]) == 0
-    assert most_certain([(base, [narrow, narrow])]) == 0
-
-
-def test_a_larger_share_of_the_base_is_tried_if_there_is_one() -> None:
-    assert shares_from(0.2) == [0.2, 0.7]
-    assert shares_from(0.8) == [0.8]
-
-
-def test_no_query_takes_part_in_the_choice_of_what_it_judges() -> None:
-    draw = np.random.default_rng(1)
-    near = [
-        (
-            evaluation([0.5] * 20, 20 * n),
-            [evaluation([0.5] * 20, 20 * n), evaluation(0.6 + 0.01 * draw.random(20), 20 * n)],
-        )
-        for n in (1, 2)
-    ]
-    odd = (evaluation([0.0] * 20), [evaluation([1.0] * 20), evaluation([0.0] * 20)])
-    look = second_look([odd, *near])
-    assert most_certain([odd]) == 0
-    assert most_certain(near) == 1
-    after = {each.measure: each.after for each in look.comparison}["ndcg@10"]
-    # The others make the odd part keep more, and it is what makes both of them keep less.
-    assert [most_certain([odd, each]) for each in near] == [0, 0]
-    assert after == pytest.approx((0.0 * 20 + 0.5 * 40) / 60)
-
-
-@pytest.mark.parametrize("preferred", [0, 1])
-def test_all_queries_say_how_much_of_the_base_to_keep(
-    preferred: int,
-    config: TrainConfig,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    guard = write_collection(
-        tmp_path / "guard",
-        [{"_id": f"d{i}", "text": f"{WORDS[i]} {WORDS[i + 1]}"} for i in range(9)],
-        [{"_id": f"q{i}", "text": WORDS[i]} for i in range(9)],
-        test="".join(f"q{i}\td{i}\t1\n" for i in range(9)),
-    )
-    config = replace(config, guard_data=(guard,))
-    alone = replace(config, cross_validate=False, output_dir=tmp_path / "alone")
-    train(alone)
-    enough = eval_json(alone)["keep_base"]
-    shares = shares_from(enough)
-    assert shares == [enough, 0.7]
-    monkeypatch.setattr(cross_validation, "most_certain", lambda _: preferred)
-    stop_in_step(19, config, monkeypatch)
-    result = train(config)
-    assert result is not None
-    found = eval_json(config)
-    assert found["keep_base"] == pytest.approx(shares[preferred])
-    tried = {row["share"]: row for row in found["keep_base_tried"]}
-    assert [share for share, row in tried.items() if "cross_validation" in row] == pytest.approx(shares)
-    assert {share for share, row in tried.items() if "guard" in row} == {
-        row["share"] for row in eval_json(alone)["keep_base_tried"] if "guard" in row
-    }
-    base = load_file(Path(config.model) / "model.safetensors")
-    before, saved = (load_file(each.output_dir / "model.safetensors") for each in (alone, config))
-    added = (found["keep_base"] - enough) / (1 - enough)
-    for name, tensor in saved.items():
-        np.testing.assert_allclose(tensor, added * base[name] + (1 - added) * before[name], rtol=1e-5, atol=1e-6)
-    encoder = Encoder.load(config.output_dir)
-    assert evaluate(encoder, load_collection(guard)).metrics == result.guards_after[str(guard)].metrics
-    assert found["after"]["metrics"] == result.after.metrics
-    assert "gain by cross-validation" in (config.output_dir / "report.html").read_text()
-    said = "which makes its gain the most certain, by cross-validation" in capsys.readouterr().out
-    assert said is (preferred > 0)
-
-
 def test_a_second_look_has_doubled_p_values_and_the_words_for_them() -> None:
     draw = np.random.default_rng(0)
 
     def of(values: np.ndarray, first: int) -> Evaluation:
-        found = evaluation(values, first)
-        return replace(found, findings=Findings(beyond={q: v**2 for q, v in found.per_query["ndcg@10"].items()}))
+        per_query = {f"q{first + i}": float(value) for i, value in enumerate(values)}
+        found = Findings(beyond={query: value**2 for query, value in per_query.items()})
+        return Evaluation({"ndcg@10": float(values.mean())}, {"ndcg@10": per_query}, len(values), 9, "part", found)
 
     def pooled(gain: float) -> tuple[Any, Any]:
         before = [draw.random(40), draw.random(30)]
         after = [each + gain + draw.normal(0, 0.2, len(each)) for each in before]
-        parts = [(of(b, 40 * i), [of(a, 40 * i)]) for i, (b, a) in enumerate(zip(before, after, strict=True))]
+        parts = [(of(b, 40 * i), of(a, 40 * i)) for i, (b, a) in enumerate(zip(before, after, strict=True))]
         once = compare(of(np.concatenate(before), 0), of(np.concatenate(after), 0))
         return second_look(parts), once
 
@@ -211,7 +119,7 @@ def test_a_second_look_has_doubled_p_values_and_the_words_for_them() -> None:
     assert look.sentence().startswith("By cross-validation, training makes the model better: +0.1")
     assert pooled(-0.2)[0].sentence().startswith("By cross-validation, training makes the model WORSE: -0.")
     assert pooled(0.0)[0].sentence().startswith("Cross-validation cannot tell the two apart either: ")
-    part = (of(draw.random(5), 0), [of(draw.random(5), 0)])
+    part = (of(draw.random(5), 0), of(draw.random(5), 0))
     with pytest.raises(ValueError, match="two parts"):
         second_look([part, part])
 

@@ -16,8 +16,7 @@ class Kept:
         evaluation: the saved model on the same data.
         guards: evaluations of the saved model that were made on the way, by guard.
         why: what decided, in a sentence or two; empty if you named the share.
-        tried: of each share that was tried, the deciding measure on the guard and on the evaluation data, and the gain
-            by cross-validation.
+        tried: of each share that was tried, the deciding measure on the guard and on the evaluation data.
     """
 
     share: float

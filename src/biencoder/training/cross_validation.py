@@ -2,16 +2,12 @@
 
 The queries are parted in five. For each part, a model is trained on all other rows, as the run trained its own, and
 asked the queries of the part. So every query of the data is asked once, by a model that was trained without it.
-
-All these queries also say how much of the base to keep, better than the few that the run held out.
 """
 
 import math
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 from biencoder.config import TrainConfig
 from biencoder.data.data_sets import rows_to_evaluate_on
@@ -20,14 +16,13 @@ from biencoder.data.table import ExampleTable
 from biencoder.distributed import rank
 from biencoder.report.kept_base import Kept
 from biencoder.retrieval.comparing.comparison import SIGNIFICANT, compare, deciding_of
-from biencoder.retrieval.comparing.second_look import Part, SecondLook, gains, most_certain, second_look
+from biencoder.retrieval.comparing.second_look import SecondLook, second_look
 from biencoder.retrieval.evaluate import Evaluation
 from biencoder.terminal import ProgressLine, say
-from biencoder.training.keep_base import keep_base, keep_more, raise_share, shares_from
+from biencoder.training.keep_base import keep_base
 from biencoder.training.preparation import HELD_OUT_PASSAGES, prepare_model, set_up
 from biencoder.training.setup import PARTS, Setup
 from biencoder.training.state.output_folder import CROSS_VALIDATION, OutputFolder
-from biencoder.training.steps.evaluation import evaluate_on
 from biencoder.training.steps.loop import train_steps
 from biencoder.training.steps.start import identity_of, start_or_resume
 from biencoder.training.watch.signals import finishing_steps
@@ -49,30 +44,26 @@ class CrossValidation:
     examples: ExampleTable
     base: str
 
-    def look_again(self, setup: Setup, before: Evaluation, kept: Kept) -> tuple[SecondLook | None, Kept]:
+    def look_again(self, setup: Setup, before: Evaluation, kept: Kept) -> SecondLook | None:
         """Train and evaluate on all parts, if the run's own evaluation cannot tell; None if it can, or if you said no.
 
-        The model of the run keeps more of the base afterwards, if the parts say so. A killed run goes on where it was:
-        each part is a run in a folder of its own below the output folder.
+        A killed run goes on where it was: each part is a run in a folder of its own below the output folder.
         """
         if not setup.may_look_again:
-            return None, kept
+            return None
         deciding = deciding_of(compare(before, kept.evaluation))
         if deciding.p < SIGNIFICANT:
-            return None, kept
+            return None
         say(
             f"\n{deciding.queries:,} held-out quer{'ies' if deciding.queries > 1 else 'y'} cannot tell whether the "
             f"model got better (p = {deciding.p:.3f}). Cross-validation asks all: {PARTS} more models are each trained "
             "without a part of the queries and asked these."
         )
         setup.optimizer.state.clear()  # its memory holds those of the parts
-        shares = shares_from(kept.share) if setup.config.chooses_share else [kept.share]
-        parts = [self._part(number, setup, shares) for number in range(PARTS)]
-        tried = dict(zip(shares, gains(parts).mean(axis=1).tolist(), strict=True))
-        return second_look(parts), keep_more(setup, kept, shares[most_certain(parts)], tried)
+        return second_look([self._part(number, setup, kept.share) for number in range(PARTS)])
 
-    def _part(self, number: int, setup: Setup, shares: Sequence[float]) -> Part:
-        """The evaluations of a run on all rows but those of one part: before, and after with each share of the base."""
+    def _part(self, number: int, setup: Setup, share: float) -> tuple[Evaluation, Evaluation]:
+        """The evaluations before and after of a run on all rows but those of one part."""
         began = time.perf_counter()
         asked = self.asked
         held = hold_out_part(
@@ -83,7 +74,7 @@ class CrossValidation:
             passages=HELD_OUT_PASSAGES,
             rows=rows_to_evaluate_on(asked.data_sets, self.examples),
         )
-        asked = self._config(number, setup, shares[0], held)
+        asked = self._config(number, setup, share, held)
         queries = len(held.collection.query_ids)
         say(f"part {number + 1} of {PARTS}: {len(held.train):,} rows to train on, {queries:,} queries to ask")
         encoder, config, _ = prepare_model(asked, held.train)
@@ -95,11 +86,7 @@ class CrossValidation:
         with finishing_steps(), ProgressLine(part.total_steps, "train", done=progress.step) as line:
             train_steps(part, progress, line)
         assert progress.before is not None
-        after = [keep_base(part, progress).evaluation]
-        for less, more in pairwise(shares):
-            raise_share(part, less, more)
-            after.append(evaluate_on(part, part.collection))
-        return progress.before, after
+        return progress.before, keep_base(part, progress).evaluation
 
     def _config(self, number: int, setup: Setup, share: float, held: HeldOut) -> TrainConfig:
         """The run's own settings, for fewer rows and without anything that only its report needs."""

@@ -4,7 +4,6 @@ Weights between those of a base and of its tuned model lose little of what was l
 (WiSE-FT, Wortsman et al. 2022; LM-Cocktail, Xiao et al. 2023).
 """
 
-from dataclasses import replace
 from math import ceil, sqrt
 
 import torch
@@ -15,7 +14,7 @@ from biencoder.model.parallel.sharded import own
 from biencoder.report.kept_base import Kept
 from biencoder.retrieval.evaluate import DECIDING, Evaluation
 from biencoder.training.progress import TrainingProgress
-from biencoder.training.setup import SAFE_SHARE, Setup
+from biencoder.training.setup import Setup
 from biencoder.training.steps.evaluation import evaluate_on
 
 SHARES = tuple(tenth / 10 for tenth in range(10))  # of the base, from which one is chosen
@@ -37,37 +36,6 @@ def keep_base(setup: Setup, progress: TrainingProgress) -> Kept:
         return Kept(share, tuned, tuned)
     mix_in(setup.encoder, setup.config.model, setup.base_head, share)
     return Kept(share, tuned, evaluate_on(setup, setup.collection))
-
-
-def shares_from(share: float) -> list[float]:
-    """A share of the base, and :data:`~biencoder.training.setup.SAFE_SHARE` if that is larger."""
-    return [share, SAFE_SHARE] if share < SAFE_SHARE else [share]
-
-
-def raise_share(setup: Setup, less: float, more: float) -> None:
-    """Make a model that keeps ``less`` of its base one that keeps ``more``."""
-    mix_in(setup.encoder, setup.config.model, setup.base_head, 1 - (1 - more) / (1 - less))
-
-
-def keep_more(setup: Setup, kept: Kept, share: float, gained: dict[float, float]) -> Kept:
-    """Keep a larger share of the base, because more queries than the evaluation's say so.
-
-    Args:
-        setup: of the run, whose model keeps ``kept.share``.
-        kept: what a guard decided.
-        share: what all queries prefer.
-        gained: by each share that was tried with them, what they gained.
-    """
-    rows = {row["share"]: row for row in kept.tried}
-    rows |= {each: {**rows.get(each, {"share": each}), "cross_validation": gain} for each, gain in gained.items()}
-    tried = [rows[each] for each in sorted(rows)] if setup.config.chooses_share else []
-    if share == kept.share:
-        return replace(kept, tried=tried)
-    raise_share(setup, kept.share, share)
-    guard = next(iter(setup.guards))
-    why = f"It keeps {share:g} of the base, which makes its gain the most certain, by cross-validation. "
-    why += f"For {guard}, {kept.share:g} is enough." if kept.share else f"For {guard}, it need not keep any."
-    return Kept(share, kept.tuned, evaluate_on(setup, setup.collection), why=why, tried=tried)
 
 
 class _Choice:

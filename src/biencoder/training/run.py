@@ -188,13 +188,6 @@ def _send(folder: OutputFolder, repository: str | None) -> None:
         say(f"\nThe model is on the Hub: {upload(folder.path, folder.model_files, repository)}")
 
 
-def _save_model(setup: Setup) -> list[str]:
-    """Write the model; names of its files, on rank 0."""
-    encoder = setup.encoder
-    gathered = gathered_state(encoder.backbone) if setup.is_sharded else None
-    return encoder.save(setup.folder, gathered) if rank() == 0 else []
-
-
 def _finish(
     setup: Setup, progress: TrainingProgress, validation: CrossValidation, found: Audit, began: float
 ) -> TrainResult:
@@ -208,12 +201,10 @@ def _finish(
     if config.lora_rank is not None and config.lora_save == MERGED:
         merge_lora(encoder.backbone)
     kept = keep_base(setup, progress)
-    model_files = _save_model(setup)
-    asked_for = kept.share
-    second_look, kept = validation.look_again(setup, progress.before, kept)
-    if kept.share != asked_for:
-        _save_model(setup)
     guards_after = evaluate_guards(setup, progress.step, kept.guards)
+    gathered = gathered_state(encoder.backbone) if setup.is_sharded else None
+    model_files = encoder.save(setup.folder, gathered) if rank() == 0 else []
+    del gathered
     outcome = Outcome(
         config=config,
         before=progress.before,
@@ -226,7 +217,7 @@ def _finish(
         overflows=progress.skipped.overflows,
         guards_before=progress.guards_before,
         guards_after=guards_after,
-        second_look=second_look,
+        second_look=validation.look_again(setup, progress.before, kept),
     )
     if rank() == 0:
         write_evaluation(setup.folder / "eval.json", outcome)

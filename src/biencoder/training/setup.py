@@ -20,7 +20,6 @@ from biencoder.training.guide import Guide
 from biencoder.training.state.checkpoint import checkpoints_in, newest_checkpoint
 
 HELD_OUT_QUERIES = 300  # at most
-SAFE_SHARE = 0.7  # of the base, which a cross-validation tries too
 PARTS = 5  # of a cross-validation; halves would be faster, but models of half the rows gain too little
 
 

@@ -24,8 +24,6 @@ RUN_FIGURES = (
     "memory",
 )
 
-TRIED = {"guard": ".4f", "evaluation": ".4f", "cross_validation": "+.4f"}  # what a share of the base was tried on
-
 
 class Fact(NamedTuple):
     """A figure with its name, and what to know about it."""
@@ -58,9 +56,9 @@ def notes(run: RunFiles) -> list[str]:
 
 
 def shares_tried(run: RunFiles) -> list[list[str]]:
-    """A row for each share of the base that was tried: the share, and what each way to try it says."""
+    """A row for each share of the base that was tried: the share, and the measure on the guard and on the data."""
     return [
-        [f"{row.get('share', 0):g}", *(f"{row[name]:{form}}" if name in row else "" for name, form in TRIED.items())]
+        [f"{row.get('share', 0):g}", *(f"{row[name]:.4f}" if name in row else "" for name in ("guard", "evaluation"))]
         for row in run.figures.keep_base_tried
     ]
 

@@ -84,10 +84,9 @@ class Forecast:
         )
 
     def _parts(self) -> float:
-        """Seconds of a cross-validation: runs on all parts of the data but one, with two to four evaluations each."""
+        """Seconds of a cross-validation: runs on all parts of the data but one, with two or three evaluations each."""
         steps = self._setup.total_steps * sum(self._to_come) / len(self._to_come) * self._seconds / max(1, self._tokens)
-        config = self._setup.config
-        evaluations = 2 + config.averages + config.chooses_share
+        evaluations = 2 + self._setup.config.averages
         return (PARTS - 1) * steps + PARTS * evaluations * self._progress.spent.evaluation
 
     def _training(self) -> float:
