@@ -38,7 +38,7 @@ def candidates(k: int, over: int = CANDIDATES) -> int:
 
     Args:
         k: results per query.
-        over: times as many, beyond :data:`LEAST_CANDIDATES`.
+        over: how many for each result; in all, never fewer than :data:`LEAST_CANDIDATES`.
     """
     return max(LEAST_CANDIDATES, over * k)
 

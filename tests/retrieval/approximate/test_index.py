@@ -34,7 +34,7 @@ def ragged(vectors: NDArray[np.float32], longest: int, draw: np.random.Generator
     return TokenVectors(vectors[: starts[-1]], starts)
 
 
-@pytest.fixture(params=["dense", "multi", "half", "many"])
+@pytest.fixture(params=["dense", "dense half", "multi", "half", "many"])
 def texts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[Vectors, Vectors]:
     """Queries and passages; "many" are as many as have lists by parts."""
     if request.param == "many":
@@ -45,6 +45,8 @@ def texts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tu
     passages, queries = near(centres, 9000, draw), near(centres, 200, draw)
     if request.param in ("dense", "many"):
         return queries[:40], passages
+    if request.param == "dense half":
+        return queries[:40], passages.astype(np.float16)
     stored = ragged(passages, 12, draw)
     if request.param == "half":
         stored = TokenVectors(stored.vectors.astype(np.float16), stored.starts)

@@ -129,7 +129,8 @@ def _best_of_named(queries: NDArray[np.float32], vectors: Any, named_QC: NDArray
     import torch
 
     gathered_QCD = torch.from_numpy(np.asarray(vectors[named_QC], np.float32))
-    scores_QC = torch.bmm(gathered_QCD, torch.from_numpy(queries)[:, :, None])[:, :, 0].numpy()
+    queries_QD = torch.from_numpy(np.asarray(queries, np.float32))
+    scores_QC = torch.bmm(gathered_QCD, queries_QD[:, :, None])[:, :, 0].numpy()
     scores_QC[named_QC < 0] = -np.inf
     order = np.argsort(-scores_QC, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(scores_QC, order, axis=1), np.take_along_axis(named_QC, order, axis=1)
