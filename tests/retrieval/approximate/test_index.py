@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from biencoder.files import beside
 from biencoder.model.representations.ragged import Ragged, TokenVectors, Vectors
-from biencoder.retrieval.approximate import inverted_file
+from biencoder.retrieval.approximate import inverted_file, tuned_index
 from biencoder.retrieval.approximate.inverted_file import InvertedFile, build, recall
 from biencoder.retrieval.approximate.stored_index import open_index
-from biencoder.retrieval.approximate.tuned_index import LEAST_RECALL
+from biencoder.retrieval.approximate.tuned_index import LEAST_RECALL, STEPS, tuned
 from biencoder.retrieval.search import search
 
 K = 10
@@ -68,6 +68,19 @@ def test_finds_nearly_all_with_exact_scores(tmp_path: Path, texts: tuple[Vectors
         mine = dict(zip(found[row].tolist(), scores[row].tolist(), strict=True))
         assert all(mine[text] == pytest.approx(exact[text], abs=1e-6) for text in wanted[row][same].tolist())
         assert len(set(found[row].tolist())) == K
+
+
+def test_looks_at_hardly_more_lists_than_it_needs(
+    texts: tuple[Vectors, Vectors], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries, passages = texts
+    monkeypatch.setattr(tuned_index, "ENOUGH", 0)
+    index = tuned(build(passages), queries, [-1] * len(queries), K)
+    wanted = search(queries, passages, K)[1]
+    fewer = index.probes - 1 - index.probes // STEPS
+    assert 0 < fewer < index.inverted_file.lists
+    assert index.recall >= LEAST_RECALL
+    assert recall(index.inverted_file.search(queries, K, fewer)[1], wanted, [-1] * len(queries)) < LEAST_RECALL
 
 
 def test_all_lists_find_everything(texts: tuple[Vectors, Vectors], monkeypatch: pytest.MonkeyPatch) -> None:

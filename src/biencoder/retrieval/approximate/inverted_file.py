@@ -28,7 +28,7 @@ Results: TypeAlias = tuple[NDArray[np.float32], NDArray[np.int64]]
 OVER = 2  # times as many candidates as results, where a query has one vector: bytes order texts nearly as floats do
 FOUND = 512  # vectors that each vector of a query finds, where a text has several
 LISTS = 4  # times the square root of the number of vectors
-MANY = 1 << 20  # vectors, from which on a list has as many as it then has: 256
+MANY = 1 << 18  # vectors, from which on a list has as many as it then has: 128
 NEIGHBOURS_OF_A_CENTRE = 32  # in the graph
 LEAST_IN_LIST, MOST_IN_LIST = 39, 64  # vectors that faiss wants for each list, and that are enough to place it
 

@@ -1,5 +1,6 @@
 """An index that looks at as many lists as it needs, measured on some queries."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from biencoder.retrieval.search import search
 LEAST_RECALL = 0.99
 ENOUGH = 4  # vectors in the lists, on average, for each neighbour that is sought: of too few, all lists are searched
 SOUGHT = 200  # queries whose neighbours are sought, to see how many lists must be looked at
+STEPS = 8  # between a number of lists that is too small and its double
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,15 @@ def tuned(file: InvertedFile, queries: Vectors, own: Sequence[int], neighbours: 
         neighbours: texts that are sought for each query.
     """
     _, wanted = search(queries, file.vectors, neighbours)
-    probes = min(file.lists, max(1, -(-ENOUGH * neighbours * file.lists // len(file.vectors))))
-    while True:
-        found = recall(file.search(queries, neighbours, probes)[1], wanted, own)
-        if found >= LEAST_RECALL or probes == file.lists:
-            return TunedIndex(file, probes, found)
-        probes = min(2 * probes, file.lists)
+
+    def found_with(probes: int) -> float:
+        return recall(file.search(queries, neighbours, probes)[1], wanted, own)
+
+    few = probes = min(file.lists, max(1, -(-ENOUGH * neighbours * file.lists // len(file.vectors))))
+    while (found := found_with(probes)) < LEAST_RECALL and probes < file.lists:
+        few, probes = probes, min(2 * probes, file.lists)
+    between = range(few, probes, max(1, few // STEPS))[1:]
+    place = bisect_left(between, LEAST_RECALL, key=found_with)
+    if place < len(between):
+        probes, found = between[place], found_with(between[place])
+    return TunedIndex(file, probes, found)
